@@ -1,0 +1,26 @@
+//! Writing that never leaves a broken file: a sibling temporary file is
+//! written, synced, and renamed over the target.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Writes `path` through `fill`; on any error nothing of it remains.
+pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let written = (|| {
+        let mut writer = BufWriter::with_capacity(1 << 20, File::create(&part)?);
+        fill(&mut writer)?;
+        writer.flush()?;
+        writer.get_ref().sync_all()?;
+        std::fs::rename(&part, path)
+    })();
+    written.map_err(|source| {
+        // The reason to report is the first one; a leftover part is overwritten next time.
+        let _ = std::fs::remove_file(&part);
+        Error::Io { action: "write", path: path.to_owned(), source }
+    })
+}

@@ -1,0 +1,65 @@
+//! Checkpoints on disk: names, shapes and lazy mapped views over one or many
+//! files. Nothing is read until a tensor is asked for.
+//!
+//! A new container = one file here that fills a [`Checkpoint`].
+
+mod atomic;
+pub mod llama2c;
+pub mod safetensors;
+mod storage;
+mod tensor;
+
+pub use atomic::write_atomically;
+pub use storage::Bytes;
+pub use tensor::{DenseTensor, FloatType};
+
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tensors by name, over one or many mapped files.
+pub struct Checkpoint {
+    origin: PathBuf,
+    tensors: BTreeMap<String, DenseTensor>,
+}
+
+impl Checkpoint {
+    /// A checkpoint over tensors that a container's reader has found.
+    fn new(origin: &Path) -> Self {
+        Self { origin: origin.to_owned(), tensors: BTreeMap::new() }
+    }
+
+    /// Adds a tensor; two of one name are an error.
+    fn insert(&mut self, tensor: DenseTensor) -> Result<()> {
+        if let Some(other) = self.tensors.get(&tensor.name) {
+            let reason = format!("tensor {} is also in {}", tensor.name, other.path.display());
+            return Err(Error::format(&tensor.path, reason));
+        }
+        self.tensors.insert(tensor.name.clone(), tensor);
+        Ok(())
+    }
+
+    /// The file or folder it was opened from.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A view of a tensor.
+    pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
+        self.tensors.get(name).cloned().ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: self.origin.clone() })
+    }
+
+    /// The files under it, in order.
+    pub fn files(&self) -> Vec<Arc<PathBuf>> {
+        let mut files: Vec<_> = self.tensors.values().map(|t| t.path.clone()).collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+}

@@ -1,0 +1,48 @@
+//! Bytes that tensors are views of: a memory map of a file, or a buffer where
+//! there is no file system (WebAssembly, tests).
+
+use crate::error::{Error, Result};
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Owner of a file's bytes.
+type Owner = dyn AsRef<[u8]> + Send + Sync;
+
+/// A shared, cheap to clone view of bytes; keeps their owner (the map) alive.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<Owner>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// Maps a file. Pages are read when they are touched, and not before.
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+        // SAFETY: the map is private and read-only. Another process that truncates
+        // the file while it is mapped would make reads fault; that is the usual
+        // contract of every program that maps model files.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("read", path))?;
+        Ok(Self { range: 0..map.len(), owner: Arc::new(map) })
+    }
+
+    /// Takes over a buffer.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self { range: 0..bytes.len(), owner: Arc::new(bytes) }
+    }
+
+    /// A view of a part of this view. Panics where `range` is outside.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len(), "slice outside its bytes");
+        let start = self.range.start;
+        Self { owner: self.owner.clone(), range: start + range.start..start + range.end }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}

@@ -1,0 +1,136 @@
+//! A named dense tensor as a checkpoint holds it: a view, not yet numbers.
+
+use super::Bytes;
+use crate::error::{Error, Result};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Number formats that weights come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl FloatType {
+    /// Bytes of one number.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            FloatType::F32 => 4,
+            FloatType::F16 | FloatType::Bf16 => 2,
+        }
+    }
+
+    /// The name in a safetensors header.
+    pub fn safetensors(self) -> safetensors::Dtype {
+        match self {
+            FloatType::F32 => safetensors::Dtype::F32,
+            FloatType::F16 => safetensors::Dtype::F16,
+            FloatType::Bf16 => safetensors::Dtype::BF16,
+        }
+    }
+
+    /// The reverse of [`FloatType::safetensors`]; `None` for what is not a weight.
+    pub fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            safetensors::Dtype::F32 => Some(FloatType::F32),
+            safetensors::Dtype::F16 => Some(FloatType::F16),
+            safetensors::Dtype::BF16 => Some(FloatType::Bf16),
+            _ => None,
+        }
+    }
+}
+
+/// A dense tensor, row-major, little-endian.
+#[derive(Clone)]
+pub struct DenseTensor {
+    /// Name in the file it comes from.
+    pub name: String,
+    /// The file it comes from, for messages.
+    pub path: Arc<PathBuf>,
+    /// Number format.
+    pub float_type: FloatType,
+    /// Sizes, outermost first; weights are `[out, in]`.
+    pub shape: Vec<usize>,
+    /// The numbers.
+    pub bytes: Bytes,
+}
+
+impl DenseTensor {
+    /// A tensor of our own making, in f32.
+    pub fn from_f32(name: &str, path: &Path, shape: Vec<usize>, values: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len());
+        Self {
+            name: name.to_owned(),
+            path: Arc::new(path.to_owned()),
+            float_type: FloatType::F32,
+            shape,
+            bytes: Bytes::from_vec(bytemuck::cast_slice(values).to_vec()),
+        }
+    }
+
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.float_type.size_bytes()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The numbers in f32; borrowed where they already lie so.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
+        match self.float_type {
+            FloatType::F32 => match bytemuck::try_cast_slice(&self.bytes) {
+                Ok(values) => Cow::Borrowed(values),
+                // A file may place its data at any byte.
+                Err(_) => Cow::Owned(self.widen(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            },
+            FloatType::F16 => Cow::Owned(self.widen(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+            FloatType::Bf16 => Cow::Owned(self.widen(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+        }
+    }
+
+    fn widen(&self, read: impl Fn(&[u8]) -> f32 + Sync + Send) -> Vec<f32> {
+        self.bytes.par_chunks_exact(self.float_type.size_bytes()).with_min_len(1 << 16).map(read).collect()
+    }
+
+    /// Fails where the shape is not the one the model's configuration asks for.
+    pub fn expect_shape(self, shape: &[usize]) -> Result<Self> {
+        if self.shape == shape {
+            return Ok(self);
+        }
+        Err(Error::TensorMismatch {
+            expected: format!("shape {shape:?}"),
+            found: format!("shape {:?}", self.shape),
+            name: self.name,
+            path: self.path.to_path_buf(),
+        })
+    }
+
+    /// Fails where a number is NaN or infinite.
+    pub fn expect_finite(self) -> Result<Self> {
+        let bad = |i: &usize| match self.float_type {
+            FloatType::F32 => u32::from_le_bytes(self.bytes[4 * i..4 * i + 4].try_into().unwrap()) & 0x7f80_0000 == 0x7f80_0000,
+            FloatType::F16 => u16::from_le_bytes(self.bytes[2 * i..2 * i + 2].try_into().unwrap()) & 0x7c00 == 0x7c00,
+            FloatType::Bf16 => u16::from_le_bytes(self.bytes[2 * i..2 * i + 2].try_into().unwrap()) & 0x7f80 == 0x7f80,
+        };
+        let places = || (0..self.len()).into_par_iter().with_min_len(1 << 16).filter(bad);
+        match places().min() {
+            None => Ok(self),
+            Some(first) => {
+                let count = places().count();
+                Err(Error::NonFinite { name: self.name, path: self.path.to_path_buf(), count, first })
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The reference: plain loops that say what every other set must compute.
+
+use super::{BLOCK, Int8Rows, Kernels, Tile};
+use crate::quant::Code;
+use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use half::{bf16, f16};
+
+/// The table.
+pub static KERNELS: Kernels = Kernels {
+    isa: "scalar",
+    int8_tile: [int8_tile; Code::ALL.len()],
+    f32_tile: [f32_tile; Code::ALL.len()],
+    dense_f32: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 4]| f32::from_le_bytes(b)),
+    dense_f16: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
+    dense_bf16: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
+    quantize_block,
+    dot,
+    axpy,
+};
+
+/// Codes of one block, unit after unit, `[unit][row][column]`; zero behind the
+/// last unit.
+pub type BlockCodes = [i8; BLOCK * TILE_ROWS];
+
+/// Unpacks one block of columns of a tile.
+pub fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
+    const LINE: usize = UNIT_COLUMNS * TILE_ROWS;
+    let mut codes = [0i8; BLOCK * TILE_ROWS];
+    let mut lines = tile.block_codes(block);
+    let units = tile.block_units(block);
+    let mut code_shift = 0;
+    for &bits in tile.code.planes() {
+        let units_per_line = 8 / bits;
+        for unit in 0..units {
+            let line = &lines[unit / units_per_line * LINE..][..LINE];
+            for (code, &byte) in codes[unit * LINE..].iter_mut().zip(line) {
+                let part = (byte >> (unit % units_per_line * bits)) & (0xff >> (8 - bits));
+                *code |= (part << code_shift) as i8;
+            }
+        }
+        lines = &lines[units / units_per_line * LINE..];
+        code_shift += bits;
+    }
+    codes
+}
+
+/// out[token, row] += Σ_block scale_w · scale_x · (Σ code_w · code_x − zero · Σ code_x)
+fn int8_tile(tile: &Tile, x: &Int8Rows, out: &mut [f32]) {
+    for block in 0..tile.blocks() {
+        let codes = unpack_block(tile, block);
+        let group = tile.group(block);
+        for (token, out) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
+            let (x, x_scale, x_sum) = x.block(token, block);
+            for (row, out) in out.iter_mut().enumerate() {
+                let products = (0..BLOCK).map(|i| i32::from(codes[place(row, i)]) * i32::from(x[i]));
+                let sum = products.sum::<i32>() - tile.zero(group, row) * x_sum;
+                *out += tile.scale(group, row) * x_scale * sum as f32;
+            }
+        }
+    }
+}
+
+/// out[token, row] += Σ_block scale_w · Σ (code_w − zero) · x
+fn f32_tile(tile: &Tile, x: &[f32], x_stride: usize, out: &mut [f32]) {
+    for block in 0..tile.blocks() {
+        let codes = unpack_block(tile, block);
+        let group = tile.group(block);
+        let columns = block * BLOCK..((block + 1) * BLOCK).min(tile.columns);
+        for (x, out) in x.chunks_exact(x_stride).zip(out.chunks_exact_mut(TILE_ROWS)) {
+            for (row, out) in out.iter_mut().enumerate() {
+                let zero = tile.zero(group, row);
+                let products = x[columns.clone()].iter().enumerate().map(|(i, x)| (i32::from(codes[place(row, i)]) - zero) as f32 * x);
+                *out += tile.scale(group, row) * products.sum::<f32>();
+            }
+        }
+    }
+}
+
+/// Where a row and a column of a block lie in [`BlockCodes`].
+fn place(row: usize, column: usize) -> usize {
+    (column / UNIT_COLUMNS * TILE_ROWS + row) * UNIT_COLUMNS + column % UNIT_COLUMNS
+}
+
+fn dense_tile<const N: usize>(rows: &[u8], columns: usize, x: &[f32], out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+    for (row, weights) in rows.chunks_exact(columns * N).enumerate() {
+        for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(TILE_ROWS)) {
+            let weights = weights.chunks_exact(N).map(|b| read(b.try_into().expect("N bytes")));
+            out[row] += weights.zip(x).map(|(w, x)| w * x).sum::<f32>();
+        }
+    }
+}
+
+/// To the greatest magnitude, ties to even; a block of zeros has scale 0.
+fn quantize_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    let greatest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
+    let mut sum = 0;
+    for (code, v) in codes.iter_mut().zip(x) {
+        *code = (v * inverse).round_ties_even() as i8;
+        sum += i32::from(*code);
+    }
+    (greatest / 127.0, sum)
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += factor * x;
+    }
+}

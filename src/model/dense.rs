@@ -1,0 +1,98 @@
+//! A full-precision model: a checkpoint, the spec a family has read from it,
+//! and where each canonical parameter lies.
+
+use super::ModelSpec;
+use super::families::{self, Source, Transform};
+use crate::checkpoint::{Checkpoint, DenseTensor, llama2c, safetensors};
+use crate::error::Result;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A checkpoint seen through canonical names.
+pub struct DenseModel {
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    sources: BTreeMap<String, Source>,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl DenseModel {
+    /// Opens a Hugging Face directory: `config.json` beside safetensors.
+    pub fn open_hugging_face(dir: &Path) -> Result<Self> {
+        let (spec, sources) = families::read_config(&dir.join(families::CONFIG))?;
+        Ok(Self::new(spec, safetensors::open(dir)?, sources))
+    }
+
+    /// Opens a llama2.c `.bin`.
+    pub fn open_llama2c(path: &Path) -> Result<Self> {
+        let (header, checkpoint) = llama2c::open(path)?;
+        let (spec, sources) = families::llama2c::read_header(&header);
+        Ok(Self::new(spec, checkpoint, sources))
+    }
+
+    fn new(spec: ModelSpec, checkpoint: Checkpoint, sources: Vec<(String, Source)>) -> Self {
+        let shapes = spec.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
+        let model = Self { spec, checkpoint, sources: sources.into_iter().collect(), shapes };
+        model.warn_of_strangers();
+        model
+    }
+
+    /// A tensor that no parameter reads may mean that the configuration lies
+    /// (a bias it does not mention), so it is said.
+    fn warn_of_strangers(&self) {
+        let known = |name: &str| self.sources.values().any(|s| s.tensor == name) || families::is_ignored(name);
+        for name in self.checkpoint.names().filter(|n| !known(n)) {
+            tracing::warn!(
+                "{}: tensor {name} is no part of the {} family and is not used",
+                self.checkpoint.origin().display(),
+                self.spec.family
+            );
+        }
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The files of its weights.
+    pub fn files(&self) -> Vec<Arc<PathBuf>> {
+        self.checkpoint.files()
+    }
+
+    /// A parameter by its canonical name: of the right shape and finite, in the
+    /// canonical layout. Panics on a name the spec does not have.
+    pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
+        let source = &self.sources[name];
+        let tensor = self.checkpoint.tensor(&source.tensor)?.expect_shape(&self.shapes[name])?.expect_finite()?;
+        Ok(source.transform.apply(tensor))
+    }
+}
+
+impl Transform {
+    fn apply(self, tensor: DenseTensor) -> DenseTensor {
+        match self {
+            Transform::None => tensor,
+            Transform::SplitRotaryPairs { n_heads } => split_rotary_pairs(tensor, n_heads),
+        }
+    }
+}
+
+/// Rows of each head from (x0 y0 x1 y1 …) to (x0 x1 … y0 y1 …).
+fn split_rotary_pairs(tensor: DenseTensor, n_heads: usize) -> DenseTensor {
+    let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
+    let head_dim = rows / n_heads;
+    let values: Cow<[f32]> = tensor.to_f32();
+    let mut split = Vec::with_capacity(values.len());
+    for head in 0..n_heads {
+        for part in 0..2 {
+            for pair in 0..head_dim / 2 {
+                let row = head * head_dim + 2 * pair + part;
+                split.extend_from_slice(&values[row * columns..(row + 1) * columns]);
+            }
+        }
+    }
+    DenseTensor::from_f32(&tensor.name, &tensor.path, tensor.shape.clone(), &split)
+}

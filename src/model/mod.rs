@@ -1,0 +1,13 @@
+//! What a model is: [`spec`] as data, [`parameters`] by canonical name, and the
+//! [`families`] that read other people's checkpoints into both.
+
+mod dense;
+pub mod families;
+mod logit_source;
+pub mod parameters;
+pub mod spec;
+
+pub use dense::DenseModel;
+pub use logit_source::LogitSource;
+pub use parameters::{InputGroup, Linear, Parameter, ParameterKind};
+pub use spec::ModelSpec;

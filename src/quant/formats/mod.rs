@@ -1,0 +1,3 @@
+//! Bytes that kernels read. A new packed layout = one file here.
+
+pub mod tiled;

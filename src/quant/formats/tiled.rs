@@ -1,0 +1,241 @@
+//! The one packed layout: tiles of 16 output rows; inside a tile, input columns
+//! outermost, in units of 4 columns × 16 rows; a line of 64 bytes holds one unit
+//! of 8-bit codes (row r, column c at byte 4r + c), two of 4 bits (the first in
+//! the low nibbles), four of 2 bits, eight of 1 bit. Widths that divide no byte
+//! are bit planes, low bits first, one plane after the other per 32 columns.
+//!
+//! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
+//! only looked up.
+
+use crate::checkpoint::Bytes;
+use crate::quant::{Code, Permutation, QuantizedTensor, Scheme};
+use half::f16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Rows of a tile, and what rows are padded to.
+pub const TILE_ROWS: usize = 16;
+/// Columns of a unit.
+pub const UNIT_COLUMNS: usize = 4;
+
+/// How rows are gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Tiles of 16 rows, for products.
+    Tiles,
+    /// Single rows, for look-ups.
+    Rows,
+}
+
+/// Where everything of a packed tensor lies; follows from its shape and scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// What the weight is quantised to.
+    pub scheme: Scheme,
+    /// How rows are gathered.
+    pub layout: Layout,
+    /// Rows of the weight.
+    pub rows: usize,
+    /// Columns of the weight.
+    pub columns: usize,
+}
+
+impl Tiling {
+    /// Rows of one tile.
+    pub const fn tile_rows(&self) -> usize {
+        match self.layout {
+            Layout::Tiles => TILE_ROWS,
+            Layout::Rows => 1,
+        }
+    }
+
+    /// Tiles, those of padding rows included.
+    pub const fn tiles(&self) -> usize {
+        self.rows.next_multiple_of(TILE_ROWS) / self.tile_rows()
+    }
+
+    /// Groups of a row.
+    pub fn groups(&self) -> usize {
+        self.scheme.groups(self.columns)
+    }
+
+    /// Columns that share lines: what the width is padded to.
+    pub const fn span_columns(&self) -> usize {
+        span_columns(self.scheme.code)
+    }
+
+    /// Bytes of one tile's codes.
+    pub const fn tile_bytes(&self) -> usize {
+        self.columns.div_ceil(self.span_columns()) * self.span_columns() * self.scheme.code.bits() * self.tile_rows() / 8
+    }
+
+    /// Bytes of all codes.
+    pub const fn code_bytes(&self) -> usize {
+        self.tiles() * self.tile_bytes()
+    }
+
+    /// Numbers in the scales' plane, and in the zero points' plane where the
+    /// scheme has one: `[tiles, groups, tile_rows]`.
+    pub fn grids(&self) -> usize {
+        self.tiles() * self.groups() * self.tile_rows()
+    }
+
+    /// Calls `visit(byte, shift, plane_bits, code_shift)` for each bit plane of the
+    /// code at a row and column of a tile.
+    fn places(&self, row: usize, column: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+        let span = self.span_columns();
+        let line_bytes = UNIT_COLUMNS * self.tile_rows();
+        let in_line = UNIT_COLUMNS * row + column % UNIT_COLUMNS;
+        let unit = column % span / UNIT_COLUMNS;
+        let mut start = column / span * (span * self.scheme.code.bits() * self.tile_rows() / 8);
+        let mut code_shift = 0;
+        for &bits in self.scheme.code.planes() {
+            let units_per_line = 8 / bits;
+            visit(start + unit / units_per_line * line_bytes + in_line, unit % units_per_line * bits, bits, code_shift);
+            start += span / UNIT_COLUMNS / units_per_line * line_bytes;
+            code_shift += bits;
+        }
+    }
+
+    /// Writes a code into a tile of zero bytes.
+    fn put(&self, tile: &mut [u8], row: usize, column: usize, code: i8) {
+        self.places(row, column, |byte, shift, bits, code_shift| {
+            let plane = (code as u8 >> code_shift) & mask(bits);
+            tile[byte] |= plane << shift;
+        });
+    }
+
+    /// Reads a code from a tile.
+    pub fn get(&self, tile: &[u8], row: usize, column: usize) -> i8 {
+        let mut code = 0u8;
+        self.places(row, column, |byte, shift, bits, code_shift| code |= ((tile[byte] >> shift) & mask(bits)) << code_shift);
+        code as i8
+    }
+}
+
+const fn mask(bits: usize) -> u8 {
+    (0xff >> (8 - bits)) as u8
+}
+
+/// Columns that share lines at a code: the least width that fills whole lines in
+/// every plane.
+pub const fn span_columns(code: Code) -> usize {
+    match code {
+        Code::Int8 => 4,
+        Code::Int4 => 8,
+        Code::Int2 => 16,
+        Code::Int3 | Code::Int5 | Code::Int6 => 32,
+    }
+}
+
+/// A packed weight: planes of bytes, usually views of a mapped file.
+#[derive(Clone)]
+pub struct PackedTensor {
+    /// Shape, scheme and layout.
+    pub tiling: Tiling,
+    /// [`Tiling::code_bytes`] bytes.
+    pub codes: Bytes,
+    /// f16 `[tiles, groups, tile_rows]`
+    pub scales: Bytes,
+    /// i8 `[tiles, groups, tile_rows]`; absent where the scheme is symmetric.
+    pub zeros: Option<Bytes>,
+    /// Stored order of the columns, where it is not the model's.
+    pub permutation: Option<Arc<Permutation>>,
+}
+
+impl PackedTensor {
+    /// Packs; the result owns its bytes.
+    pub fn pack(tensor: &QuantizedTensor, layout: Layout) -> Self {
+        let (rows, columns) = tensor.codes.dim();
+        let tiling = Tiling { scheme: tensor.scheme, layout, rows, columns };
+        let tile_rows = tiling.tile_rows();
+        let width = tensor.scheme.group_columns(columns);
+        let padded = columns.next_multiple_of(tiling.span_columns());
+        let mut codes = vec![0u8; tiling.code_bytes()];
+        codes.par_chunks_exact_mut(tiling.tile_bytes()).enumerate().for_each(|(t, tile)| {
+            for r in 0..tile_rows {
+                let row = t * tile_rows + r;
+                for column in 0..padded {
+                    let code = match () {
+                        () if row >= rows => tensor.scheme.code.middle() as i8,
+                        () if column >= columns => tensor.zero_points[[row, (columns - 1) / width]],
+                        () => tensor.codes[[row, column]],
+                    };
+                    tiling.put(tile, r, column, code);
+                }
+            }
+        });
+        let groups = tiling.groups();
+        let grid_places = || (0..tiling.grids()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
+        let scales: Vec<f16> = grid_places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
+        let middle = tensor.scheme.code.middle() as i8;
+        let zeros = (!tensor.scheme.symmetric)
+            .then(|| grid_places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect());
+        Self {
+            tiling,
+            codes: Bytes::from_vec(codes),
+            scales: Bytes::from_vec(bytemuck::cast_slice(&scales).to_vec()),
+            zeros: zeros.map(Bytes::from_vec),
+            permutation: tensor.permutation.clone(),
+        }
+    }
+
+    /// Codes of one tile.
+    pub fn tile(&self, tile: usize) -> &[u8] {
+        &self.codes[tile * self.tiling.tile_bytes()..(tile + 1) * self.tiling.tile_bytes()]
+    }
+
+    /// Place of a row: its tile, and its row in there.
+    pub fn place(&self, row: usize) -> (usize, usize) {
+        (row / self.tiling.tile_rows(), row % self.tiling.tile_rows())
+    }
+
+    /// Scale and zero point of a group.
+    pub fn grid(&self, row: usize, group: usize) -> crate::quant::grid::Grid {
+        let (tile, r) = self.place(row);
+        let i = (tile * self.tiling.groups() + group) * self.tiling.tile_rows() + r;
+        crate::quant::grid::Grid {
+            scale: f16::from_le_bytes([self.scales[2 * i], self.scales[2 * i + 1]]),
+            zero_point: self.zeros.as_ref().map_or(self.tiling.scheme.code.middle() as i8, |zeros| zeros[i] as i8),
+        }
+    }
+
+    /// Decodes one row in the model's order of columns.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let (tile, r) = self.place(row);
+        let tile = self.tile(tile);
+        let width = self.tiling.scheme.group_columns(self.tiling.columns);
+        for group in 0..self.tiling.groups() {
+            let grid = self.grid(row, group);
+            for column in group * width..((group + 1) * width).min(self.tiling.columns) {
+                let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
+                out[place] = grid.decode(self.tiling.get(tile, r, column));
+            }
+        }
+    }
+
+    /// Back to the canonical form, exactly what was packed.
+    pub fn unpack(&self) -> QuantizedTensor {
+        let Tiling { scheme, rows, columns, .. } = self.tiling;
+        let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
+        tensor.permutation = self.permutation.clone();
+        for row in 0..rows {
+            let (tile, r) = self.place(row);
+            let tile = self.tile(tile);
+            for column in 0..columns {
+                tensor.codes[[row, column]] = self.tiling.get(tile, r, column);
+            }
+            for group in 0..self.tiling.groups() {
+                tensor.set_grid(row, group, self.grid(row, group));
+            }
+        }
+        tensor
+    }
+
+    /// Bytes of codes, scales and zero points (not of a shared permutation).
+    pub fn len_bytes(&self) -> usize {
+        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len())
+    }
+}

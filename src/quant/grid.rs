@@ -1,0 +1,123 @@
+//! Rounding: the grid of a group, and codes on it.
+
+use super::{QuantizedTensor, Scheme};
+use half::f16;
+use ndarray::{Array2, ArrayView2, s};
+
+/// Floats that weights are solved in. f64 is for references and for Hessians
+/// that are badly conditioned.
+pub trait Real: ndarray::NdFloat {
+    /// To the nearest integer, ties to even.
+    fn round_even(self) -> Self;
+    /// Exact.
+    fn from_f16(value: f16) -> Self;
+    /// Rounded.
+    fn to_f64(self) -> f64;
+    /// Rounded.
+    fn from_f64(value: f64) -> Self;
+    /// Of a whole number.
+    fn from_i32(value: i32) -> Self;
+    /// Of a whole number within i32.
+    fn to_i32(self) -> i32;
+}
+
+macro_rules! real {
+    ($t:ty) => {
+        impl Real for $t {
+            fn round_even(self) -> Self {
+                self.round_ties_even()
+            }
+            fn from_f16(value: f16) -> Self {
+                value.into()
+            }
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+            fn from_f64(value: f64) -> Self {
+                value as $t
+            }
+            fn from_i32(value: i32) -> Self {
+                value as $t
+            }
+            fn to_i32(self) -> i32 {
+                self as i32
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
+
+/// Scale and zero point of one group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// Distance of two codes; positive and finite.
+    pub scale: f16,
+    /// The code of zero.
+    pub zero_point: i8,
+}
+
+impl Grid {
+    /// The grid from the least to the greatest value, zero included. The scale is
+    /// rounded to its stored type here, before any code is chosen. A group
+    /// of zeros gets scale 1.
+    ///
+    /// Source: GPTQ (Frantar et al. 2022), `quant.py`, `Quantizer.find_params`.
+    pub fn min_max<T: Real>(scheme: Scheme, values: impl IntoIterator<Item = T>) -> Self {
+        let (low, high) = values.into_iter().fold((T::zero(), T::zero()), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) = (low.to_f64(), high.to_f64());
+        let (first, last) = scheme.code.range();
+        let levels = f64::from(last - first);
+        let span = if scheme.symmetric { 2.0 * high.max(-low) } else { high - low };
+        if span == 0.0 {
+            let zero_point = if scheme.symmetric { scheme.code.middle() } else { first };
+            return Self { scale: f16::ONE, zero_point: zero_point as i8 };
+        }
+        let scale = storable(span / levels);
+        let zero_point = if scheme.symmetric {
+            scheme.code.middle()
+        } else {
+            (first + (-low / f64::from(scale)).round_ties_even().min(levels) as i32).clamp(first, last)
+        };
+        Self { scale, zero_point: zero_point as i8 }
+    }
+
+    /// The nearest code.
+    pub fn encode<T: Real>(&self, scheme: Scheme, value: T) -> i8 {
+        let (first, last) = scheme.code.range();
+        let steps = (value / T::from_f16(self.scale)).round_even() + T::from_i32(self.zero_point.into());
+        steps.max(T::from_i32(first)).min(T::from_i32(last)).to_i32() as i8
+    }
+
+    /// The value of a code.
+    pub fn decode<T: Real>(&self, code: i8) -> T {
+        T::from_f16(self.scale) * T::from_i32(i32::from(code) - i32::from(self.zero_point))
+    }
+}
+
+/// The nearest f16 that is positive and finite.
+fn storable(scale: f64) -> f16 {
+    f16::from_f64(scale).clamp(f16::from_bits(1), f16::MAX)
+}
+
+/// Round to nearest, each group on its own min-max grid. `weight` is `[out, in]`.
+pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTensor {
+    let (rows, columns) = weight.dim();
+    let width = scheme.group_columns(columns);
+    let mut quantized = QuantizedTensor::blank(scheme, rows, columns);
+    for row in 0..rows {
+        for group in 0..scheme.groups(columns) {
+            let span = s![row, group * width..((group + 1) * width).min(columns)];
+            let values = weight.slice(span);
+            let grid = Grid::min_max(scheme, values.iter().copied());
+            quantized.set_grid(row, group, grid);
+            quantized.codes.slice_mut(span).zip_mut_with(&values, |code, &v| *code = grid.encode(scheme, v));
+        }
+    }
+    quantized
+}
+
+/// What a matrix becomes by [`round_to_nearest`], in full precision.
+pub fn fake_quantize(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
+    round_to_nearest(weight, scheme).dequantize()
+}

@@ -1,0 +1,356 @@
+//! The native file, `model.thimble`: a safetensors file whose header is padded
+//! so that the data begins at a multiple of 64, with all codes first (each a
+//! multiple of 64 bytes), then scales, zero points, permutations, dense tensors
+//! and the tokenizer. What is not a tensor is JSON in the header's metadata.
+//!
+//! One file is all that a device needs.
+
+use super::formats::tiled::{Layout, PackedTensor, Tiling};
+use super::{Permutation, Scheme, Weight, WeightStore};
+use crate::checkpoint::safetensors::read_header;
+use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
+use crate::error::{Error, Result};
+use crate::model::ModelSpec;
+use half::f16;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Name of the file in an output folder.
+pub const FILE_NAME: &str = "model.thimble";
+/// The version this reads and writes.
+pub const VERSION: u64 = 1;
+
+const VERSION_KEY: &str = "thimble.version";
+const SPEC_KEY: &str = "thimble.spec";
+const SCHEMES_KEY: &str = "thimble.schemes";
+const TOKENIZER: &str = "tokenizer";
+const DATA_ALIGNMENT: usize = 64;
+
+/// How one quantised weight is stored: an entry of `thimble.schemes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredScheme {
+    /// Codes, group size, symmetry.
+    #[serde(flatten)]
+    pub scheme: Scheme,
+    /// Gathering of rows.
+    pub layout: Layout,
+    /// `[out, in]`
+    pub shape: [usize; 2],
+    /// Name of the permutation's tensor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perm: Option<String>,
+}
+
+/// What the file says besides its tensors.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// The resolved recipe.
+    pub recipe: Value,
+    /// What was measured.
+    pub quality: Value,
+    /// The chat template, where the model has one.
+    pub chat_template: Value,
+    /// What it was made from, and by what.
+    pub provenance: Value,
+}
+
+impl Notes {
+    fn fields(&self) -> [(&'static str, &Value); 4] {
+        [
+            ("thimble.recipe", &self.recipe),
+            ("thimble.quality", &self.quality),
+            ("thimble.chat_template", &self.chat_template),
+            ("thimble.provenance", &self.provenance),
+        ]
+    }
+}
+
+/// One tensor to be written.
+struct Entry<'a> {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+/// Writes a file. `weights` are all parameters of `spec` by canonical name.
+pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
+    let mut schemes = Map::new();
+    let mut entries = Vec::new();
+    let mut permutations: BTreeMap<&str, &Permutation> = BTreeMap::new();
+    for (name, weight) in weights {
+        match weight {
+            Weight::Dense(tensor) => entries.push(Entry {
+                name: format!("{name}.dense"),
+                dtype: tensor.float_type.safetensors(),
+                shape: tensor.shape.clone(),
+                bytes: &tensor.bytes,
+            }),
+            Weight::Packed(packed) => {
+                let t = packed.tiling;
+                let grid_shape = vec![t.tiles(), t.groups(), t.tile_rows()];
+                let mut plane = |part, dtype, shape, bytes| entries.push(Entry { name: format!("{name}.{part}"), dtype, shape, bytes });
+                plane("codes", Dtype::U8, vec![t.code_bytes()], &packed.codes[..]);
+                plane("scales", Dtype::F16, grid_shape.clone(), &packed.scales[..]);
+                if let Some(zeros) = &packed.zeros {
+                    plane("zeros", Dtype::U8, grid_shape, &zeros[..]);
+                }
+                if let Some(permutation) = &packed.permutation {
+                    permutations.insert(&permutation.name, permutation);
+                }
+                let stored = StoredScheme {
+                    scheme: t.scheme,
+                    layout: t.layout,
+                    shape: [t.rows, t.columns],
+                    perm: packed.permutation.as_ref().map(|p| p.name.clone()),
+                };
+                schemes.insert(name.clone(), serde_json::to_value(stored).expect("a scheme is JSON"));
+            }
+        }
+    }
+    for (name, permutation) in permutations {
+        let bytes = bytemuck::cast_slice(&permutation.order);
+        entries.push(Entry { name: name.to_owned(), dtype: Dtype::U32, shape: vec![permutation.order.len()], bytes });
+    }
+    if let Some(bytes) = tokenizer {
+        entries.push(Entry { name: TOKENIZER.to_owned(), dtype: Dtype::U8, shape: vec![bytes.len()], bytes });
+    }
+    // Parts whose length is a multiple of more come first, so that every tensor
+    // is aligned without gaps, which safetensors forbids.
+    entries.sort_by_key(|e| order_of(e));
+
+    let mut metadata = Map::new();
+    metadata.insert(VERSION_KEY.into(), VERSION.to_string().into());
+    metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
+    metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
+    for (key, value) in notes.fields().into_iter().filter(|(_, value)| !value.is_null()) {
+        metadata.insert(key.into(), value.to_string().into());
+    }
+    let header = header_bytes(&entries, metadata);
+    write_atomically(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        entries.iter().try_for_each(|e| out.write_all(e.bytes))
+    })
+}
+
+fn order_of(entry: &Entry) -> u8 {
+    match (entry.name.rsplit('.').next(), entry.dtype) {
+        (Some("codes"), _) => 0,
+        (Some("scales"), _) => 1,
+        (Some("zeros"), _) => 2,
+        (_, Dtype::U32 | Dtype::F32) => 3,
+        (_, Dtype::F16 | Dtype::BF16) => 4,
+        _ => 5,
+    }
+}
+
+fn header_bytes(entries: &[Entry], metadata: Map<String, Value>) -> Vec<u8> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), Value::Object(metadata));
+    let mut offset = 0;
+    for e in entries {
+        let end = offset + e.bytes.len();
+        header.insert(e.name.clone(), json!({ "dtype": e.dtype.to_string(), "shape": e.shape, "data_offsets": [offset, end] }));
+        offset = end;
+    }
+    let mut bytes = Value::Object(header).to_string().into_bytes();
+    bytes.resize((bytes.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
+    bytes
+}
+
+/// An opened file; weights are views of its map.
+pub struct NativeFile {
+    path: Arc<PathBuf>,
+    spec: ModelSpec,
+    notes: Notes,
+    weights: BTreeMap<String, Weight>,
+    schemes: BTreeMap<String, StoredScheme>,
+    tokenizer: Option<Bytes>,
+    size_bytes: u64,
+}
+
+impl NativeFile {
+    /// Whether bytes look like such a file (its header, not its version).
+    pub fn recognises(bytes: &[u8]) -> bool {
+        let Some(length) = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().unwrap())) else { return false };
+        let header = bytes.get(8..).map(|rest| &rest[..rest.len().min(usize::try_from(length).unwrap_or(usize::MAX))]);
+        header.is_some_and(|h| h.first() == Some(&b'{') && h.windows(VERSION_KEY.len()).any(|w| w == VERSION_KEY.as_bytes()))
+    }
+
+    /// Maps and checks a file.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_bytes(Bytes::map(path)?, path)
+    }
+
+    /// The same over bytes from anywhere; `path` is for messages.
+    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self> {
+        let (start, header) = read_header(&bytes, path)?;
+        let empty = Default::default();
+        let metadata = header.metadata().as_ref().unwrap_or(&empty);
+        let version: u64 = parse(path, metadata, VERSION_KEY)?;
+        if version > VERSION {
+            let reason = format!("format version {version}: this build reads up to {VERSION}; a newer thimble is needed");
+            return Err(Error::format(path, reason));
+        }
+        let spec: ModelSpec = parse(path, metadata, SPEC_KEY)?;
+        let schemes: BTreeMap<String, StoredScheme> = parse(path, metadata, SCHEMES_KEY)?;
+        let note = |key| metadata.get(key).and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
+        let mut file = Self {
+            path: Arc::new(path.to_owned()),
+            notes: Notes {
+                recipe: note("thimble.recipe"),
+                quality: note("thimble.quality"),
+                chat_template: note("thimble.chat_template"),
+                provenance: note("thimble.provenance"),
+            },
+            weights: BTreeMap::new(),
+            tokenizer: None,
+            size_bytes: bytes.len() as u64,
+            schemes,
+            spec,
+        };
+        let planes = Planes { path: file.path.clone(), bytes: &bytes, start, tensors: header.tensors() };
+        file.tokenizer = planes.optional(TOKENIZER).map(|(_, bytes)| bytes);
+        let mut permutations = BTreeMap::new();
+        for parameter in file.spec.parameters() {
+            let weight = match file.schemes.get(&parameter.name) {
+                None => Weight::Dense(planes.dense(&parameter.name)?.expect_shape(&parameter.shape)?),
+                Some(stored) if stored.shape[..] == parameter.shape => {
+                    Weight::Packed(planes.packed(&parameter.name, stored, &mut permutations)?)
+                }
+                Some(stored) => {
+                    return Err(planes.mismatch(&parameter.name, format!("shape {:?}", parameter.shape), format!("{:?}", stored.shape)));
+                }
+            };
+            file.weights.insert(parameter.name, weight);
+        }
+        Ok(file)
+    }
+
+    /// Recipe, quality and provenance.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// How each quantised weight is stored.
+    pub fn schemes(&self) -> &BTreeMap<String, StoredScheme> {
+        &self.schemes
+    }
+
+    /// The bytes of a tokenizer.json.
+    pub fn tokenizer(&self) -> Option<&[u8]> {
+        self.tokenizer.as_deref()
+    }
+
+    /// Size of the file.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+impl WeightStore for NativeFile {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+    fn weight(&self, name: &str) -> Result<Weight> {
+        Ok(self.weights[name].clone())
+    }
+    fn files(&self) -> Vec<Arc<PathBuf>> {
+        vec![self.path.clone()]
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, metadata: &std::collections::HashMap<String, String>, key: &str) -> Result<T> {
+    let text = metadata.get(key).ok_or_else(|| Error::format(path, format!("no {key} in its metadata: not a thimble file")))?;
+    serde_json::from_str(text).map_err(|e| Error::format(path, format!("{key}: {e}")))
+}
+
+/// The tensors of a header, with checks.
+struct Planes<'a> {
+    path: Arc<PathBuf>,
+    bytes: &'a Bytes,
+    start: usize,
+    tensors: std::collections::HashMap<String, &'a safetensors::tensor::TensorInfo>,
+}
+
+impl Planes<'_> {
+    fn optional(&self, name: &str) -> Option<(&safetensors::tensor::TensorInfo, Bytes)> {
+        let info = self.tensors.get(name)?;
+        let (from, to) = info.data_offsets;
+        Some((info, self.bytes.slice(self.start + from..self.start + to)))
+    }
+
+    fn mismatch(&self, name: &str, expected: String, found: String) -> Error {
+        Error::TensorMismatch { name: name.to_owned(), path: self.path.to_path_buf(), expected, found }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor { name: name.to_owned(), path: self.path.to_path_buf() }
+    }
+
+    /// A plane of a known type and number of elements.
+    fn plane(&self, name: &str, dtype: Dtype, elements: usize) -> Result<Bytes> {
+        let (info, bytes) = self.optional(name).ok_or_else(|| self.missing(name))?;
+        if info.dtype != dtype || info.shape.iter().product::<usize>() != elements {
+            return Err(self.mismatch(name, format!("{elements} × {dtype}"), format!("{:?} × {}", info.shape, info.dtype)));
+        }
+        Ok(bytes)
+    }
+
+    fn dense(&self, name: &str) -> Result<DenseTensor> {
+        let name = format!("{name}.dense");
+        let (info, bytes) = self.optional(&name).ok_or_else(|| self.missing(&name))?;
+        let float_type = FloatType::from_safetensors(info.dtype)
+            .ok_or_else(|| self.mismatch(&name, "f32, f16 or bf16".into(), info.dtype.to_string()))?;
+        DenseTensor { name, path: self.path.clone(), float_type, shape: info.shape.clone(), bytes }.expect_finite()
+    }
+
+    fn packed(&self, name: &str, stored: &StoredScheme, permutations: &mut BTreeMap<String, Arc<Permutation>>) -> Result<PackedTensor> {
+        let [rows, columns] = stored.shape;
+        let group = stored.scheme.group_size;
+        if !group.is_multiple_of(super::scheme::GROUP_MULTIPLE) {
+            return Err(self.mismatch(name, "a group size that is a multiple of 32, or 0".into(), group.to_string()));
+        }
+        let tiling = Tiling { scheme: stored.scheme, layout: stored.layout, rows, columns };
+        let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
+        let scales_name = format!("{name}.scales");
+        let scales = self.plane(&scales_name, Dtype::F16, tiling.grids())?;
+        if let Some(first) = scales.chunks_exact(2).position(|b| !f16::from_le_bytes([b[0], b[1]]).is_finite()) {
+            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1, first });
+        }
+        let zeros = (!stored.scheme.symmetric).then(|| self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())).transpose()?;
+        let permutation = match &stored.perm {
+            None => None,
+            Some(name) => {
+                if !permutations.contains_key(name) {
+                    permutations.insert(name.clone(), Arc::new(self.permutation(name, columns)?));
+                }
+                Some(permutations[name].clone())
+            }
+        };
+        if permutation.as_ref().is_some_and(|p| p.order.len() != columns) {
+            return Err(self.mismatch(name, format!("a permutation of {columns} columns"), "another length".into()));
+        }
+        Ok(PackedTensor { tiling, codes, scales, zeros, permutation })
+    }
+
+    fn permutation(&self, name: &str, columns: usize) -> Result<Permutation> {
+        let bytes = self.plane(name, Dtype::U32, columns)?;
+        let order: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut seen = vec![false; columns];
+        for &column in &order {
+            match seen.get_mut(column as usize) {
+                Some(seen @ false) => *seen = true,
+                _ => return Err(self.mismatch(name, format!("each of 0 … {} once", columns - 1), format!("{column} again or outside"))),
+            }
+        }
+        Ok(Permutation { name: name.to_owned(), order })
+    }
+}

@@ -1,0 +1,63 @@
+//! Where decoders get weights from, dense or packed.
+
+use super::PackedTensor;
+use crate::checkpoint::DenseTensor;
+use crate::error::Result;
+use crate::model::{DenseModel, ModelSpec};
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One parameter as it is stored.
+#[derive(Clone)]
+pub enum Weight {
+    /// Full precision.
+    Dense(DenseTensor),
+    /// Quantised.
+    Packed(PackedTensor),
+}
+
+impl Weight {
+    /// The numbers it stands for, row-major.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
+        match self {
+            Weight::Dense(tensor) => tensor.to_f32(),
+            Weight::Packed(tensor) => {
+                let columns = tensor.tiling.columns;
+                let mut all = vec![0.0; tensor.tiling.rows * columns];
+                all.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| tensor.row(row, out));
+                Cow::Owned(all)
+            }
+        }
+    }
+
+    /// Its sizes.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Weight::Dense(tensor) => tensor.shape.clone(),
+            Weight::Packed(tensor) => vec![tensor.tiling.rows, tensor.tiling.columns],
+        }
+    }
+}
+
+/// A model's weights by canonical name.
+pub trait WeightStore: Send + Sync {
+    /// What the model is.
+    fn spec(&self) -> &ModelSpec;
+    /// A parameter; panics on a name that the spec does not have.
+    fn weight(&self, name: &str) -> Result<Weight>;
+    /// The files it lies in.
+    fn files(&self) -> Vec<Arc<PathBuf>>;
+}
+
+impl WeightStore for DenseModel {
+    fn spec(&self) -> &ModelSpec {
+        DenseModel::spec(self)
+    }
+    fn weight(&self, name: &str) -> Result<Weight> {
+        self.tensor(name).map(Weight::Dense)
+    }
+    fn files(&self) -> Vec<Arc<PathBuf>> {
+        DenseModel::files(self)
+    }
+}

@@ -1,0 +1,74 @@
+//! The canonical quantised tensor: unpacked codes, scales and zero points. What
+//! methods return and every format is packed from.
+
+use super::Scheme;
+use super::grid::Grid;
+use half::f16;
+use ndarray::{Array2, Axis};
+use std::sync::Arc;
+
+/// Order of columns in storage: stored column j is column `order[j]` of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permutation {
+    /// Canonical name of the tensor that stores it, shared by all that read the
+    /// same input.
+    pub name: String,
+    /// Stored place -> place in the model.
+    pub order: Vec<u32>,
+}
+
+/// Codes, scales and zero points of a weight `[out, in]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedTensor {
+    /// What it is quantised to.
+    pub scheme: Scheme,
+    /// `[out, in]`, columns in stored order.
+    pub codes: Array2<i8>,
+    /// `[out, groups]`
+    pub scales: Array2<f16>,
+    /// `[out, groups]`; all [`super::Code::middle`] where the scheme is symmetric.
+    pub zero_points: Array2<i8>,
+    /// Stored order of the columns, where it is not the model's.
+    pub permutation: Option<Arc<Permutation>>,
+}
+
+impl QuantizedTensor {
+    /// All zero.
+    pub fn blank(scheme: Scheme, rows: usize, columns: usize) -> Self {
+        let groups = scheme.groups(columns);
+        let middle = scheme.code.middle() as i8;
+        Self {
+            scheme,
+            codes: Array2::from_elem((rows, columns), middle),
+            scales: Array2::from_elem((rows, groups), f16::ONE),
+            zero_points: Array2::from_elem((rows, groups), middle),
+            permutation: None,
+        }
+    }
+
+    /// Sets scale and zero point of a group.
+    pub fn set_grid(&mut self, row: usize, group: usize, grid: Grid) {
+        self.scales[[row, group]] = grid.scale;
+        self.zero_points[[row, group]] = grid.zero_point;
+    }
+
+    /// Scale and zero point of a group.
+    pub fn grid(&self, row: usize, group: usize) -> Grid {
+        Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]] }
+    }
+
+    /// The weight `[out, in]` that the codes stand for, in the model's order of
+    /// columns.
+    pub fn dequantize(&self) -> Array2<f32> {
+        let (rows, columns) = self.codes.dim();
+        let width = self.scheme.group_columns(columns);
+        let mut weight = Array2::zeros((rows, columns));
+        for ((row, mut out), codes) in weight.axis_iter_mut(Axis(0)).enumerate().zip(self.codes.axis_iter(Axis(0))) {
+            for (stored, &code) in codes.iter().enumerate() {
+                let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
+                out[place] = self.grid(row, stored / width).decode(code);
+            }
+        }
+        weight
+    }
+}

@@ -1,0 +1,38 @@
+//! Counter-based random numbers: the value depends on the seed, the stream and
+//! the counter alone, so that a run can be stopped, resumed and repeated.
+
+/// A stream of random numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Random {
+    key: u64,
+}
+
+impl Random {
+    /// Streams of one seed are independent of each other.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Self { key: mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))) }
+    }
+
+    /// 64 random bits.
+    pub fn bits(&self, counter: u64) -> u64 {
+        mix(self.key ^ mix(counter))
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&self, counter: u64) -> f64 {
+        (self.bits(counter) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Uniform below `n` (which must not be 0); the bias of the modulus is under n / 2^64.
+    pub fn below(&self, n: u64, counter: u64) -> u64 {
+        self.bits(counter) % n
+    }
+}
+
+/// The output function of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
