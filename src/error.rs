@@ -122,4 +122,25 @@ impl Error {
         let path = path.to_owned();
         move |source| Error::Io { action, path, source }
     }
+
+    /// What to do about it, where the message alone does not say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::MissingTensor { .. } => Some("the checkpoint is incomplete, or its config.json belongs to another model"),
+            Error::TensorMismatch { .. } => Some("config.json and the weights do not belong together"),
+            Error::NonFinite { .. } => Some("the checkpoint is damaged or its training diverged: get it again, or use an earlier step"),
+            Error::UnknownModelType { .. } => Some("a model of the same mathematics may load with its model_type set to a known one"),
+            Error::Format { reason, .. } if reason.contains("truncated") => {
+                Some("the download may be incomplete: compare its size and get it again")
+            }
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull => Some("free some space, or choose another --out"),
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a folder that you may write to")
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }

@@ -5,6 +5,9 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`cli`] | the commands |
+//! | [`eval`] | perplexity, divergence, size |
+//! | [`runtime`] | the device: decoder, cache, sampler |
 //! | [`kernels`] | arithmetic of the device, one file an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
 //! | [`model`] | what a model is, and the families that read checkpoints |
@@ -14,11 +17,16 @@
 #![deny(missing_docs)]
 
 pub mod checkpoint;
+pub mod cli;
 pub mod error;
+pub mod eval;
 pub mod kernels;
+pub mod memory;
 pub mod model;
+pub mod progress;
 pub mod quant;
 pub mod random;
+pub mod runtime;
 pub mod text;
 
 pub use error::{Error, Result};

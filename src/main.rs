@@ -1,3 +1,9 @@
-fn main() {
-    println!("{:?}", 1);
+//! `thimble`: parse, dispatch, exit code.
+
+use clap::Parser;
+use std::process::ExitCode;
+use thimble::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
 }

@@ -98,6 +98,24 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Splits `data` into chunks of `chunk` (the last may be shorter) and calls
+    /// `job` with the number and the content of each, in parallel.
+    pub fn for_chunks<T: Send>(&self, data: &mut [T], chunk: usize, job: impl Fn(usize, &mut [T]) + Sync) {
+        struct Start<T>(*mut T);
+        // SAFETY: only used to make disjoint chunks, each on one thread.
+        unsafe impl<T: Send> Sync for Start<T> {}
+        let (start, len) = (Start(data.as_mut_ptr()), data.len());
+        let start = &start;
+        self.run(len.div_ceil(chunk), &|i| {
+            let from = i * chunk;
+            // SAFETY: chunks of different tasks do not overlap, each task runs once,
+            // and `data` is borrowed mutably until `run` returns.
+            job(i, unsafe { std::slice::from_raw_parts_mut(start.0.add(from), chunk.min(len - from)) });
+        });
+    }
+}
+
 impl Shared {
     fn has_task(&self) -> bool {
         let state = self.state.load(Ordering::SeqCst);

@@ -57,6 +57,11 @@ impl DenseModel {
         &self.spec
     }
 
+    /// Sets the token that begins a text, where the tokenizer knows better.
+    pub fn set_bos(&mut self, id: u32) {
+        self.spec.special.bos = Some(id);
+    }
+
     /// The files of its weights.
     pub fn files(&self) -> Vec<Arc<PathBuf>> {
         self.checkpoint.files()

@@ -1,0 +1,125 @@
+//! `thimble bench`: how fast a model runs here.
+
+use super::Done;
+use super::output::{Output, bytes, table};
+use super::source::{ActivationsArg, ModelArgs};
+use crate::error::Error;
+use crate::memory::peak_resident_bytes;
+use crate::random::Random;
+use crate::runtime::{Decoder, KvCache, Step};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Measure prefill and decode speed, memory and load time
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  thimble bench ./small
+  thimble bench ./small --prompt-tokens 128 --gen-tokens 64 --threads 1 --json")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens read at once
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    prompt_tokens: usize,
+    /// Tokens then made one by one
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    gen_tokens: usize,
+    /// Runs, of which the median counts
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    repeat: usize,
+    /// Activations against packed weights
+    #[arg(long, value_enum, default_value = "int8")]
+    activations: ActivationsArg,
+}
+
+#[derive(Serialize)]
+struct Report {
+    prefill_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    threads: usize,
+    isa: &'static str,
+    model_bytes: u64,
+    /// Bytes of weights that one decoded token reads.
+    bytes_per_token: u64,
+    /// What this machine reads from memory at best, with as many threads: decode
+    /// cannot be faster than this over bytes_per_token once weights outgrow caches.
+    read_bandwidth_bytes_per_s: f64,
+    peak_memory_bytes: Option<u64>,
+    load_ms: f64,
+}
+
+pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    if args.prompt_tokens == 0 || args.gen_tokens == 0 || args.repeat == 0 {
+        return Err(Error::Usage("--prompt-tokens, --gen-tokens and --repeat must be at least 1".into()).into());
+    }
+    let start = Instant::now();
+    let model = args.model.open()?;
+    let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
+    let load_ms = 1e3 * start.elapsed().as_secs_f64();
+    let vocab = model.spec().vocab_size as u64;
+    let random = Random::new(0, 0);
+    let ids: Vec<u32> = (0..args.prompt_tokens + args.gen_tokens).map(|i| random.below(vocab, i as u64) as u32).collect();
+    let (prompt, generated) = ids.split_at(args.prompt_tokens);
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..args.repeat {
+        let mut cache = KvCache::new(model.spec());
+        let start = Instant::now();
+        for ids in prompt.chunks(128) {
+            decoder.forward(&mut [Step { cache: &mut cache, ids }])?;
+        }
+        prefill.push(prompt.len() as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for &id in generated {
+            let hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[id] }])?;
+            std::hint::black_box(decoder.logits(&hidden));
+        }
+        decode.push(generated.len() as f64 / start.elapsed().as_secs_f64());
+    }
+    let peak_memory_bytes = peak_resident_bytes();
+    let report = Report {
+        prefill_tokens_per_s: median(prefill),
+        decode_tokens_per_s: median(decode),
+        threads: decoder.threads(),
+        isa: decoder.isa(),
+        model_bytes: model.size_bytes(),
+        bytes_per_token: model.bytes_per_token()?,
+        read_bandwidth_bytes_per_s: read_bandwidth(decoder.threads()),
+        peak_memory_bytes,
+        load_ms,
+    };
+    output.print(&report, |r| {
+        let rows = [
+            ("prefill", format!("{:.1} tokens/s", r.prefill_tokens_per_s)),
+            ("decode", format!("{:.1} tokens/s", r.decode_tokens_per_s)),
+            ("threads, instruction set", format!("{}, {}", r.threads, r.isa)),
+            ("model", bytes(r.model_bytes)),
+            ("read a token", bytes(r.bytes_per_token)),
+            ("read bandwidth of this machine", format!("{}/s", bytes(r.read_bandwidth_bytes_per_s as u64))),
+            ("peak memory", r.peak_memory_bytes.map_or("unknown".into(), bytes)),
+            ("load", format!("{:.1} ms", r.load_ms)),
+        ];
+        table(&rows.map(|(k, v)| vec![k.to_owned(), v]))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// The best of three passes over 256 MiB, more than caches hold.
+fn read_bandwidth(threads: usize) -> f64 {
+    let buffer = vec![1u64; 32 << 20];
+    let pass = || {
+        let start = Instant::now();
+        let sums = buffer.par_chunks(buffer.len() / threads).map(|part| part.iter().fold(0u64, |a, b| a ^ b));
+        std::hint::black_box(sums.reduce(|| 0, |a, b| a ^ b));
+        size_of_val(&buffer[..]) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..3).map(|_| pass()).fold(0.0, f64::max)
+}

@@ -1,0 +1,43 @@
+//! `thimble logits`: raw logits of given tokens, to compare with other programs.
+
+use super::Done;
+use super::source::{ActivationsArg, BackendArgs, ModelArgs};
+use crate::checkpoint::write_atomically;
+use crate::error::Error;
+use safetensors::tensor::{Dtype, TensorView};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Write the logits of given token ids to a safetensors file
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  thimble logits ./small --ids 1,403,407 --out logits.safetensors")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Token ids, comma-separated
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ID,…")]
+    ids: Vec<u32>,
+    /// The file: a tensor `logits`, f32 [tokens, vocab]
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Activations against packed weights
+    #[arg(long, value_enum, default_value = "f32")]
+    activations: ActivationsArg,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+pub fn main(args: Args, threads: usize) -> Done {
+    let model = args.model.open()?;
+    let mut source = args.backend.logits(&model, args.activations, threads)?;
+    source.run_window(&args.ids)?;
+    let logits = source.logits(0..args.ids.len())?;
+    let shape = vec![args.ids.len(), model.spec().vocab_size];
+    let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&logits)).map_err(|e| Error::format(&args.out, e.to_string()))?;
+    let bytes = safetensors::serialize([("logits", view)], None).map_err(|e| Error::format(&args.out, e.to_string()))?;
+    write_atomically(&args.out, |out| out.write_all(&bytes))?;
+    Ok(ExitCode::SUCCESS)
+}

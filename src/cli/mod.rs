@@ -1,0 +1,93 @@
+//! The command line: one file a subcommand. A new command = one file, one
+//! variant of [`Command`], one arm of [`Cli::run`].
+
+mod bench;
+mod compress;
+mod eval;
+mod inspect;
+mod logits;
+mod output;
+mod progress;
+mod run;
+mod source;
+
+use crate::error::Error;
+use clap::{Parser, Subcommand};
+use output::Output;
+use std::process::ExitCode;
+
+/// Fits a language model into a thimble: compress with a recipe, prove what it
+/// cost, run the result on a device.
+#[derive(Parser)]
+#[command(name = "thimble", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  thimble compress recipes/gptq-4bit.toml --model ./my-model --out ./small
+  thimble eval ./small --text held-out.txt --reference ./my-model
+  thimble run ./small --prompt 'Once upon a time'
+
+Exit codes: 0 done, 1 a quality gate was missed, 2 usage or recipe, 3 bad input, 4 environment.";
+
+/// Options of every command.
+#[derive(clap::Args)]
+struct Global {
+    /// Print exactly one JSON object to standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// Threads; one a core unless told
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Compress(compress::Args),
+    Eval(eval::Args),
+    Logits(logits::Args),
+    Run(run::Args),
+    Bench(bench::Args),
+    Inspect(inspect::Args),
+}
+
+impl Cli {
+    /// Does what the command line says; errors are printed in one line.
+    pub fn run(self) -> ExitCode {
+        let level = tracing::Level::WARN;
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false).init();
+        let output = Output { json: self.global.json };
+        let threads = self.global.threads;
+        if threads > 0 {
+            // Fails only where a pool exists already, and none does yet.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
+        let done = match self.command {
+            Command::Compress(args) => compress::main(args, threads, output),
+            Command::Eval(args) => eval::main(args, threads, output),
+            Command::Logits(args) => logits::main(args, threads),
+            Command::Run(args) => run::main(args, threads, output),
+            Command::Bench(args) => bench::main(args, threads, output),
+            Command::Inspect(args) => inspect::main(args, output),
+        };
+        match done {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                let known = error.downcast_ref::<Error>();
+                if let Some(hint) = known.and_then(Error::hint) {
+                    eprintln!("hint: {hint}");
+                }
+                ExitCode::from(known.map_or(4, Error::exit_code))
+            }
+        }
+    }
+}
+
+/// A command's result.
+type Done = anyhow::Result<ExitCode>;

@@ -1,0 +1,84 @@
+//! `thimble run`: continue a prompt.
+
+use super::Done;
+use super::output::Output;
+use super::source::{ActivationsArg, ModelArgs};
+use crate::runtime::{Decoder, Sampler, generate::generate};
+use serde_json::json;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Continue a prompt on the device's runtime
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  thimble run ./small --prompt 'Once upon a time'
+  thimble run ./small --prompt 'Once upon a time' --temperature 0 --max-tokens 40 --json")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// New tokens at most
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    max_tokens: usize,
+    /// 0 = always the likeliest token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Sample from the likeliest tokens that hold this share of the probability
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Do not put the beginning-of-text token first
+    #[arg(long)]
+    no_bos: bool,
+    /// Activations against packed weights
+    #[arg(long, value_enum, default_value = "int8")]
+    activations: ActivationsArg,
+}
+
+pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    let model = args.model.open()?;
+    let tokenizer = model.tokenizer()?;
+    let bos = model.spec().special.bos.filter(|_| !args.no_bos);
+    let prompt: Vec<u32> = bos.into_iter().chain(tokenizer.encode(&args.prompt)?).collect();
+    let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
+    let sampler = Sampler::new(args.temperature, args.top_p, args.seed);
+    // Text is printed as it comes: the whole is decoded again with each token,
+    // since a token may be part of a character.
+    let mut ids = prompt.clone();
+    let mut shown = tokenizer.decode(&ids)?;
+    let show = |text: &str| {
+        print!("{text}");
+        let _ = std::io::stdout().flush();
+    };
+    if !output.json {
+        show(&shown);
+    }
+    let generated = generate(&decoder, &prompt, args.max_tokens, &sampler, |id| {
+        ids.push(id);
+        if output.json {
+            return;
+        }
+        if let Ok(text) = tokenizer.decode(&ids)
+            && let Some(new) = text.strip_prefix(&shown)
+            && !new.ends_with('\u{fffd}')
+        {
+            show(new);
+            shown = text;
+        }
+    })?;
+    let tokens_per_s = generated.ids.len() as f64 / generated.decode_seconds.max(1e-9);
+    if output.json {
+        let whole = tokenizer.decode(&ids)?;
+        let text = whole.strip_prefix(&tokenizer.decode(&prompt)?).unwrap_or(&whole);
+        println!("{}", json!({ "text": text, "ids": generated.ids, "prompt_ids": prompt, "tokens_per_s": tokens_per_s }));
+    } else {
+        println!();
+        eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.ids.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,45 @@
+//! Bytes and bits of a model, everything counted.
+
+use crate::error::Result;
+use crate::model::ParameterKind;
+use crate::quant::{Weight, WeightStore};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// How much room a model's tensors take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Unique weights; tied ones count once.
+    pub parameters: u64,
+    /// 8 × bytes of all tensors (codes, scales, zero points, permutations, padding;
+    /// not the tokenizer) over [`Footprint::parameters`].
+    pub bits_per_weight: f64,
+    /// The same over the linear layers of the blocks alone.
+    pub bits_per_weight_linear: f64,
+}
+
+impl Footprint {
+    /// Measures a model.
+    pub fn of(store: &dyn WeightStore) -> Result<Self> {
+        let mut permutations = BTreeSet::new();
+        let (mut weights, mut bytes, mut linear_weights, mut linear_bytes) = (0u64, 0u64, 0u64, 0u64);
+        for parameter in store.spec().parameters() {
+            let count = parameter.shape.iter().map(|&n| n as u64).product::<u64>();
+            let size = match store.weight(&parameter.name)? {
+                Weight::Dense(tensor) => tensor.bytes.len(),
+                Weight::Packed(tensor) => {
+                    let shared = tensor.permutation.as_ref().filter(|p| permutations.insert(p.name.clone()));
+                    tensor.len_bytes() + shared.map_or(0, |p| 4 * p.order.len())
+                }
+            } as u64;
+            weights += count;
+            bytes += size;
+            if parameter.kind == ParameterKind::Linear {
+                linear_weights += count;
+                linear_bytes += size;
+            }
+        }
+        let bits = |bytes: u64, weights: u64| 8.0 * bytes as f64 / weights as f64;
+        Ok(Self { parameters: weights, bits_per_weight: bits(bytes, weights), bits_per_weight_linear: bits(linear_bytes, linear_weights) })
+    }
+}

@@ -1,0 +1,10 @@
+//! Measuring a model: perplexity over a text, and divergence from a reference.
+
+mod divergence;
+mod footprint;
+mod perplexity;
+mod protocol;
+
+pub use footprint::Footprint;
+pub use perplexity::{Evaluation, evaluate};
+pub use protocol::{Protocol, Window, default_window, windows};

@@ -1,0 +1,125 @@
+//! Streams windows through a model, and a reference beside it, and keeps
+//! statistics of each token only.
+
+use super::divergence::{kl, loss};
+use super::{Protocol, Window};
+use crate::error::{Error, Result};
+use crate::model::LogitSource;
+use crate::progress::Progress;
+use crate::runtime::argmax;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What a text says of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// exp(loss)
+    pub perplexity: f64,
+    /// Mean negative log-likelihood, in nats.
+    pub loss: f64,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Windows read.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub window: usize,
+    /// How they were cut.
+    pub protocol: Protocol,
+    /// Against the reference, where there is one.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+}
+
+/// Distance from a reference over the scored positions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Mean KL(reference ‖ model), in nats.
+    pub kl_mean: f64,
+    /// Its 99th percentile.
+    pub kl_p99: f64,
+    /// Its greatest value.
+    pub kl_max: f64,
+    /// Share of positions where both put the same token first.
+    pub top1_agreement: f64,
+}
+
+/// Logits held at a time, in numbers: 64 MiB a model.
+const LOGITS_AT_A_TIME: usize = 1 << 24;
+
+struct Position {
+    loss: f64,
+    kl: f64,
+    agrees: bool,
+}
+
+/// Runs all windows. `window` and `protocol` are recorded as they are.
+pub fn evaluate(
+    model: &mut dyn LogitSource,
+    mut reference: Option<&mut dyn LogitSource>,
+    windows: &[Window],
+    (protocol, window): (Protocol, usize),
+    progress: &dyn Progress,
+) -> Result<Evaluation> {
+    let vocab = model.spec().vocab_size;
+    if let Some(reference) = reference.as_ref().filter(|r| r.spec().vocab_size != vocab) {
+        let other = reference.spec().vocab_size;
+        return Err(Error::Usage(format!("the reference has a vocabulary of {other}, the model of {vocab}: they cannot be compared")));
+    }
+    let mut positions = Vec::new();
+    progress.begin("evaluating", windows.len() as u64);
+    for window in windows {
+        model.run_window(&window.ids)?;
+        if let Some(reference) = reference.as_mut() {
+            reference.run_window(&window.ids)?;
+        }
+        let mut start = window.scored.start;
+        while start < window.scored.end {
+            let some = start..(start + (LOGITS_AT_A_TIME / vocab).max(1)).min(window.scored.end);
+            let logits = model.logits(some.clone())?;
+            let targets = &window.ids[some.start + 1..some.end + 1];
+            let ours = logits.par_chunks_exact(vocab).zip(targets);
+            match reference.as_mut() {
+                None => positions.par_extend(ours.map(|(l, &id)| Position { loss: loss(l, id), kl: 0.0, agrees: true })),
+                Some(reference) => {
+                    let theirs = reference.logits(some.clone())?;
+                    positions.par_extend(ours.zip(theirs.par_chunks_exact(vocab)).map(|((l, &id), r)| Position {
+                        loss: loss(l, id),
+                        kl: kl(r, l),
+                        agrees: argmax(l) == argmax(r),
+                    }));
+                }
+            }
+            start = some.end;
+        }
+        progress.advance(1);
+    }
+    progress.end();
+    let tokens = positions.len();
+    let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / tokens as f64;
+    let loss = mean(|p| p.loss);
+    if !loss.is_finite() {
+        return Err(Error::Environment("the model's logits are not finite: its weights are broken or overflow".into()));
+    }
+    Ok(Evaluation {
+        perplexity: loss.exp(),
+        loss,
+        tokens,
+        windows: windows.len(),
+        window,
+        protocol,
+        divergence: reference.is_some().then(|| divergence(&positions, mean(|p| p.kl))),
+    })
+}
+
+fn divergence(positions: &[Position], kl_mean: f64) -> Divergence {
+    let mut kl: Vec<f64> = positions.iter().map(|p| p.kl).collect();
+    kl.sort_unstable_by(f64::total_cmp);
+    // The nearest rank: the least value that 99 % of positions do not exceed.
+    let rank = (0.99 * kl.len() as f64).ceil() as usize;
+    Divergence {
+        kl_mean,
+        kl_p99: kl[rank - 1],
+        kl_max: kl[kl.len() - 1],
+        top1_agreement: positions.iter().filter(|p| p.agrees).count() as f64 / positions.len() as f64,
+    }
+}

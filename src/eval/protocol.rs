@@ -1,0 +1,69 @@
+//! How a text is cut into windows, and which predictions count. The text is
+//! tokenised as one stream without special tokens; an incomplete last piece is
+//! dropped.
+
+use crate::error::{Error, Result};
+use crate::model::ModelSpec;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// The three ways people count perplexity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Pieces of W − 1 tokens, a beginning-of-text token before each, W − 1 scored.
+    Bos,
+    /// Pieces of W tokens, W − 1 scored, nothing added (GPTQ's and most papers').
+    #[default]
+    Plain,
+    /// llama.cpp's: pieces of W, the first token replaced by the beginning of
+    /// text, only the second half scored.
+    LlamaCpp,
+}
+
+/// A window of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What the model sees.
+    pub ids: Vec<u32>,
+    /// Positions whose prediction of the next token is scored.
+    pub scored: Range<usize>,
+}
+
+/// The window where none is given: min(2048, context).
+pub fn default_window(spec: &ModelSpec) -> usize {
+    spec.context.min(2048)
+}
+
+/// Cuts a token stream. `limit` keeps the first windows.
+pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize, limit: Option<usize>) -> Result<Vec<Window>> {
+    if window < 4 {
+        return Err(Error::Usage(format!("a window of {window} tokens is too short: 4 at least")));
+    }
+    let bos = || {
+        spec.special.bos.ok_or_else(|| {
+            Error::Usage("this protocol needs a beginning-of-text token and the model has none; use --protocol plain".into())
+        })
+    };
+    let make: Box<dyn Fn(&[u32]) -> Window> = match protocol {
+        Protocol::Bos => {
+            let bos = bos()?;
+            Box::new(move |piece| Window { ids: [&[bos], piece].concat(), scored: 0..piece.len() })
+        }
+        Protocol::Plain => Box::new(|piece| Window { ids: piece.to_vec(), scored: 0..piece.len() - 1 }),
+        Protocol::LlamaCpp => {
+            let bos = bos()?;
+            Box::new(move |piece| Window { ids: [&[bos], &piece[1..]].concat(), scored: piece.len() / 2..piece.len() - 1 })
+        }
+    };
+    let piece = if protocol == Protocol::Bos { window - 1 } else { window };
+    let all: Vec<_> = ids.chunks_exact(piece).take(limit.unwrap_or(usize::MAX)).map(make).collect();
+    if all.is_empty() {
+        return Err(Error::Usage(format!(
+            "the text has {} tokens, less than one window of {window}: use a longer text or a shorter --window",
+            ids.len()
+        )));
+    }
+    Ok(all)
+}

@@ -1,0 +1,49 @@
+//! Token by token.
+
+use super::{Decoder, KvCache, Sampler, Step};
+use crate::error::{Error, Result};
+
+/// What was generated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The new tokens, an end of text not among them.
+    pub ids: Vec<u32>,
+    /// Time from the first new token to the last.
+    pub decode_seconds: f64,
+}
+
+/// Continues `prompt` by up to `max_tokens`, to an end of text or the model's
+/// context. `on_token` sees each new token at once.
+pub fn generate(
+    decoder: &Decoder,
+    prompt: &[u32],
+    max_tokens: usize,
+    sampler: &Sampler,
+    mut on_token: impl FnMut(u32),
+) -> Result<Generated> {
+    let spec = decoder.spec();
+    if prompt.is_empty() {
+        return Err(Error::Usage("the prompt has no tokens and the model no beginning-of-text token to start from".into()));
+    }
+    if prompt.len() > spec.context {
+        return Err(Error::Usage(format!("the prompt has {} tokens, the model's context {}", prompt.len(), spec.context)));
+    }
+    let mut cache = KvCache::new(spec);
+    let mut hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: prompt }])?;
+    let mut ids = Vec::new();
+    let start = std::time::Instant::now();
+    while ids.len() < max_tokens {
+        let last = &hidden[hidden.len() - spec.hidden_size..];
+        let id = sampler.sample(&decoder.logits(last), cache.len() as u64);
+        if spec.special.eos.contains(&id) {
+            break;
+        }
+        ids.push(id);
+        on_token(id);
+        if cache.len() >= spec.context {
+            break;
+        }
+        hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[id] }])?;
+    }
+    Ok(Generated { ids, decode_seconds: start.elapsed().as_secs_f64() })
+}

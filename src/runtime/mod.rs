@@ -1,0 +1,19 @@
+//! Running a model on the device: no libtorch, no Python.
+//!
+//! Reading order: [`open`] finds out what a path holds, [`Decoder`] computes
+//! logits over a [`KvCache`], [`generate`] turns them into text.
+
+mod attention;
+mod cache;
+mod decoder;
+pub mod generate;
+mod linear;
+mod open;
+mod sampler;
+mod window;
+
+pub use cache::KvCache;
+pub use decoder::{Activations, Decoder, Step};
+pub use open::{Model, open};
+pub use sampler::{Sampler, argmax};
+pub use window::NativeLogits;

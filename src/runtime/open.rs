@@ -1,0 +1,148 @@
+//! What a model argument holds, told apart by content: a Hugging Face directory,
+//! a native file or its directory, a llama2.c `.bin`.
+
+use crate::checkpoint::{Bytes, llama2c};
+use crate::error::{Error, Result};
+use crate::model::families::CONFIG;
+use crate::model::{DenseModel, ModelSpec};
+use crate::quant::native::{self, NativeFile};
+use crate::quant::{Weight, WeightStore};
+use crate::text::Tokenizer;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An opened model.
+pub struct Model {
+    /// As the user named it.
+    pub path: PathBuf,
+    /// Its weights.
+    pub store: Arc<dyn WeightStore>,
+    /// The native file, where it is one.
+    pub native: Option<Arc<NativeFile>>,
+    /// Its tokenizer, where one was found.
+    pub tokenizer: Option<Tokenizer>,
+    /// Its chat template, where one was found.
+    pub chat_template: Value,
+}
+
+/// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
+pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
+    let mut model = recognise(path)?;
+    if let Some(tokenizer) = tokenizer {
+        model.tokenizer = Some(Tokenizer::open(tokenizer)?);
+    }
+    if let Some(tokenizer) = &model.tokenizer {
+        tokenizer.check_vocabulary(model.spec().vocab_size)?;
+    }
+    Ok(model)
+}
+
+impl Model {
+    /// What it is.
+    pub fn spec(&self) -> &ModelSpec {
+        self.store.spec()
+    }
+
+    /// The tokenizer, or an error that says how to supply one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            let reason =
+                "no tokenizer was found with this model; name one with --tokenizer FILE (tokenizer.json or llama2.c's tokenizer.bin)";
+            Error::format(&self.path, reason)
+        })
+    }
+
+    /// Bytes of the files its weights lie in.
+    pub fn size_bytes(&self) -> u64 {
+        self.store.files().iter().filter_map(|f| std::fs::metadata(f.as_path()).ok()).map(|m| m.len()).sum()
+    }
+
+    /// Bytes a token reads from memory: every weight but the embedding, of which
+    /// one row is read (unless it is the head too).
+    pub fn bytes_per_token(&self) -> Result<u64> {
+        let spec = self.spec();
+        let mut bytes = 0;
+        for parameter in spec.parameters() {
+            let size = match self.store.weight(&parameter.name)? {
+                Weight::Dense(t) => t.bytes.len(),
+                Weight::Packed(t) => t.len_bytes(),
+            };
+            let looked_up = parameter.name == crate::model::parameters::EMBEDDINGS && !spec.tied;
+            bytes += if looked_up { size / spec.vocab_size } else { size } as u64;
+        }
+        Ok(bytes)
+    }
+}
+
+fn recognise(path: &Path) -> Result<Model> {
+    if path.is_dir() {
+        let native = path.join(native::FILE_NAME);
+        return match () {
+            () if native.exists() => open_native(path, &native),
+            () if path.join(CONFIG).exists() => open_hugging_face(path),
+            () => Err(Error::format(path, format!("holds neither {} nor {CONFIG}", native::FILE_NAME))),
+        };
+    }
+    let bytes = Bytes::map(path)?;
+    match () {
+        () if NativeFile::recognises(&bytes) => open_native(path, path),
+        () if bytes.starts_with(b"GGUF") => {
+            Err(Error::format(path, "GGUF files cannot be read yet; start from the Hugging Face directory"))
+        }
+        () if bytes.get(8) == Some(&b'{') => {
+            Err(Error::format(path, format!("a safetensors file without a configuration: name the folder that holds it and {CONFIG}")))
+        }
+        () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path),
+        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated?)")),
+    }
+}
+
+fn open_native(path: &Path, file: &Path) -> Result<Model> {
+    let native = Arc::new(NativeFile::open(file)?);
+    let tokenizer = native.tokenizer().map(|json| Tokenizer::from_json(json.to_vec(), file)).transpose()?;
+    let chat_template = native.notes().chat_template.clone();
+    Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), tokenizer, chat_template })
+}
+
+fn open_hugging_face(dir: &Path) -> Result<Model> {
+    let mut model = DenseModel::open_hugging_face(dir)?;
+    let file = dir.join("tokenizer.json");
+    let tokenizer = file.exists().then(|| Tokenizer::open(&file)).transpose()?;
+    let config = read_json(&dir.join("tokenizer_config.json"))?;
+    // The tokenizer's word for the beginning of text wins over the model's number.
+    let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
+    if let Some(id) = bos.and_then(|token| tokenizer.as_ref()?.id(token)) {
+        model.set_bos(id);
+    }
+    let chat_template = config["chat_template"].clone();
+    Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template })
+}
+
+/// An optional file; `null` where it is not there.
+fn read_json(path: &Path) -> Result<Value> {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not JSON: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+fn open_llama2c(path: &Path) -> Result<Model> {
+    let model = DenseModel::open_llama2c(path)?;
+    let tokenizer = tokenizer_beside(path).map(|file| Tokenizer::open(&file)).transpose()?;
+    Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template: Value::Null })
+}
+
+/// `tokenizer.bin`, or the only `tok*.bin`, in the folder of a llama2.c file.
+fn tokenizer_beside(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let usual = folder.join("tokenizer.bin");
+    if usual.exists() {
+        return Some(usual);
+    }
+    let is_tokenizer = |name: &str| name.starts_with("tok") && name.ends_with(".bin");
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let mut found = files.filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(is_tokenizer));
+    found.next().filter(|_| found.next().is_none())
+}
