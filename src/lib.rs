@@ -6,7 +6,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | the commands |
+//! | `pipeline` | runs a recipe; journal and resume (feature `torch`) |
+//! | `report` | JSON, page, model card (feature `torch`) |
+//! | `compress` | everything on libtorch (feature `torch`) |
 //! | [`eval`] | perplexity, divergence, size |
+//! | [`recipe`] | what to do, in TOML |
 //! | [`runtime`] | the device: decoder, cache, sampler |
 //! | [`kernels`] | arithmetic of the device, one file an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
@@ -18,14 +22,21 @@
 
 pub mod checkpoint;
 pub mod cli;
+#[cfg(feature = "torch")]
+pub mod compress;
 pub mod error;
 pub mod eval;
 pub mod kernels;
 pub mod memory;
 pub mod model;
+#[cfg(feature = "torch")]
+pub mod pipeline;
 pub mod progress;
 pub mod quant;
 pub mod random;
+pub mod recipe;
+#[cfg(feature = "torch")]
+pub mod report;
 pub mod runtime;
 pub mod text;
 

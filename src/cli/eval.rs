@@ -62,7 +62,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let mut source = args.backend.logits(&model, args.activations, threads)?;
     let mut reference = reference.map(|r| args.backend.logits(&r, args.activations, threads)).transpose()?;
     let against = reference.as_mut().map(|r| r.as_mut() as _);
-    let evaluation = evaluate(source.as_mut(), against, &windows, (args.protocol, window), &Bars::default())?;
+    let evaluation = evaluate(source.as_mut(), against, &windows, (args.protocol, window), &Bars::default())?.model;
     let report = Report { evaluation, size_bytes: model.size_bytes(), footprint: Footprint::of(&*model.store)? };
     output.print(&report, |r| {
         let e = &r.evaluation;

@@ -51,13 +51,22 @@ impl From<ActivationsArg> for Activations {
 }
 
 /// Number format libtorch computes in.
-#[cfg(feature = "torch")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DtypeArg {
     /// Single precision
     F32,
     /// bfloat16
     Bf16,
+}
+
+#[cfg(feature = "torch")]
+impl From<DtypeArg> for tch::Kind {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => tch::Kind::Float,
+            DtypeArg::Bf16 => tch::Kind::BFloat16,
+        }
+    }
 }
 
 /// Backend and its options.
@@ -80,14 +89,10 @@ impl BackendArgs {
             #[cfg(feature = "torch")]
             Backend::Torch => {
                 use crate::compress::{Compute, TorchLogits};
-                let kind = match self.dtype {
-                    DtypeArg::F32 => tch::Kind::Float,
-                    DtypeArg::Bf16 => tch::Kind::BFloat16,
-                };
                 if threads > 0 {
                     tch::set_num_threads(threads as i32);
                 }
-                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device: tch::Device::Cpu, kind })))
+                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device: tch::Device::Cpu, kind: self.dtype.into() })))
             }
         }
     }

@@ -6,5 +6,5 @@ mod perplexity;
 mod protocol;
 
 pub use footprint::Footprint;
-pub use perplexity::{Evaluation, evaluate};
+pub use perplexity::{Evaluation, Measured, evaluate};
 pub use protocol::{Protocol, Window, default_window, windows};

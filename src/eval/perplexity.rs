@@ -46,8 +46,17 @@ pub struct Divergence {
 /// Logits held at a time, in numbers: 64 MiB a model.
 const LOGITS_AT_A_TIME: usize = 1 << 24;
 
+/// What [`evaluate`] found.
+pub struct Measured {
+    /// The model, with its divergence where there is a reference.
+    pub model: Evaluation,
+    /// The reference on the same windows.
+    pub reference: Option<Evaluation>,
+}
+
 struct Position {
     loss: f64,
+    reference_loss: f64,
     kl: f64,
     agrees: bool,
 }
@@ -59,7 +68,7 @@ pub fn evaluate(
     windows: &[Window],
     (protocol, window): (Protocol, usize),
     progress: &dyn Progress,
-) -> Result<Evaluation> {
+) -> Result<Measured> {
     let vocab = model.spec().vocab_size;
     if let Some(reference) = reference.as_ref().filter(|r| r.spec().vocab_size != vocab) {
         let other = reference.spec().vocab_size;
@@ -79,11 +88,14 @@ pub fn evaluate(
             let targets = &window.ids[some.start + 1..some.end + 1];
             let ours = logits.par_chunks_exact(vocab).zip(targets);
             match reference.as_mut() {
-                None => positions.par_extend(ours.map(|(l, &id)| Position { loss: loss(l, id), kl: 0.0, agrees: true })),
+                None => {
+                    positions.par_extend(ours.map(|(l, &id)| Position { loss: loss(l, id), reference_loss: 0.0, kl: 0.0, agrees: true }))
+                }
                 Some(reference) => {
                     let theirs = reference.logits(some.clone())?;
                     positions.par_extend(ours.zip(theirs.par_chunks_exact(vocab)).map(|((l, &id), r)| Position {
                         loss: loss(l, id),
+                        reference_loss: loss(r, id),
                         kl: kl(r, l),
                         agrees: argmax(l) == argmax(r),
                     }));
@@ -94,20 +106,17 @@ pub fn evaluate(
         progress.advance(1);
     }
     progress.end();
-    let tokens = positions.len();
-    let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / tokens as f64;
-    let loss = mean(|p| p.loss);
-    if !loss.is_finite() {
-        return Err(Error::Environment("the model's logits are not finite: its weights are broken or overflow".into()));
-    }
-    Ok(Evaluation {
-        perplexity: loss.exp(),
-        loss,
-        tokens,
-        windows: windows.len(),
-        window,
-        protocol,
-        divergence: reference.is_some().then(|| divergence(&positions, mean(|p| p.kl))),
+    let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / positions.len() as f64;
+    let summary = |loss: f64, divergence| {
+        if !loss.is_finite() {
+            return Err(Error::Environment("the model's logits are not finite: its weights are broken or overflow".into()));
+        }
+        Ok(Evaluation { perplexity: loss.exp(), loss, tokens: positions.len(), windows: windows.len(), window, protocol, divergence })
+    };
+    let against = reference.is_some();
+    Ok(Measured {
+        model: summary(mean(|p| p.loss), against.then(|| divergence(&positions, mean(|p| p.kl))))?,
+        reference: against.then(|| summary(mean(|p| p.reference_loss), None)).transpose()?,
     })
 }
 

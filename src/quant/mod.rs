@@ -5,7 +5,7 @@
 pub mod formats;
 pub mod grid;
 pub mod native;
-mod scheme;
+pub mod scheme;
 mod store;
 mod tensor;
 

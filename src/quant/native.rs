@@ -79,7 +79,8 @@ struct Entry<'a> {
     bytes: &'a [u8],
 }
 
-/// Writes a file. `weights` are all parameters of `spec` by canonical name.
+/// Writes a file. `weights` are parameters of `spec` by canonical name: all of
+/// them, or some for a part that [`NativeFile::open_part`] reads.
 pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
     let mut schemes = Map::new();
     let mut entries = Vec::new();
@@ -191,6 +192,11 @@ impl NativeFile {
 
     /// The same over bytes from anywhere; `path` is for messages.
     pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self> {
+        Self::read(bytes, path, |_| true)
+    }
+
+    /// Reads the parameters whose canonical name is `wanted`.
+    fn read(bytes: Bytes, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let (start, header) = read_header(&bytes, path)?;
         let empty = Default::default();
         let metadata = header.metadata().as_ref().unwrap_or(&empty);
@@ -219,7 +225,7 @@ impl NativeFile {
         let planes = Planes { path: file.path.clone(), bytes: &bytes, start, tensors: header.tensors() };
         file.tokenizer = planes.optional(TOKENIZER).map(|(_, bytes)| bytes);
         let mut permutations = BTreeMap::new();
-        for parameter in file.spec.parameters() {
+        for parameter in file.spec.parameters().into_iter().filter(|p| wanted(&p.name)) {
             let weight = match file.schemes.get(&parameter.name) {
                 None => Weight::Dense(planes.dense(&parameter.name)?.expect_shape(&parameter.shape)?),
                 Some(stored) if stored.shape[..] == parameter.shape => {
@@ -232,6 +238,17 @@ impl NativeFile {
             file.weights.insert(parameter.name, weight);
         }
         Ok(file)
+    }
+
+    /// Opens a file that holds only the parameters whose canonical name is
+    /// `wanted`: a part of a model in the making.
+    pub fn open_part(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+        Self::read(Bytes::map(path)?, path, wanted)
+    }
+
+    /// The weights it holds, by canonical name.
+    pub fn into_weights(self) -> impl Iterator<Item = (String, Weight)> {
+        self.weights.into_iter()
     }
 
     /// Recipe, quality and provenance.

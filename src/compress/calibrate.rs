@@ -1,0 +1,94 @@
+//! Activation statistics, streamed block by block: hidden states of all
+//! calibration sequences are kept, weights of one block at a time.
+
+use super::decoder::{block_forward, embed};
+use super::tensors::{Compute, Parameters};
+use crate::model::spec::Block;
+use crate::progress::Progress;
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// Sequences that go through a block together.
+const BATCH: usize = 8;
+
+/// Hidden states between two blocks.
+pub struct Stream {
+    /// `[batch, tokens, hidden]` each.
+    batches: Vec<Tensor>,
+    compute: Compute,
+}
+
+/// Second moments of the input of each group of linear layers.
+#[derive(Default)]
+pub struct Statistics {
+    sums: BTreeMap<&'static str, (Tensor, i64)>,
+}
+
+impl Stream {
+    /// The embedded sequences, all of one length.
+    pub fn start(sequences: &[Vec<u32>], embeddings: &Tensor, compute: Compute) -> Self {
+        let _no_grad = tch::no_grad_guard();
+        let batch = |some: &[Vec<u32>]| {
+            let ids: Vec<i64> = some.iter().flatten().map(|&id| id.into()).collect();
+            embed(embeddings, &Tensor::from_slice(&ids).view([some.len() as i64, -1]), compute)
+        };
+        Self { batches: sequences.chunks(BATCH).map(batch).collect(), compute }
+    }
+
+    /// Steps of one pass, for progress.
+    pub fn len(&self) -> u64 {
+        self.batches.len() as u64
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Runs a block and gathers statistics; the stream stays before the block.
+    pub fn observe(&self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
+        let _no_grad = tch::no_grad_guard();
+        let mut statistics = Statistics::default();
+        for x in &self.batches {
+            let _ = block_forward(spec, weights, x, &mut |input, x| statistics.add(input, x));
+            progress.advance(1);
+        }
+        statistics
+    }
+
+    /// Moves past a block.
+    pub fn advance(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) {
+        let _no_grad = tch::no_grad_guard();
+        for x in &mut self.batches {
+            *x = block_forward(spec, weights, x, &mut |_, _| ());
+            progress.advance(1);
+        }
+    }
+
+    /// Hidden states of the first sequence, `[1, tokens, hidden]`.
+    pub fn first(&self) -> Tensor {
+        self.batches[0].narrow(0, 0, 1)
+    }
+
+    /// Where and in what it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+}
+
+impl Statistics {
+    fn add(&mut self, input: &'static str, x: &Tensor) {
+        let x = x.reshape([-1, *x.size().last().expect("not a scalar")]).to_kind(Kind::Float);
+        let (tokens, width) = x.size2().expect("[tokens, in]");
+        let (sum, count) = self.sums.entry(input).or_insert_with(|| (Tensor::zeros([width, width], (Kind::Float, x.device())), 0));
+        let _ = sum.addmm_(&x.tr(), &x);
+        *count += tokens;
+    }
+
+    /// Takes the Hessian 2/n · Σ x xᵀ `[in, in]` of an input's squared error
+    /// (GPTQ, section 3.1).
+    pub fn take_hessian(&mut self, input: &'static str) -> Tensor {
+        let (sum, count) = self.sums.remove(input).expect("every input of the block was heard");
+        sum * (2.0 / count as f64)
+    }
+}

@@ -1,0 +1,12 @@
+//! Everything that touches libtorch: the differentiable decoder, calibration,
+//! and the methods.
+
+pub mod calibrate;
+pub mod decoder;
+mod logits;
+pub mod quantize;
+pub mod solve;
+mod tensors;
+
+pub use logits::TorchLogits;
+pub use tensors::{Compute, Parameter, Parameters, to_vec};

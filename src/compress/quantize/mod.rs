@@ -1,0 +1,52 @@
+//! Quantisation methods. A new one = one file here, one variant of
+//! [`crate::recipe::Stage`], one arm of [`layer_method`].
+
+mod gptq;
+mod rtn;
+
+pub use gptq::{Gptq, gptq};
+pub use rtn::Rtn;
+
+use crate::error::Result;
+use crate::quant::{QuantizedTensor, Scheme};
+use crate::recipe::Stage;
+use tch::{Kind, Tensor};
+
+/// A matrix to be quantised.
+pub struct Site {
+    /// Canonical name.
+    pub name: String,
+    /// What to.
+    pub scheme: Scheme,
+    /// `[out, in]`, f32.
+    pub weight: Tensor,
+}
+
+/// What became of a site.
+pub struct Outcome {
+    /// Codes and scales.
+    pub tensor: QuantizedTensor,
+    /// What the user should know, such as damping that had to be raised.
+    pub remarks: Vec<String>,
+}
+
+/// A method that works on linear layers which share an input. Pure: no I/O.
+pub trait LayerMethod {
+    /// Quantises all sites of one input with its Hessian `[in, in]`.
+    fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>>;
+}
+
+/// The method of a stage.
+pub fn layer_method(stage: &Stage) -> Box<dyn LayerMethod> {
+    match stage {
+        Stage::Rtn(_) => Box::new(Rtn),
+        Stage::Gptq(_, options) => Box::new(Gptq { options: *options }),
+    }
+}
+
+/// ‖(W − Ŵ)X‖ / ‖WX‖ from the Hessian of X, both weights `[out, in]`.
+pub fn relative_error(weight: &Tensor, compressed: &Tensor, hessian: &Tensor) -> f64 {
+    let energy = |w: &Tensor| (w.matmul(hessian) * w).sum(Kind::Double).double_value(&[]).max(0.0);
+    let whole = energy(weight);
+    if whole == 0.0 { 0.0 } else { (energy(&(weight - compressed)) / whole).sqrt() }
+}

@@ -1,0 +1,4 @@
+//! Linear algebra that methods share, so that no method calls another.
+
+pub mod cholesky;
+pub mod optimal_brain;

@@ -1,0 +1,109 @@
+//! Between mapped weights, ndarray and libtorch.
+
+use crate::checkpoint::{DenseTensor, FloatType};
+use crate::error::Result;
+use crate::model::ModelSpec;
+use crate::quant::{Weight, WeightStore};
+use ndarray::Array2;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+/// Where and in what libtorch computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Compute {
+    /// CPU or GPU.
+    pub device: Device,
+    /// `Float` or `BFloat16`.
+    pub kind: Kind,
+}
+
+impl Compute {
+    /// f32 on the CPU.
+    pub const CPU: Self = Self { device: Device::Cpu, kind: Kind::Float };
+}
+
+/// A weight for libtorch. Where it can, it borrows the mapped file; the tensor
+/// is only lent out by reference, and is never written to.
+pub struct Parameter {
+    tensor: Tensor,
+    /// Keeps the map alive for as long as the tensor may point into it.
+    _weight: Weight,
+}
+
+impl Parameter {
+    /// Loads, in the number format of `compute`.
+    pub fn load(weight: Weight, compute: Compute) -> Self {
+        let shape: Vec<i64> = weight.shape().iter().map(|&n| n as i64).collect();
+        let tensor = match &weight {
+            Weight::Dense(dense) => view(dense, &shape).to_kind(compute.kind).to_device(compute.device),
+            Weight::Packed(_) => Tensor::from_slice(&weight.to_f32()).view(&shape[..]).to_kind(compute.kind).to_device(compute.device),
+        };
+        Self { tensor, _weight: weight }
+    }
+
+    /// The numbers.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+/// A view of mapped numbers, or a copy where they are not aligned.
+fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
+    let kind = match dense.float_type {
+        FloatType::F32 => Kind::Float,
+        FloatType::F16 => Kind::Half,
+        FloatType::Bf16 => Kind::BFloat16,
+    };
+    let start = dense.bytes.as_ptr();
+    if start.align_offset(dense.float_type.size_bytes()) != 0 {
+        return Tensor::from_data_size(&dense.bytes, shape, kind);
+    }
+    let strides: Vec<i64> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
+    // SAFETY: the bytes are as long as the shape says (checked when they were
+    // read), aligned, and outlive the tensor: `Parameter` holds both and only
+    // lends the tensor out. Nothing writes to a parameter in place.
+    unsafe { Tensor::from_blob(start, shape, &strides, kind, Device::Cpu) }
+}
+
+/// The parameters of a part of a model, by name inside that part.
+pub struct Parameters(BTreeMap<String, Parameter>);
+
+impl Parameters {
+    /// Those of a block, under names such as `attn.q`.
+    pub fn block(store: &dyn WeightStore, block: usize, compute: Compute) -> Result<Self> {
+        let prefix = ModelSpec::block_name(block, "");
+        let names = store.spec().parameters().into_iter().filter_map(|p| p.name.strip_prefix(&prefix).map(str::to_owned));
+        let load = |role: String| {
+            let weight = store.weight(&format!("{prefix}{role}"))?;
+            Ok((role, Parameter::load(weight, compute)))
+        };
+        names.map(load).collect::<Result<_>>().map(Self)
+    }
+
+    /// From weights at hand.
+    pub fn new(weights: impl IntoIterator<Item = (String, Weight)>, compute: Compute) -> Self {
+        Self(weights.into_iter().map(|(role, weight)| (role, Parameter::load(weight, compute))).collect())
+    }
+
+    /// A parameter that must be there.
+    pub fn get(&self, role: &str) -> &Tensor {
+        self.0[role].tensor()
+    }
+
+    /// A parameter that may be there.
+    pub fn find(&self, role: &str) -> Option<&Tensor> {
+        self.0.get(role).map(Parameter::tensor)
+    }
+}
+
+/// A matrix as ndarray, in f32 on the CPU.
+pub fn to_array(matrix: &Tensor) -> Array2<f32> {
+    let (rows, columns) = matrix.size2().expect("a matrix");
+    Array2::from_shape_vec((rows as usize, columns as usize), to_vec(matrix)).expect("the sizes agree")
+}
+
+/// All numbers, in f32 on the CPU.
+pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
+    let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);
+    Vec::try_from(&flat).expect("f32 on the CPU")
+}

@@ -1,0 +1,86 @@
+//! Calibration sequences: pieces of a text, or sampled from the model itself.
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::random::Random;
+use crate::recipe::{Calibration, Recipe};
+use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
+
+/// Sequences sampled together.
+const BATCH: usize = 16;
+/// Windows of held-out text that are sampled where the recipe names none.
+const SELF_WINDOWS: usize = 16;
+/// Streams of random numbers, so that no draw depends on another.
+const PLACES: u64 = 1;
+const SAMPLES: u64 = 2;
+
+/// Sequences of `recipe.length` tokens, a beginning of text first where the model
+/// has one. Fewer than asked for where the text is too short.
+pub fn sequences(
+    model: &Model,
+    text: Option<&str>,
+    recipe: &Calibration,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
+    let Some(text) = text else {
+        return sample(model, recipe.sequences, recipe.length, recipe.seed, threads, progress);
+    };
+    let bos = model.spec().special.bos;
+    let ids = model.tokenizer()?.encode(text)?;
+    let piece = recipe.length - usize::from(bos.is_some());
+    let mut places: Vec<usize> = (0..ids.len() / piece).collect();
+    if places.is_empty() {
+        let reason = format!(
+            "the calibration text has {} tokens, less than one sequence of {}: use a longer text or a shorter length",
+            ids.len(),
+            recipe.length
+        );
+        return Err(Error::Usage(reason));
+    }
+    if places.len() < recipe.sequences {
+        tracing::warn!("the calibration text is enough for {} sequences of {}, not for {}", places.len(), recipe.length, recipe.sequences);
+    }
+    // Fisher and Yates, as far as needed.
+    let random = Random::new(recipe.seed, PLACES);
+    for i in 0..places.len().min(recipe.sequences) {
+        let j = i + random.below((places.len() - i) as u64, i as u64) as usize;
+        places.swap(i, j);
+    }
+    places.truncate(recipe.sequences);
+    Ok(places.into_iter().map(|p| bos.into_iter().chain(ids[p * piece..(p + 1) * piece].iter().copied()).collect()).collect())
+}
+
+/// A held-out stream from the model itself, of other random numbers than the
+/// calibration's.
+pub fn self_text(model: &Model, recipe: &Recipe, threads: usize, progress: &dyn Progress) -> Result<Vec<u32>> {
+    let windows = recipe.evaluate.max_windows.unwrap_or(SELF_WINDOWS);
+    let seed = recipe.calibration.seed.wrapping_add(1) ^ 0x6865_6c64; // "held"
+    let sampled = sample(model, windows, recipe.evaluate.window, seed, threads, progress)?;
+    Ok(sampled.concat())
+}
+
+/// Samples at temperature 1, each from a beginning of text or a random token.
+fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+    let spec = model.spec();
+    let decoder = Decoder::new(&*model.store, Activations::F32, threads)?;
+    let start = Random::new(seed, SAMPLES);
+    let first = |i: usize| spec.special.bos.unwrap_or_else(|| start.below(spec.vocab_size as u64, i as u64) as u32);
+    let mut all: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
+    progress.begin("sampling from the model", (count * length) as u64);
+    for (batch, sequences) in all.chunks_mut(BATCH).enumerate() {
+        let mut caches: Vec<_> = sequences.iter().map(|_| KvCache::new(spec)).collect();
+        while sequences[0].len() < length {
+            let last: Vec<[u32; 1]> = sequences.iter().map(|s| [s[s.len() - 1]]).collect();
+            let mut steps: Vec<_> = caches.iter_mut().zip(&last).map(|(cache, ids)| Step { cache, ids }).collect();
+            let logits = decoder.logits(&decoder.forward(&mut steps)?);
+            for (i, (sequence, logits)) in sequences.iter_mut().zip(logits.chunks_exact(spec.vocab_size)).enumerate() {
+                let sampler = Sampler::new(1.0, 1.0, Random::new(seed, SAMPLES).bits((batch * BATCH + i) as u64));
+                sequence.push(sampler.sample(logits, sequence.len() as u64));
+            }
+            progress.advance(sequences.len() as u64);
+        }
+    }
+    progress.end();
+    Ok(all)
+}

@@ -1,0 +1,163 @@
+//! Runs a recipe on a model: calibrate, compress block by block, pack, measure,
+//! read back. Every finished block is on disk before the next begins, so a run
+//! that was killed goes on where it stopped.
+
+mod calibration;
+mod fingerprint;
+mod journal;
+mod quantize;
+mod verify;
+
+use crate::compress::{Compute, TorchLogits};
+use crate::error::{Error, Result};
+use crate::eval::{Footprint, Measured, evaluate, windows};
+use crate::memory::AnonymousPeak;
+use crate::progress::Progress;
+use crate::quant::native::{self, NativeFile, Notes};
+use crate::recipe::{Gate, RawRecipe, Recipe, TextSource};
+use crate::report::{CompressReport, GateResult};
+use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use journal::{Journal, OnChange};
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a run is asked for besides its recipe.
+pub struct Options<'a> {
+    /// The output folder.
+    pub out: &'a Path,
+    /// Where and in what libtorch computes.
+    pub compute: Compute,
+    /// Threads of the native runtime; 0 = one a core.
+    pub threads: usize,
+    /// What to do with an unfinished run of another recipe or model.
+    pub on_change: OnChange,
+}
+
+pub use journal::OnChange as Unfinished;
+
+/// Compresses a model by a recipe into a folder.
+pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn Progress) -> Result<CompressReport> {
+    let start = Instant::now();
+    let memory = AnonymousPeak::watch();
+    if model.native.is_some() {
+        return Err(Error::format(&model.path, "this model is compressed already; start from the full-precision checkpoint"));
+    }
+    let recipe = raw.resolve(model.spec())?;
+    let texts = Texts::read(&recipe, &model)?;
+    let key = fingerprint::key(&recipe, &model, &texts.contents(), progress)?;
+    std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
+    let journal = Journal::open(options.out, &key, options.on_change)?;
+
+    let sequences = journal.tokens("calibration", || {
+        let source = texts.calibration.as_deref();
+        calibration::sequences(&model, source, &recipe.calibration, options.threads, progress)
+    })?;
+    let held_out = journal.tokens("held-out", || match &texts.evaluation {
+        Some(text) => Ok(vec![model.tokenizer()?.encode(text)?]),
+        None => calibration::self_text(&model, &recipe, options.threads, progress).map(|ids| vec![ids]),
+    })?;
+
+    let mut stages = Vec::new();
+    let mut last_hidden = None;
+    for stage in &recipe.stages {
+        let done = quantize::run(stage, &model, &sequences, options.compute, &journal, progress)?;
+        last_hidden = Some(done.last_hidden);
+        stages.push(done.report);
+    }
+
+    // Measured on packed bytes as they will ship, then written with what was measured.
+    let packed = journal.assemble(model.spec())?;
+    let mut notes = Notes {
+        recipe: serde_json::to_value(&recipe).expect("a recipe is JSON"),
+        chat_template: model.chat_template.clone(),
+        provenance: json!({ "tool": format!("thimble {}", env!("CARGO_PKG_VERSION")), "source": source_name(&model.path), "fingerprint": key }),
+        ..Notes::default()
+    };
+    let tokenizer = model.tokenizer.as_ref().map(|t| t.json());
+    let draft = journal.path("draft.thimble");
+    native::write(&draft, model.spec(), &packed, tokenizer, &notes)?;
+    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &held_out[0], options, progress)?;
+    let before = reference.expect("the original is the reference");
+
+    let file = options.out.join(native::FILE_NAME);
+    let mut size_bytes = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
+    let gate = loop {
+        let gate = judge(&recipe.gate, before.perplexity, after.perplexity, size_bytes);
+        notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages.iter().map(|s| s.without_times()).collect::<Vec<_>>() });
+        native::write(&file, model.spec(), &packed, tokenizer, &notes)?;
+        let written = std::fs::metadata(&file).map_err(Error::io("read", &file))?.len();
+        if written == size_bytes {
+            break gate;
+        }
+        size_bytes = written;
+    };
+    drop(packed);
+    let written = Arc::new(NativeFile::open(&file)?);
+    let read_back = verify::read_back(&written, &sequences[0], &last_hidden.expect("a recipe has a stage"), options)?;
+    let footprint = Footprint::of(&*written)?;
+    let mut report = CompressReport {
+        stages,
+        before,
+        after,
+        size_bytes,
+        original_size_bytes: model.size_bytes(),
+        footprint,
+        max_read_back_difference: read_back,
+        peak_memory_bytes: memory.bytes(),
+        seconds: start.elapsed().as_secs_f64(),
+        resumed_blocks: journal.resumed(),
+        gate,
+        files: vec![file],
+    };
+    report.write(options.out, &recipe, &model)?;
+    journal.remove()?;
+    Ok(report)
+}
+
+/// The texts a recipe names; `None` where tokens are sampled from the model.
+struct Texts {
+    calibration: Option<String>,
+    evaluation: Option<String>,
+}
+
+impl Texts {
+    fn read(recipe: &Recipe, model: &Model) -> Result<Self> {
+        let read = |source: &TextSource| match source {
+            TextSource::Model => Ok(None),
+            TextSource::File(path) => {
+                model.tokenizer()?;
+                std::fs::read_to_string(path).map(Some).map_err(Error::io("read", path))
+            }
+        };
+        Ok(Self { calibration: read(&recipe.calibration.text)?, evaluation: read(&recipe.evaluate.text)? })
+    }
+
+    fn contents(&self) -> [&str; 2] {
+        [&self.calibration, &self.evaluation].map(|text| text.as_deref().unwrap_or(""))
+    }
+}
+
+/// The original in full precision against the packed file with int8 activations.
+fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &Options, progress: &dyn Progress) -> Result<Measured> {
+    let e = &recipe.evaluate;
+    let windows = windows(ids, model.spec(), e.protocol, e.window, e.max_windows)?;
+    let packed = runtime::open(file, None)?;
+    let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
+    let mut original = TorchLogits::new(model.store.clone(), options.compute);
+    evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)
+}
+
+fn judge(gate: &Gate, before: f64, after: f64, size_bytes: u64) -> Option<GateResult> {
+    let perplexity = gate.max_perplexity_increase.is_none_or(|limit| after / before - 1.0 <= limit);
+    let size = gate.max_size_bytes.is_none_or(|limit| size_bytes <= limit);
+    gate.is_set().then_some(if perplexity && size { GateResult::Passed } else { GateResult::Missed })
+}
+
+/// The last part of a path: enough to know the model by, and no folder of the
+/// machine it was made on.
+fn source_name(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

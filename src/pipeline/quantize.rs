@@ -1,0 +1,195 @@
+//! A stage that quantises: embeddings first, then block after block, each
+//! calibrated on the outputs of the compressed blocks before it, then the head.
+
+use super::journal::{Journal, Part};
+use crate::checkpoint::{DenseTensor, FloatType};
+use crate::compress::calibrate::Stream;
+use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
+use crate::compress::{Compute, Parameter, Parameters};
+use crate::error::Result;
+use crate::model::parameters::{EMBEDDINGS, FINAL_NORM};
+use crate::model::{InputGroup, ModelSpec, ParameterKind};
+use crate::progress::Progress;
+use crate::quant::grid::round_to_nearest;
+use crate::quant::{Layout, PackedTensor, Scheme, Weight};
+use crate::recipe::{Quantize, Stage};
+use crate::report::{LayerReport, StageReport};
+use crate::runtime::Model;
+use half::{bf16, f16};
+use ndarray::ArrayView2;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+/// What a stage leaves.
+pub struct Done {
+    /// For the report.
+    pub report: StageReport,
+    /// Hidden states of the first calibration sequence behind the last block,
+    /// through the weights as they were solved: `[1, tokens, hidden]`.
+    pub last_hidden: Tensor,
+}
+
+/// Runs the stage.
+pub fn run(
+    stage: &Stage,
+    model: &Model,
+    sequences: &[Vec<u32>],
+    compute: Compute,
+    journal: &Journal,
+    progress: &dyn Progress,
+) -> Result<Done> {
+    let start = Instant::now();
+    let plan = stage.quantize().expect("a stage that quantises");
+    let work = Work { model, plan, method: layer_method(stage), compute, progress };
+    let spec = model.spec();
+
+    let part = journal.part(spec, EMBEDDINGS, || work.outside_blocks(|name| name == EMBEDDINGS))?;
+    let mut layers = part.layers;
+    let (_, embeddings) = part.weights.into_iter().next().expect("the embeddings");
+    let cpu = Compute { device: Device::Cpu, kind: Kind::Float };
+    let mut stream = Stream::start(sequences, Parameter::load(embeddings, cpu).tensor(), compute);
+
+    // A block is observed, solved group by group, and passed.
+    let steps = 2 * stream.len() + spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
+    progress.begin(&format!("{}: quantising blocks", stage.method()), steps * spec.blocks.len() as u64);
+    for (i, block) in spec.blocks.iter().enumerate() {
+        let name = format!("blocks.{i}");
+        let mut fresh = false;
+        let part = journal.part(spec, &name, || {
+            fresh = true;
+            work.block(i, &stream)
+        })?;
+        if !fresh {
+            progress.advance(steps - stream.len());
+        }
+        let Part { weights, layers: block_layers } = part;
+        layers.extend(block_layers);
+        let prefix = format!("{name}.");
+        let weights = weights.into_iter().map(|(name, w)| (name[prefix.len()..].to_owned(), w));
+        stream.advance(block, &Parameters::new(weights, compute), progress);
+    }
+    progress.end();
+
+    let is_end = |name: &str| name == FINAL_NORM || (!spec.tied && name == spec.head_name());
+    layers.extend(journal.part(spec, "end", || work.outside_blocks(is_end))?.layers);
+    Ok(Done {
+        report: StageReport { method: stage.method().to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
+        last_hidden: stream.first(),
+    })
+}
+
+struct Work<'a> {
+    model: &'a Model,
+    plan: &'a Quantize,
+    method: Box<dyn LayerMethod>,
+    compute: Compute,
+    progress: &'a dyn Progress,
+}
+
+type Made = (Vec<(String, Weight)>, Vec<LayerReport>);
+
+impl Work<'_> {
+    /// Parameters outside the blocks: rounded to nearest, or kept.
+    fn outside_blocks(&self, wanted: impl Fn(&str) -> bool) -> Result<Made> {
+        let (mut weights, mut layers) = (Vec::new(), Vec::new());
+        let spec = self.model.spec();
+        for parameter in spec.parameters().into_iter().filter(|p| wanted(&p.name)) {
+            let weight = self.model.store.weight(&parameter.name)?;
+            let Some(&scheme) = self.plan.schemes.get(&parameter.name) else {
+                weights.push((parameter.name, kept(weight, parameter.kind)));
+                continue;
+            };
+            let values = weight.to_f32();
+            let matrix = ArrayView2::from_shape((parameter.shape[0], parameter.shape[1]), &values).expect("shapes are checked");
+            let tensor = round_to_nearest(matrix, scheme);
+            layers.push(LayerReport {
+                relative_error: distance(&values, tensor.dequantize().as_slice().expect("standard layout")),
+                bits: scheme.bits_per_weight(parameter.shape[1]),
+                name: parameter.name.clone(),
+                remarks: Vec::new(),
+            });
+            // A tied embedding is a head too, and products want tiles.
+            let looked_up = parameter.kind == ParameterKind::Embedding && !spec.tied;
+            let layout = if looked_up { Layout::Rows } else { Layout::Tiles };
+            weights.push((parameter.name, Weight::Packed(PackedTensor::pack(&tensor, layout))));
+        }
+        Ok((weights, layers))
+    }
+
+    /// One block: statistics on the stream, then each group of layers.
+    fn block(&self, index: usize, stream: &Stream) -> Result<Made> {
+        let spec = self.model.spec();
+        let block = &spec.blocks[index];
+        let mut statistics = {
+            let parameters = Parameters::block(&*self.model.store, index, self.compute)?;
+            stream.observe(block, &parameters, self.progress)
+        };
+        let (mut weights, mut layers) = (Vec::new(), Vec::new());
+        for group in block.input_groups(spec.hidden_size) {
+            let hessian = statistics.take_hessian(group.input);
+            let sites = self.sites(index, &group)?;
+            for (site, outcome) in sites.iter().zip(self.method.compress(&sites, &hessian)?) {
+                let solved = outcome.tensor.dequantize();
+                let solved =
+                    Tensor::from_slice(solved.as_slice().expect("standard layout")).view_as(&site.weight).to_device(self.compute.device);
+                for remark in &outcome.remarks {
+                    tracing::warn!("{}: {remark}", site.name);
+                }
+                layers.push(LayerReport {
+                    name: site.name.clone(),
+                    relative_error: relative_error(&site.weight, &solved, &hessian),
+                    bits: site.scheme.bits_per_weight(site.weight.size()[1] as usize),
+                    remarks: outcome.remarks,
+                });
+                weights.push((site.name.clone(), Weight::Packed(PackedTensor::pack(&outcome.tensor, Layout::Tiles))));
+            }
+            self.progress.advance(1);
+        }
+        let prefix = ModelSpec::block_name(index, "");
+        for parameter in spec.parameters().into_iter().filter(|p| p.name.starts_with(&prefix)) {
+            if !self.plan.schemes.contains_key(&parameter.name) {
+                let weight = self.model.store.weight(&parameter.name)?;
+                weights.push((parameter.name, kept(weight, parameter.kind)));
+            }
+        }
+        Ok((weights, layers))
+    }
+
+    /// The layers of a group that the plan quantises, loaded.
+    fn sites(&self, block: usize, group: &InputGroup) -> Result<Vec<Site>> {
+        let names = group.linears.iter().map(|linear| ModelSpec::block_name(block, linear.role));
+        let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
+        let load = |(name, scheme): (String, Scheme)| {
+            let weight = self.model.store.weight(&name)?;
+            let compute = Compute { kind: Kind::Float, ..self.compute };
+            Ok(Site { weight: Parameter::load(weight, compute).tensor().copy(), name, scheme })
+        };
+        planned.map(load).collect()
+    }
+}
+
+/// What is not quantised: vectors as they are, matrices in 16 bits.
+fn kept(weight: Weight, kind: ParameterKind) -> Weight {
+    match weight {
+        Weight::Dense(tensor) if kind != ParameterKind::Vector && tensor.float_type == FloatType::F32 => Weight::Dense(narrowed(&tensor)),
+        other => other,
+    }
+}
+
+/// In f16, or in bf16 where the range of f16 is too small.
+fn narrowed(tensor: &DenseTensor) -> DenseTensor {
+    let values = tensor.to_f32();
+    let fits = values.iter().all(|v| f16::from_f32(*v).is_finite());
+    let bits = |v: &f32| if fits { f16::from_f32(*v).to_bits() } else { bf16::from_f32(*v).to_bits() };
+    let bytes: Vec<u8> = values.iter().flat_map(|v| bits(v).to_le_bytes()).collect();
+    let float_type = if fits { FloatType::F16 } else { FloatType::Bf16 };
+    DenseTensor { float_type, bytes: crate::checkpoint::Bytes::from_vec(bytes), ..tensor.clone() }
+}
+
+/// ‖a − b‖ / ‖a‖
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(a - b))).sum();
+    let whole: f64 = a.iter().map(|a| square(f64::from(*a))).sum();
+    if whole == 0.0 { 0.0 } else { (difference / whole).sqrt() }
+}

@@ -1,0 +1,47 @@
+//! The written file, opened again, must give the logits of what was solved.
+
+use super::Options;
+use crate::compress::decoder::norm_forward;
+use crate::compress::{Parameter, to_vec};
+use crate::error::{Error, Result};
+use crate::model::parameters::FINAL_NORM;
+use crate::quant::WeightStore;
+use crate::quant::native::NativeFile;
+use crate::runtime::{Activations, Decoder, KvCache, Step};
+use tch::Tensor;
+
+/// Logits may differ by this much of the greatest: rounding of two programs that
+/// add in different orders, far below what a wrong byte would do.
+const TOLERANCE: f32 = 2e-3;
+/// Positions that are compared.
+const POSITIONS: usize = 128;
+
+/// Greatest difference of logits over the first tokens of a sequence, between the
+/// native runtime on the file and libtorch's hidden states (`[1, tokens, hidden]`
+/// behind the last block).
+pub fn read_back(file: &NativeFile, ids: &[u32], hidden: &Tensor, options: &Options) -> Result<f32> {
+    let _no_grad = tch::no_grad_guard();
+    let ids = &ids[..ids.len().min(POSITIONS)];
+    let compute = options.compute;
+    let parameter = |name: &str| Ok::<_, Error>(Parameter::load(file.weight(name)?, compute));
+    let hidden = hidden.narrow(1, 0, ids.len() as i64).squeeze_dim(0);
+    let normed = norm_forward(&file.spec().final_norm, parameter(FINAL_NORM)?.tensor(), &hidden);
+    let solved = to_vec(&normed.matmul(&parameter(file.spec().head_name())?.tensor().tr()));
+
+    let decoder = Decoder::new(file, Activations::F32, options.threads)?;
+    let mut cache = KvCache::new(file.spec());
+    let run = decoder.logits(&decoder.forward(&mut [Step { cache: &mut cache, ids }])?);
+
+    let greatest = solved.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    let difference = solved.iter().zip(&run).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    // bf16 forwards round far more than the comparison may.
+    let tolerance = if compute.kind == tch::Kind::Float { TOLERANCE } else { 0.1 };
+    if difference.is_nan() || difference > tolerance * greatest {
+        let path = file.files().remove(0);
+        return Err(Error::format(
+            &path,
+            format!("its logits differ from those that were solved by {difference}: the file is not to be used"),
+        ));
+    }
+    Ok(difference)
+}

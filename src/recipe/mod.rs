@@ -1,0 +1,138 @@
+//! Recipes: what to do to a model, in TOML.
+//!
+//! [`raw`] is what people write, checked for spelling by serde; [`resolve`] turns
+//! it into a [`Recipe`] for one model and refuses what cannot work before any
+//! weight is read.
+
+pub mod raw;
+mod resolve;
+mod set;
+
+pub use raw::RawRecipe;
+
+use crate::eval::Protocol;
+use crate::quant::Scheme;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A recipe that fits its model. Its JSON goes into the output's metadata.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// What statistics are taken over.
+    pub calibration: Calibration,
+    /// What is done, in order.
+    pub stages: Vec<Stage>,
+    /// How the result is measured.
+    pub evaluate: Evaluate,
+    /// What it must not miss.
+    pub gate: Gate,
+    /// What is written.
+    pub output: OutputFormat,
+}
+
+/// Where tokens come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextSource {
+    /// Sampled from the model itself.
+    #[serde(rename = "self")]
+    Model,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Calibration sequences.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Calibration {
+    /// Where from.
+    pub text: TextSource,
+    /// How many.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub length: usize,
+    /// Where in the text they lie, and what is sampled.
+    pub seed: u64,
+}
+
+/// The measurement before and after.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluate {
+    /// Held-out text.
+    pub text: TextSource,
+    /// How it is cut.
+    pub protocol: Protocol,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Only the first windows.
+    pub max_windows: Option<usize>,
+}
+
+/// Limits that a shipped model must keep.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Gate {
+    /// Relative: 0.05 = 5 %.
+    pub max_perplexity_increase: Option<f64>,
+    /// Size of the written file.
+    pub max_size_bytes: Option<u64>,
+}
+
+impl Gate {
+    /// Whether there is anything to miss.
+    pub fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// `model.thimble`
+    Native,
+}
+
+/// One method, resolved. Closed: a stage that some part does not handle must
+/// not compile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Round to nearest.
+    Rtn(Quantize),
+    /// GPTQ.
+    Gptq(Quantize, GptqOptions),
+}
+
+impl Stage {
+    /// Its name in a recipe.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Stage::Rtn(_) => "rtn",
+            Stage::Gptq(..) => "gptq",
+        }
+    }
+
+    /// The plan, where it quantises.
+    pub fn quantize(&self) -> Option<&Quantize> {
+        match self {
+            Stage::Rtn(plan) | Stage::Gptq(plan, _) => Some(plan),
+        }
+    }
+}
+
+/// What each matrix is quantised to, by canonical name; one that is not listed
+/// stays in 16 bits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quantize {
+    /// Scheme by canonical name.
+    pub schemes: BTreeMap<String, Scheme>,
+}
+
+/// How GPTQ solves.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GptqOptions {
+    /// Columns in order of falling activation energy.
+    pub act_order: bool,
+    /// Added to the Hessian's diagonal, relative to its mean.
+    pub damp_percent: f64,
+}

@@ -1,0 +1,174 @@
+//! A recipe as it is written. Unknown keys are errors that point at their line.
+//! A new method = one variant of [`RawStage`], one of [`super::Stage`].
+
+use crate::error::{Error, Result};
+use crate::eval::Protocol;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRecipe {
+    /// The file it came from; paths inside are relative to its folder.
+    #[serde(skip)]
+    pub path: PathBuf,
+    #[serde(default)]
+    pub(super) calibration: RawCalibration,
+    #[serde(default)]
+    pub(super) stage: Vec<RawStage>,
+    #[serde(default)]
+    pub(super) evaluate: RawEvaluate,
+    #[serde(default)]
+    pub(super) gate: RawGate,
+    #[serde(default)]
+    pub(super) output: RawOutput,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCalibration {
+    pub text: String,
+    pub sequences: usize,
+    pub length: usize,
+    pub seed: u64,
+}
+
+impl Default for RawCalibration {
+    fn default() -> Self {
+        Self { text: SELF.into(), sequences: 128, length: 512, seed: 0 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawEvaluate {
+    pub text: String,
+    pub protocol: Protocol,
+    pub window: Option<usize>,
+    pub max_windows: Option<usize>,
+}
+
+impl Default for RawEvaluate {
+    fn default() -> Self {
+        Self { text: SELF.into(), protocol: Protocol::default(), window: None, max_windows: None }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawGate {
+    pub max_perplexity_increase: Option<f64>,
+    pub max_size_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawOutput {
+    pub format: String,
+}
+
+impl Default for RawOutput {
+    fn default() -> Self {
+        Self { format: "native".into() }
+    }
+}
+
+/// One `[[stage]]`: exactly one method.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawStage {
+    Rtn(RawRtn),
+    Gptq(RawGptq),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRtn {
+    #[serde(default = "default_bits")]
+    pub bits: usize,
+    #[serde(default = "default_group_size")]
+    pub group_size: usize,
+    #[serde(default)]
+    pub symmetric: bool,
+    #[serde(default)]
+    pub embeddings: RawScheme,
+    pub head: Option<RawScheme>,
+    #[serde(default)]
+    pub skip: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGptq {
+    #[serde(default = "default_bits")]
+    pub bits: usize,
+    #[serde(default = "default_group_size")]
+    pub group_size: usize,
+    #[serde(default)]
+    pub symmetric: bool,
+    #[serde(default = "default_act_order")]
+    pub act_order: bool,
+    #[serde(default = "default_damp_percent")]
+    pub damp_percent: f64,
+    #[serde(default)]
+    pub embeddings: RawScheme,
+    pub head: Option<RawScheme>,
+    #[serde(default)]
+    pub skip: Vec<String>,
+}
+
+/// Scheme of embeddings or head.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawScheme {
+    pub bits: usize,
+    pub group_size: usize,
+    pub symmetric: bool,
+}
+
+impl Default for RawScheme {
+    fn default() -> Self {
+        Self { bits: 8, group_size: default_group_size(), symmetric: false }
+    }
+}
+
+fn default_bits() -> usize {
+    4
+}
+fn default_group_size() -> usize {
+    64
+}
+fn default_act_order() -> bool {
+    true
+}
+fn default_damp_percent() -> f64 {
+    0.01
+}
+
+/// In place of a file name: sampled from the model.
+pub(super) const SELF: &str = "self";
+
+impl RawRecipe {
+    /// Reads a recipe and applies `--set` assignments such as `gptq.bits=3`.
+    pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::parse(&text, path, sets)
+    }
+
+    /// The same from a text; `path` is for messages and relative paths.
+    pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self> {
+        let error = |e: toml::de::Error| Error::Recipe { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() };
+        // Parsed as written first, so that errors point at lines.
+        let mut recipe: RawRecipe = toml::from_str(text).map_err(error)?;
+        if !sets.is_empty() {
+            let mut table: toml::Table = toml::from_str(text).map_err(error)?;
+            for set in sets {
+                super::set::apply(&mut table, set)?;
+            }
+            recipe = table.try_into().map_err(|e: toml::de::Error| Error::Usage(format!("--set: {}", e.message())))?;
+        }
+        recipe.path = path.to_owned();
+        Ok(recipe)
+    }
+}

@@ -1,0 +1,165 @@
+//! From what is written to what will be done to one model.
+
+use super::raw::{RawRecipe, RawScheme, RawStage, SELF};
+use super::{Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, Stage, TextSource};
+use crate::error::{Error, Result};
+use crate::eval::default_window;
+use crate::model::{ModelSpec, ParameterKind};
+use crate::quant::scheme::GROUP_MULTIPLE;
+use crate::quant::{Code, Scheme};
+use std::path::Path;
+
+impl RawRecipe {
+    /// Checks the recipe against a model. Nothing but its spec is needed.
+    pub fn resolve(&self, spec: &ModelSpec) -> Result<Recipe> {
+        self.checked(spec).map_err(|reason| Error::Recipe { path: self.path.clone(), reason })
+    }
+
+    fn checked(&self, spec: &ModelSpec) -> std::result::Result<Recipe, String> {
+        let c = &self.calibration;
+        if c.sequences == 0 || c.length < 2 {
+            return Err("[calibration]: sequences must be at least 1 and length at least 2".into());
+        }
+        if self.stage.is_empty() {
+            return Err("it has no [[stage]]: say what to do, such as [stage.gptq]".into());
+        }
+        let stages = self.stage.iter().map(|s| resolve_stage(s, spec)).collect::<std::result::Result<Vec<_>, _>>()?;
+        if stages.iter().filter(|s| s.quantize().is_some()).count() > 1 {
+            return Err("more than one stage quantises; the second would quantise what is quantised already".into());
+        }
+        let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
+        if window > spec.context {
+            return Err(format!("[evaluate]: window {window} is longer than the model's context of {}", spec.context));
+        }
+        if self.gate.max_perplexity_increase.is_some_and(|x| !x.is_finite()) {
+            return Err("[gate]: max_perplexity_increase must be a number; 0.05 means 5 %".into());
+        }
+        let output = match self.output.format.as_str() {
+            "native" => OutputFormat::Native,
+            other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
+        };
+        Ok(Recipe {
+            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length: c.length.min(spec.context), seed: c.seed },
+            stages,
+            evaluate: Evaluate {
+                text: self.text(&self.evaluate.text),
+                protocol: self.evaluate.protocol,
+                window,
+                max_windows: self.evaluate.max_windows,
+            },
+            gate: Gate { max_perplexity_increase: self.gate.max_perplexity_increase, max_size_bytes: self.gate.max_size_bytes },
+            output,
+        })
+    }
+
+    /// Names a calibration text from the command line, relative to the current folder.
+    pub fn set_calibration_text(&mut self, file: &Path) {
+        self.calibration.text = absolute(file);
+    }
+
+    /// The same for the held-out text.
+    pub fn set_evaluation_text(&mut self, file: &Path) {
+        self.evaluate.text = absolute(file);
+    }
+
+    fn text(&self, name: &str) -> TextSource {
+        match name {
+            SELF => TextSource::Model,
+            file => TextSource::File(self.path.parent().unwrap_or(Path::new("")).join(file)),
+        }
+    }
+}
+
+fn absolute(file: &Path) -> String {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).to_string_lossy().into_owned()
+}
+
+fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stage, String> {
+    match stage {
+        RawStage::Rtn(raw) => {
+            let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
+            Ok(Stage::Rtn(quantize("rtn", linear, raw.embeddings, raw.head, &raw.skip, spec)?))
+        }
+        RawStage::Gptq(raw) => {
+            if !(raw.damp_percent > 0.0 && raw.damp_percent <= 1.0) {
+                return Err(format!(
+                    "gptq: damp_percent {} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)",
+                    raw.damp_percent
+                ));
+            }
+            let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
+            let plan = quantize("gptq", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
+            Ok(Stage::Gptq(plan, GptqOptions { act_order: raw.act_order, damp_percent: raw.damp_percent }))
+        }
+    }
+}
+
+fn quantize(
+    method: &str,
+    linear: RawScheme,
+    embeddings: RawScheme,
+    head: Option<RawScheme>,
+    skip: &[String],
+    spec: &ModelSpec,
+) -> std::result::Result<Quantize, String> {
+    let parameters = spec.parameters();
+    let matrices = || parameters.iter().filter(|p| p.kind != ParameterKind::Vector);
+    for pattern in skip {
+        if !matrices().any(|p| matches(pattern, &p.name)) {
+            return Err(format!(
+                "{method}: skip = \"{pattern}\" names no matrix of this model; names are like blocks.0.ffn.down, and * stands for anything"
+            ));
+        }
+    }
+    let (linear, embeddings, head) = (
+        scheme(method, linear)?,
+        scheme(&format!("{method}: embeddings"), embeddings)?,
+        scheme(&format!("{method}: head"), head.unwrap_or(embeddings))?,
+    );
+    let kept = matrices().filter(|p| !skip.iter().any(|pattern| matches(pattern, &p.name)));
+    let schemes = kept.map(|p| {
+        let scheme = match p.kind {
+            ParameterKind::Embedding => embeddings,
+            ParameterKind::Head => head,
+            ParameterKind::Linear | ParameterKind::Vector => linear,
+        };
+        (p.name.clone(), scheme)
+    });
+    Ok(Quantize { schemes: schemes.collect() })
+}
+
+fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
+    let known = || Code::ALL.map(|c| c.bits().to_string()).join(", ");
+    let code = Code::from_bits(raw.bits).ok_or_else(|| format!("{what}: bits = {} is not known; known are {}", raw.bits, known()))?;
+    if !raw.group_size.is_multiple_of(GROUP_MULTIPLE) {
+        let g = raw.group_size;
+        let (below, above) = (g / GROUP_MULTIPLE * GROUP_MULTIPLE, g.next_multiple_of(GROUP_MULTIPLE));
+        return Err(format!(
+            "{what}: group_size = {g} cannot work: it must be a multiple of {GROUP_MULTIPLE} (such as {}), or 0 for a whole row",
+            if below == 0 { above } else { below }
+        ));
+    }
+    Ok(Scheme { code, group_size: raw.group_size, symmetric: raw.symmetric })
+}
+
+/// Whether a name fits a pattern in which `*` stands for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => {
+            name.strip_prefix(start).is_some_and(|tail| (0..=tail.len()).any(|i| tail.is_char_boundary(i) && matches(rest, &tail[i..])))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn stars_stand_for_any_text() {
+        assert!(matches("blocks.*.ffn.*", "blocks.11.ffn.down"));
+        assert!(matches("*", "head") && matches("head*", "head"));
+        assert!(!matches("blocks.1.*", "blocks.11.ffn.down") && !matches("head", "heads"));
+    }
+}

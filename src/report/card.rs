@@ -1,0 +1,28 @@
+//! The model card: a README.md for whoever gets the folder.
+
+use super::CompressReport;
+use crate::recipe::Recipe;
+use crate::runtime::Model;
+
+/// Markdown.
+pub fn card(report: &CompressReport, recipe: &Recipe, model: &Model) -> String {
+    let spec = model.spec();
+    let methods: Vec<_> = recipe.stages.iter().map(|s| s.method()).collect();
+    let rows: String = report.comparison().iter().map(|[label, before, after]| format!("| {label} | {before} | {after} |\n")).collect();
+    let gate = report.gate.map_or(String::new(), |g| format!("\nThe recipe's quality gate was **{}**.\n", format!("{g:?}").to_lowercase()));
+    let e = &report.after;
+    format!(
+        "# A {} model, compressed by thimble\n\n\
+         {} parameters in {} blocks, by {}. Run it with `thimble run . --prompt '…'`.\n\n\
+         | | before | after |\n|---|---|---|\n{rows}{gate}\n\
+         Measured on {} tokens in {} windows of {} (protocol `{}`), after: on the written file as it runs, with int8 activations.\n",
+        spec.family,
+        report.footprint.parameters,
+        spec.blocks.len(),
+        methods.join(", "),
+        e.tokens,
+        e.windows,
+        e.window,
+        serde_json::to_value(e.protocol).expect("a name").as_str().unwrap_or_default(),
+    )
+}

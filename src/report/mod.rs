@@ -1,0 +1,126 @@
+//! What a run did and what it cost: JSON for programs, a page and a model card
+//! for people.
+
+mod card;
+mod html;
+
+use crate::checkpoint::write_atomically;
+use crate::error::Result;
+use crate::eval::{Evaluation, Footprint};
+use crate::recipe::Recipe;
+use crate::runtime::Model;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Everything `compress` has to say.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompressReport {
+    /// What each stage did.
+    pub stages: Vec<StageReport>,
+    /// The original, in full precision.
+    pub before: Evaluation,
+    /// The written file, by the native runtime, as shipped.
+    pub after: Evaluation,
+    /// Size of the written file.
+    pub size_bytes: u64,
+    /// Size of the original's weight files.
+    pub original_size_bytes: u64,
+    /// Bits per weight, everything counted.
+    #[serde(flatten)]
+    pub footprint: Footprint,
+    /// Greatest difference of logits between the file as read back and the
+    /// weights as solved.
+    pub max_read_back_difference: f32,
+    /// Greatest anonymous memory seen.
+    pub peak_memory_bytes: u64,
+    /// Wall-clock time of this run.
+    pub seconds: f64,
+    /// Blocks that an earlier, interrupted run had finished.
+    pub resumed_blocks: usize,
+    /// Whether the recipe's gate was passed, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateResult>,
+    /// What was written.
+    pub files: Vec<PathBuf>,
+}
+
+/// Verdict of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateResult {
+    /// All limits were kept.
+    Passed,
+    /// One was not.
+    Missed,
+}
+
+/// What a stage did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Name of the method in a recipe.
+    pub method: String,
+    /// Wall-clock time.
+    pub seconds: f64,
+    /// What it cost, layer by layer.
+    pub layers: Vec<LayerReport>,
+}
+
+impl StageReport {
+    /// What does not change from run to run.
+    pub fn without_times(&self) -> serde_json::Value {
+        serde_json::json!({ "method": self.method, "layers": self.layers })
+    }
+}
+
+/// What compressing a layer cost.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Canonical name.
+    pub name: String,
+    /// ‖(W − Ŵ)X‖ / ‖WX‖ on the calibration's inputs; without X for embeddings
+    /// and head.
+    pub relative_error: f64,
+    /// Bits per weight with scales and zero points.
+    pub bits: f64,
+    /// What the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+impl CompressReport {
+    /// Writes report.json, report.html and the model card into a folder, and adds
+    /// them to `files`.
+    pub fn write(&mut self, out: &Path, recipe: &Recipe, model: &Model) -> Result<()> {
+        self.files.extend(["report.json", "report.html", "README.md"].map(|name| out.join(name)));
+        let json = serde_json::to_string_pretty(self).expect("a report is JSON");
+        let texts = [json, html::page(self, recipe, model), card::card(self, recipe, model)];
+        for (path, text) in self.files[1..].iter().zip(texts) {
+            write_atomically(path, |out| out.write_all(text.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// Before and after, as rows of label, before, after.
+    pub fn comparison(&self) -> Vec<[String; 3]> {
+        let row = |label: &str, before: String, after: String| [label.to_owned(), before, after];
+        let mut rows = vec![row(
+            "perplexity",
+            format!("{:.4}", self.before.perplexity),
+            format!("{:.4} ({:+.2} %)", self.after.perplexity, 100.0 * (self.after.perplexity / self.before.perplexity - 1.0)),
+        )];
+        if let Some(d) = &self.after.divergence {
+            rows.push(row("KL divergence, mean", "0".into(), format!("{:.5} nats", d.kl_mean)));
+            rows.push(row("KL divergence, 99th percentile", "0".into(), format!("{:.5} nats", d.kl_p99)));
+            rows.push(row("top-1 agreement", "100 %".into(), format!("{:.2} %", 100.0 * d.top1_agreement)));
+        }
+        let bits = 8.0 * self.original_size_bytes as f64 / self.footprint.parameters as f64;
+        rows.push(row("bits per weight", format!("{bits:.3}"), format!("{:.3}", self.footprint.bits_per_weight)));
+        rows.push(row(
+            "size",
+            format!("{:.3} MB", self.original_size_bytes as f64 / 1e6),
+            format!("{:.3} MB", self.size_bytes as f64 / 1e6),
+        ));
+        rows
+    }
+}
