@@ -5,9 +5,7 @@ use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, ModelArgs};
 use crate::error::Error;
 use crate::memory::peak_resident_bytes;
-use crate::random::Random;
-use crate::runtime::{Decoder, KvCache, Step};
-use rayon::prelude::*;
+use crate::runtime::{Decoder, speed};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -59,34 +57,16 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let model = args.model.open()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
-    let vocab = model.spec().vocab_size as u64;
-    let random = Random::new(0, 0);
-    let ids: Vec<u32> = (0..args.prompt_tokens + args.gen_tokens).map(|i| random.below(vocab, i as u64) as u32).collect();
-    let (prompt, generated) = ids.split_at(args.prompt_tokens);
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    for _ in 0..args.repeat {
-        let mut cache = KvCache::new(model.spec());
-        let start = Instant::now();
-        for ids in prompt.chunks(128) {
-            decoder.forward(&mut [Step { cache: &mut cache, ids }])?;
-        }
-        prefill.push(prompt.len() as f64 / start.elapsed().as_secs_f64());
-        let start = Instant::now();
-        for &id in generated {
-            let hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[id] }])?;
-            std::hint::black_box(decoder.logits(&hidden));
-        }
-        decode.push(generated.len() as f64 / start.elapsed().as_secs_f64());
-    }
+    let speed = speed::measure(&decoder, args.prompt_tokens, args.gen_tokens, args.repeat)?;
     let peak_memory_bytes = peak_resident_bytes();
     let report = Report {
-        prefill_tokens_per_s: median(prefill),
-        decode_tokens_per_s: median(decode),
+        prefill_tokens_per_s: speed.prefill_tokens_per_s,
+        decode_tokens_per_s: speed.decode_tokens_per_s,
         threads: decoder.threads(),
         isa: decoder.isa(),
         model_bytes: model.size_bytes(),
         bytes_per_token: model.bytes_per_token()?,
-        read_bandwidth_bytes_per_s: read_bandwidth(decoder.threads()),
+        read_bandwidth_bytes_per_s: speed::read_bandwidth(decoder.threads()),
         peak_memory_bytes,
         load_ms,
     };
@@ -104,22 +84,4 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         table(&rows.map(|(k, v)| vec![k.to_owned(), v]))
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-/// The best of three passes over 256 MiB, more than caches hold.
-fn read_bandwidth(threads: usize) -> f64 {
-    let buffer = vec![1u64; 32 << 20];
-    let pass = || {
-        let start = Instant::now();
-        let sums = buffer.par_chunks(buffer.len() / threads).map(|part| part.iter().fold(0u64, |a, b| a ^ b));
-        std::hint::black_box(sums.reduce(|| 0, |a, b| a ^ b));
-        size_of_val(&buffer[..]) as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..3).map(|_| pass()).fold(0.0, f64::max)
 }

@@ -15,8 +15,9 @@ use crate::memory::AnonymousPeak;
 use crate::progress::Progress;
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::recipe::{Gate, RawRecipe, Recipe, TextSource};
-use crate::report::{CompressReport, GateResult};
-use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use crate::report::{CompressReport, DecodeSpeed, GateResult};
+use crate::quant::WeightStore;
+use crate::runtime::{self, Activations, Decoder, Model, NativeLogits, speed};
 use journal::{Journal, OnChange};
 use serde_json::json;
 use std::path::Path;
@@ -97,6 +98,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let written = Arc::new(NativeFile::open(&file)?);
     let read_back = verify::read_back(&written, &sequences[0], &last_hidden.expect("a recipe has a stage"), options)?;
     let footprint = Footprint::of(&*written)?;
+    let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&*written, options)? };
     let mut report = CompressReport {
         stages,
         before,
@@ -104,6 +106,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         size_bytes,
         original_size_bytes: model.size_bytes(),
         footprint,
+        decode_tokens_per_s: speed,
         max_read_back_difference: read_back,
         peak_memory_bytes: memory.bytes(),
         seconds: start.elapsed().as_secs_f64(),
@@ -147,6 +150,13 @@ fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &O
     let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
     let mut original = TorchLogits::new(model.store.clone(), options.compute);
     evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)
+}
+
+/// Tokens decoded per second by the native runtime, int8 activations where the
+/// weights are packed. A few tokens: a hint, not a benchmark.
+fn decode_speed(store: &dyn WeightStore, options: &Options) -> Result<f64> {
+    let decoder = Decoder::new(store, Activations::Int8, options.threads)?;
+    Ok(speed::measure(&decoder, 1, 16, 3)?.decode_tokens_per_s)
 }
 
 fn judge(gate: &Gate, before: f64, after: f64, size_bytes: u64) -> Option<GateResult> {

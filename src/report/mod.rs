@@ -29,6 +29,8 @@ pub struct CompressReport {
     /// Bits per weight, everything counted.
     #[serde(flatten)]
     pub footprint: Footprint,
+    /// Speed of the native runtime on this machine, from a short run.
+    pub decode_tokens_per_s: DecodeSpeed,
     /// Greatest difference of logits between the file as read back and the
     /// weights as solved.
     pub max_read_back_difference: f32,
@@ -43,6 +45,15 @@ pub struct CompressReport {
     pub gate: Option<GateResult>,
     /// What was written.
     pub files: Vec<PathBuf>,
+}
+
+/// Tokens per second, one by one.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DecodeSpeed {
+    /// The original.
+    pub before: f64,
+    /// The written file.
+    pub after: f64,
 }
 
 /// Verdict of a gate.
@@ -121,6 +132,8 @@ impl CompressReport {
             format!("{:.3} MB", self.original_size_bytes as f64 / 1e6),
             format!("{:.3} MB", self.size_bytes as f64 / 1e6),
         ));
+        let speed = self.decode_tokens_per_s;
+        rows.push(row("decode, tokens a second here", format!("{:.0}", speed.before), format!("{:.0}", speed.after)));
         rows
     }
 }

@@ -10,6 +10,7 @@ pub mod generate;
 mod linear;
 mod open;
 mod sampler;
+pub mod speed;
 mod window;
 
 pub use cache::KvCache;

@@ -1,0 +1,85 @@
+# Everything a fresh clone needs: a Rust toolchain, python3 with venv, make, g++.
+#
+#   make demo    sets up, compresses the demo model, and runs it
+#   make test    sets up, and runs every check
+#
+# A LIBTORCH in the environment is used as it is; otherwise `make setup` puts a
+# CPU-only libtorch into .venv, where .cargo/config.toml looks for it.
+
+TORCH := 2.11.0
+CARGO := cargo
+DATA ?= $(if $(THIMBLE_DATA),$(THIMBLE_DATA),../shared/data)
+THIMBLE := target/release/thimble
+
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures clean
+
+ifeq ($(origin LIBTORCH),undefined)
+setup: .venv/libtorch
+else
+setup: ;
+endif
+
+# Where there is no +cpu wheel, the full one runs on the CPU with two small
+# companions, once the libraries that need the rest of CUDA are gone.
+.venv/libtorch:
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --no-deps torch==$(TORCH)+cpu 2>/dev/null || \
+	  .venv/bin/pip install --quiet --no-deps torch==$(TORCH) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
+	torch=$$(cd .venv && ls -d lib/python3*/site-packages/torch) && \
+	  rm -f .venv/$$torch/lib/libtorch_cuda*.so .venv/$$torch/lib/libtorch_nvshmem.so && \
+	  ln -sfn $$torch .venv/libtorch
+
+# The full libtorch for GPUs. Build with it:
+#   LIBTORCH=$PWD/.venv-cuda/libtorch cargo build --release --features cuda
+setup-cuda: .venv-cuda/libtorch
+.venv-cuda/libtorch:
+	python3 -m venv .venv-cuda
+	.venv-cuda/bin/pip install --quiet torch==$(TORCH)
+	torch=$$(cd .venv-cuda && ls -d lib/python3*/site-packages/torch) && ln -sfn $$torch .venv-cuda/libtorch
+
+demo: setup
+	$(CARGO) build --release --features torch
+	$(THIMBLE) compress recipes/demo.toml --model assets/demo/model --out demo-output
+	@echo
+	$(THIMBLE) run demo-output --prompt 'Once upon a time' --max-tokens 80 --seed 1
+
+test: check test-device test-torch device-binary
+
+check: setup
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --features torch -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --features torch
+
+test-device:
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test
+
+test-torch: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test --features torch --lib --bins --tests
+
+# The binary that goes to devices: small, and without libtorch.
+device-binary:
+	$(CARGO) build --release --no-default-features --target-dir target/device
+	tests/device_binary.sh target/device/release/thimble
+
+bench: bench-kernels bench-quality bench-memory
+
+bench-kernels:
+	$(CARGO) bench --bench kernels
+
+bench-quality: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality
+
+bench-memory: setup
+	$(CARGO) bench --features torch --bench memory
+
+# Rewrites tests/data/fixtures with the libraries that define them.
+fixtures: .venv-compat/ready
+	.venv-compat/bin/python python-compat/write_fixtures.py
+.venv-compat/ready: python-compat/requirements.txt
+	python3 -m venv .venv-compat
+	.venv-compat/bin/pip install --quiet -r python-compat/requirements.txt
+	touch $@
+
+clean:
+	rm -rf target demo-output

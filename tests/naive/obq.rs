@@ -1,0 +1,83 @@
+//! Optimal Brain Quantization in a fixed order of columns, with an explicit
+//! inverse for every column, in float64: GPTQ as its paper derives it (equation
+//! 2), before any of the reformulations that make it fast.
+
+use ndarray::{Array1, Array2, s};
+
+/// What the layer's squared error is made of, and what it is rounded to.
+pub struct Problem {
+    /// `[out, in]`
+    pub weight: Array2<f64>,
+    /// `[in, in]`, positive definite
+    pub hessian: Array2<f64>,
+    /// Codes 0 … levels
+    pub levels: i32,
+    /// Columns of a group
+    pub group: usize,
+    /// Zero points in the middle
+    pub symmetric: bool,
+}
+
+/// The quantised weight in the order of columns it was given.
+pub fn solve(problem: &Problem) -> Array2<f64> {
+    let (rows, columns) = problem.weight.dim();
+    let mut weight = problem.weight.clone();
+    let mut solved = Array2::zeros((rows, columns));
+    let mut grids = vec![(1.0, 0.0); rows];
+    for i in 0..columns {
+        if i % problem.group == 0 {
+            let end = (i + problem.group).min(columns);
+            for (row, grid) in grids.iter_mut().enumerate() {
+                *grid = min_max(problem, weight.slice(s![row, i..end]).to_vec());
+            }
+        }
+        // The inverse of the Hessian of the columns that are still free.
+        let inverse = inverse(&problem.hessian.slice(s![i.., i..]).to_owned());
+        for row in 0..rows {
+            let (scale, zero) = grids[row];
+            let code = ((weight[[row, i]] / scale).round_ties_even() + zero).clamp(0.0, f64::from(problem.levels));
+            solved[[row, i]] = scale * (code - zero);
+            let error = (weight[[row, i]] - solved[[row, i]]) / inverse[[0, 0]];
+            let update: Array1<f64> = inverse.row(0).mapv(|v| error * v);
+            weight.slice_mut(s![row, i..]).zip_mut_with(&update, |w, u| *w -= u);
+        }
+    }
+    solved
+}
+
+/// Scale rounded to f16, and zero point, over values with zero among them.
+fn min_max(problem: &Problem, values: Vec<f64>) -> (f64, f64) {
+    let levels = f64::from(problem.levels);
+    let low = values.iter().copied().fold(0.0, f64::min);
+    let high = values.iter().copied().fold(0.0, f64::max);
+    let span = if problem.symmetric { 2.0 * high.max(-low) } else { high - low };
+    let scale = half::f16::from_f64(span / levels).to_f64();
+    let zero = if problem.symmetric { (levels + 1.0) / 2.0 } else { (-low / scale).round_ties_even().min(levels) };
+    (scale, zero)
+}
+
+/// Gauss and Jordan, with pivots from the whole column.
+pub fn inverse(matrix: &Array2<f64>) -> Array2<f64> {
+    let n = matrix.nrows();
+    let mut left = matrix.clone();
+    let mut right = Array2::<f64>::eye(n);
+    for i in 0..n {
+        let pivot = (i..n).max_by(|&a, &b| left[[a, i]].abs().total_cmp(&left[[b, i]].abs())).unwrap();
+        for matrix in [&mut left, &mut right] {
+            for column in 0..n {
+                matrix.swap([i, column], [pivot, column]);
+            }
+        }
+        let scale = left[[i, i]];
+        left.row_mut(i).mapv_inplace(|v| v / scale);
+        right.row_mut(i).mapv_inplace(|v| v / scale);
+        for row in (0..n).filter(|&row| row != i) {
+            let factor = left[[row, i]];
+            for matrix in [&mut left, &mut right] {
+                let pivot_row = matrix.row(i).to_owned();
+                matrix.row_mut(row).zip_mut_with(&pivot_row, |v, p| *v -= factor * p);
+            }
+        }
+    }
+    right
+}
