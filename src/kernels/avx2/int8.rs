@@ -3,7 +3,7 @@
 //! the lines straight into registers; more share an unpacked block in L1.
 
 use super::codes::{BLOCK_UNITS, Grids, Padding, Unit, block_lines, unit};
-use super::lanes::{Rows, load_rows, store_rows};
+use super::lanes::{load_rows, store_rows};
 use crate::kernels::{BLOCK, Int8Rows, Tile};
 use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 /// Tokens that share an unpacked block: their activations of one block are to
 /// stay in L1.
-const TOKENS: usize = 16;
+const TOKENS: usize = 32;
 /// Tokens that share a load of codes: 8 sums in 16 registers.
 const TOGETHER: usize = 4;
 
@@ -57,15 +57,16 @@ fn add_block<const CODE: usize, const T: usize>(
     out: &mut [[f32; TILE_ROWS]; T],
 ) {
     let products = products::<CODE, T>(units, x.map(|(codes, _, _)| codes));
-    for ((products, (_, x_scale, x_sum)), out) in products.into_iter().zip(x).zip(out) {
-        let (x_scale, x_sum) = (_mm256_set1_ps(x_scale), _mm256_set1_ps(x_sum as f32));
-        let mut rows: Rows = load_rows(out);
-        for half in 0..2 {
+    for t in 0..T {
+        let (_, x_scale, x_sum) = x[t];
+        let (x_scale, x_sum) = (_mm256_set1_ps(x_scale), _mm256_cvtepi32_ps(_mm256_set1_epi32(x_sum)));
+        let before = load_rows(&out[t]);
+        let add = |half: usize| {
             // Whole numbers below 2²⁴ (at most 254 · 127 · 32): floats hold them exactly.
-            let sum = _mm256_fnmadd_ps(grids.zeros[half], x_sum, _mm256_cvtepi32_ps(products[half]));
-            rows[half] = _mm256_fmadd_ps(_mm256_mul_ps(grids.scales[half], x_scale), sum, rows[half]);
-        }
-        store_rows(out, rows);
+            let sum = _mm256_fnmadd_ps(grids.zeros[half], x_sum, _mm256_cvtepi32_ps(products[t][half]));
+            _mm256_fmadd_ps(_mm256_mul_ps(grids.scales[half], x_scale), sum, before[half])
+        };
+        store_rows(&mut out[t], [add(0), add(1)]);
     }
 }
 
@@ -86,6 +87,7 @@ const fn units_in_16_bits(code: Code) -> usize {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn products<const CODE: usize, const T: usize>(units: impl Fn(usize) -> Unit, x: [&[i8; BLOCK]; T]) -> [[__m256i; 2]; T] {
+    let x: [&[[u8; UNIT_COLUMNS]; BLOCK_UNITS]; T] = x.map(bytemuck::cast_ref);
     let run = const { units_in_16_bits(Code::ALL[CODE]) };
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; T];
@@ -94,8 +96,7 @@ fn products<const CODE: usize, const T: usize>(units: impl Fn(usize) -> Unit, x:
         for i in start * run..(start + 1) * run {
             let codes = units(i);
             for (short_sums, x) in short_sums.iter_mut().zip(x) {
-                let four = i32::from_le_bytes(std::array::from_fn(|c| x[i * UNIT_COLUMNS + c] as u8));
-                let four = _mm256_set1_epi32(four);
+                let four = _mm256_set1_epi32(i32::from_le_bytes(x[i]));
                 for (short_sum, codes) in short_sums.iter_mut().zip(codes) {
                     *short_sum = _mm256_add_epi16(*short_sum, multiply::<CODE>(codes, four));
                 }
