@@ -42,7 +42,6 @@ impl Int8Rows {
     /// Codes, scale and sum of one block of a token.
     pub fn block(&self, token: usize, block: usize) -> (&[i8; BLOCK], f32, i32) {
         let i = token * self.blocks + block;
-        let codes = self.codes[i * BLOCK..(i + 1) * BLOCK].try_into().expect("a whole block");
-        (codes, self.scales[i], self.sums[i])
+        (&self.codes.as_chunks().0[i], self.scales[i], self.sums[i])
     }
 }

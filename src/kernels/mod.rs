@@ -1,9 +1,9 @@
 //! The arithmetic of the device: one table of functions an instruction set,
 //! chosen once at run time.
 //!
-//! [`scalar`] is the reference, short and plain. Another set = one file with a
-//! `pub static KERNELS` that starts from the scalar table, and one row in
-//! [`AVAILABLE`]; what it leaves out is filled from `scalar`.
+//! `scalar` is the reference, short and plain. Another set = one file or folder
+//! with a `pub static KERNELS` and one row in `AVAILABLE`; what a set leaves out
+//! is filled from the scalar table.
 //!
 //! `THIMBLE_ISA=scalar` (or the name of another row) forces a set.
 
@@ -70,15 +70,15 @@ impl Kernels {
 }
 
 /// An instruction set that this build knows.
-pub struct Available {
-    /// Its kernels.
-    pub kernels: &'static Kernels,
-    /// Whether this machine has it.
-    pub detect: fn() -> bool,
+struct Available {
+    kernels: &'static Kernels,
+    /// Whether this machine has it: no kernel may be called where it does not.
+    detect: fn() -> bool,
 }
 
-/// Every set of this architecture, the best last.
-pub static AVAILABLE: &[Available] = &[
+/// Every set of this architecture, the best last. Private: [`supported`] and
+/// [`select`] are what makes calling a kernel safe.
+static AVAILABLE: &[Available] = &[
     Available { kernels: &scalar::KERNELS, detect: || true },
     #[cfg(target_arch = "x86_64")]
     Available { kernels: &avx2::KERNELS, detect: avx2::detect },
@@ -91,9 +91,10 @@ pub fn supported() -> impl DoubleEndedIterator<Item = &'static Kernels> {
 
 /// The best set of this machine, or the one that `THIMBLE_ISA` names.
 pub fn select() -> Result<&'static Kernels> {
-    let Ok(wanted) = std::env::var("THIMBLE_ISA") else {
+    let Some(wanted) = std::env::var_os("THIMBLE_ISA") else {
         return Ok(supported().next_back().expect("scalar is always there"));
     };
+    let wanted = wanted.to_string_lossy();
     supported().find(|k| k.isa == wanted).ok_or_else(|| {
         let names: Vec<_> = supported().map(|k| k.isa).collect();
         Error::Environment(format!("THIMBLE_ISA={wanted}: this machine and build have {}", names.join(", ")))

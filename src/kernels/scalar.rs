@@ -90,10 +90,17 @@ fn dense_tile<const N: usize>(rows: &[u8], columns: usize, x: &[f32], out: &mut 
     }
 }
 
-/// To the greatest magnitude, ties to even; a block of zeros has scale 0.
+/// To the greatest magnitude, ties to even. A block of zeros, or of magnitudes so
+/// small that 127 divided by them overflows, has codes 0. One with a NaN or an
+/// infinity too, but its scale is one and makes its products NaN.
 fn quantize_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    let greatest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
+    // The bits of magnitudes are ordered as the magnitudes are, and NaN above all.
+    let greatest = f32::from_bits(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0));
+    let inverse = 127.0 / greatest;
+    if !inverse.is_finite() || greatest.is_infinite() {
+        codes.fill(0);
+        return (greatest / 127.0, 0);
+    }
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(x) {
         *code = (v * inverse).round_ties_even() as i8;

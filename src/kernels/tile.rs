@@ -1,6 +1,6 @@
 //! One tile of a packed weight as kernels see it.
 
-use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS, span_columns};
 use crate::quant::{Code, Layout, PackedTensor};
 use half::f16;
 
@@ -57,6 +57,27 @@ impl<'a> Tile<'a> {
     /// The group that a block of columns belongs to.
     pub fn group(&self, block: usize) -> usize {
         block * super::BLOCK / self.group_columns
+    }
+
+    /// Groups along the columns.
+    pub fn groups(&self) -> usize {
+        self.columns.div_ceil(self.group_columns)
+    }
+
+    /// The blocks of columns of a group.
+    pub fn group_blocks(&self, group: usize) -> std::ops::Range<usize> {
+        let end = (group + 1).saturating_mul(self.group_columns).min(self.columns);
+        group * self.group_columns / super::BLOCK..end.div_ceil(super::BLOCK)
+    }
+
+    /// Panics where the planes are not as long as shape and code say.
+    pub fn check(&self) {
+        let span = span_columns(self.code);
+        let grids = self.groups() * TILE_ROWS;
+        assert_eq!(self.codes.len(), self.columns.next_multiple_of(span) * TILE_ROWS * self.code.bits() / 8, "bytes of codes");
+        assert_eq!(self.scales.len(), 2 * grids, "bytes of scales");
+        assert!(self.zeros.is_none_or(|zeros| zeros.len() == grids), "bytes of zero points");
+        assert!(self.group_columns.is_multiple_of(super::BLOCK) || self.group_columns >= self.columns, "a block straddles two groups");
     }
 
     /// Scale of a row in a group.

@@ -1,0 +1,98 @@
+//! Packed codes → registers, and the grids of a group. A unit (16 rows × 4
+//! columns) is two registers of bytes, `[row][column]`: half a line of 8-bit
+//! codes each, or the same bits of half a line each.
+
+use super::lanes::{Rows, load_bytes};
+use crate::kernels::{BLOCK, Tile};
+use crate::quant::Code;
+use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use std::arch::x86_64::*;
+
+/// Codes of 4 columns: rows 0–7 and rows 8–15.
+pub type Unit = [__m256i; 2];
+
+/// Units of a block of activations.
+pub const BLOCK_UNITS: usize = BLOCK / UNIT_COLUMNS;
+
+/// Room for the lines of a block at the widest code.
+pub type Padding = [u8; BLOCK * TILE_ROWS];
+
+/// The lines of one block of columns in halves, two registers a line. The last
+/// block of a tile may be short: it is completed in `padding`, by codes that meet
+/// no activation.
+#[inline]
+pub fn block_lines<'a, const CODE: usize>(tile: &Tile<'a>, block: usize, padding: &'a mut Padding) -> &'a [[u8; 32]] {
+    let whole = const { BLOCK * TILE_ROWS * Code::ALL[CODE].bits() / 8 };
+    let codes = tile.block_codes(block);
+    let codes = if codes.len() == whole {
+        codes
+    } else {
+        padding[..codes.len()].copy_from_slice(codes);
+        &padding[..whole]
+    };
+    codes.as_chunks().0
+}
+
+/// Unpacks one unit. `lines` are those of a whole block.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn unit<const CODE: usize>(lines: &[[u8; 32]], unit: usize) -> Unit {
+    let mut codes = [_mm256_setzero_si256(); 2];
+    let (mut plane_start, mut code_shift) = (0, 0);
+    for &bits in const { Code::ALL[CODE].planes() } {
+        let units_per_line = 8 / bits;
+        let line = plane_start + unit / units_per_line;
+        let from = unit % units_per_line * bits;
+        for (half, code) in codes.iter_mut().enumerate() {
+            *code = _mm256_or_si256(*code, field(load_bytes(&lines[2 * line + half]), bits, from, code_shift));
+        }
+        plane_start += BLOCK_UNITS / units_per_line;
+        code_shift += bits;
+    }
+    codes
+}
+
+/// Moves the `bits` bits at `from` of every byte to `to` and clears all others.
+/// Called with constants once loops are unrolled: a shift and a mask.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn field(bytes: __m256i, bits: usize, from: usize, to: usize) -> __m256i {
+    let count = _mm_cvtsi32_si128(from.abs_diff(to) as i32);
+    // What crosses into the neighbouring byte of a 16-bit lane is masked out.
+    let moved = if from >= to { _mm256_srl_epi16(bytes, count) } else { _mm256_sll_epi16(bytes, count) };
+    _mm256_and_si256(moved, _mm256_set1_epi8(((0xff >> (8 - bits)) << to) as i8))
+}
+
+/// Scales and zero points of a group for all rows.
+#[derive(Clone, Copy)]
+pub struct Grids {
+    pub scales: Rows,
+    /// Whole numbers.
+    pub zeros: Rows,
+}
+
+impl Grids {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub fn load(tile: &Tile, group: usize) -> Self {
+        let scales = tile.scales.as_chunks().0;
+        let scale = |half: usize| {
+            let bytes: &[u8; 16] = &scales[2 * group + half];
+            // SAFETY: reads 16 bytes.
+            _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+        };
+        let zeros = match tile.zeros {
+            None => [_mm256_set1_ps(tile.code.middle() as f32); 2],
+            Some(zeros) => {
+                let zeros = zeros.as_chunks().0;
+                let zero = |half: usize| {
+                    let bytes: &[u8; 8] = &zeros[2 * group + half];
+                    // SAFETY: reads 8 bytes.
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }))
+                };
+                [zero(0), zero(1)]
+            }
+        };
+        Self { scales: [scale(0), scale(1)], zeros }
+    }
+}

@@ -1,0 +1,106 @@
+//! f32 weights × f32 activations of several tokens. Some columns of a tile are
+//! decoded and transposed into a panel in L1, a line of 16 rows for each column;
+//! then every token passes over it: lanes are rows, and activations are broadcast.
+
+use super::codes::{BLOCK_UNITS, Grids, Padding, block_lines, unit};
+use super::lanes::{Rows, load_rows, store_rows};
+use crate::kernels::{BLOCK, Tile};
+use crate::quant::Code;
+use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use std::arch::x86_64::*;
+
+/// Columns of a panel: half of a usual L1 of 32 KiB.
+pub const COLUMNS: usize = 256;
+
+/// Tokens that share a load of weights: 12 sums in 16 registers.
+const TOGETHER: usize = 6;
+
+/// Weights `[column][row]`.
+#[repr(align(64))]
+pub struct Panel(pub [[f32; TILE_ROWS]; COLUMNS]);
+
+impl Panel {
+    /// Zeros.
+    pub fn new() -> Self {
+        Self([[0.0; TILE_ROWS]; COLUMNS])
+    }
+
+    /// Adds the products of the first `columns` columns with those of each row of
+    /// activations, `x[token · stride..]`, to `out`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub fn multiply(&self, columns: usize, x: &[f32], stride: usize, out: &mut [[f32; TILE_ROWS]]) {
+        let weights = &self.0[..columns];
+        for (chunk, out) in out.chunks_mut(TOGETHER).enumerate() {
+            let x = &x[chunk * TOGETHER * stride..];
+            match out.len() {
+                1 => add_tokens::<1>(weights, x, stride, out),
+                2 => add_tokens::<2>(weights, x, stride, out),
+                3 => add_tokens::<3>(weights, x, stride, out),
+                4 => add_tokens::<4>(weights, x, stride, out),
+                5 => add_tokens::<5>(weights, x, stride, out),
+                _ => add_tokens::<TOGETHER>(weights, x, stride, out),
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_tokens<const T: usize>(weights: &[[f32; TILE_ROWS]], x: &[f32], stride: usize, out: &mut [[f32; TILE_ROWS]]) {
+    let x: [&[f32]; T] = std::array::from_fn(|t| &x[t * stride..][..weights.len()]);
+    let mut sums: [Rows; T] = [[_mm256_setzero_ps(); 2]; T];
+    for (column, weights) in weights.iter().enumerate() {
+        let weights = load_rows(weights);
+        for (sums, x) in sums.iter_mut().zip(x) {
+            // SAFETY: each x is as long as `weights`.
+            let x = _mm256_broadcast_ss(unsafe { x.get_unchecked(column) });
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm256_fmadd_ps(weights, x, *sum);
+            }
+        }
+    }
+    for (sums, out) in sums.into_iter().zip(out) {
+        let before = load_rows(out);
+        store_rows(out, [_mm256_add_ps(before[0], sums[0]), _mm256_add_ps(before[1], sums[1])]);
+    }
+}
+
+/// A packed tile × `x` `[tokens, stride]`: adds to `out` (a token each).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn packed_tile<const CODE: usize>(tile: &Tile, x: &[f32], stride: usize, out: &mut [[f32; TILE_ROWS]]) {
+    let mut panel = Panel::new();
+    let tokens = out.len().min(x.len() / stride);
+    for start in (0..tile.columns).step_by(COLUMNS) {
+        let columns = COLUMNS.min(tile.columns - start);
+        let blocks = start / BLOCK..(start + columns).div_ceil(BLOCK);
+        for (block, lines) in blocks.zip(panel.0.as_chunks_mut().0) {
+            decode_block::<CODE>(tile, block, lines);
+        }
+        panel.multiply(columns, &x[start..], stride, &mut out[..tokens]);
+    }
+}
+
+/// `scale · (code − zero)` of one block of columns. Exact: a code less its zero
+/// point has 9 bits, a scale 11, and a float holds 24.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32; TILE_ROWS]; BLOCK]) {
+    let signed = const { Code::ALL[CODE].range().0 < 0 };
+    let mut padding: Padding = [0; _];
+    let grids = Grids::load(tile, tile.group(block));
+    let packed = block_lines::<CODE>(tile, block, &mut padding);
+    for i in 0..BLOCK_UNITS {
+        let codes = unit::<CODE>(packed, i);
+        for column in 0..UNIT_COLUMNS {
+            let to_top = _mm_cvtsi32_si128(8 * (UNIT_COLUMNS - 1 - column) as i32);
+            let decode = |half: usize| {
+                // The byte of this column to the top of its row's 32 bits, and down.
+                let top = _mm256_sll_epi32(codes[half], to_top);
+                let code = if signed { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
+                _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(_mm256_cvtepi32_ps(code), grids.zeros[half]))
+            };
+            store_rows(&mut lines[i * UNIT_COLUMNS + column], [decode(0), decode(1)]);
+        }
+    }
+}
