@@ -1,0 +1,183 @@
+//! The native file: its bytes are pinned by a golden file, any safetensors reader
+//! opens it, and what is read is what was written.
+
+#[path = "common/data.rs"]
+mod data;
+
+use ndarray::ArrayView2;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thimble::checkpoint::{DenseTensor, FloatType};
+use thimble::model::{ModelSpec, ParameterKind};
+use thimble::quant::grid::round_to_nearest;
+use thimble::quant::native::{self, NativeFile, Notes};
+use thimble::quant::{Code, Layout, PackedTensor, Permutation, Scheme, Weight, WeightStore};
+use thimble::runtime::{self, Activations, Decoder, KvCache, Step};
+
+/// Each code, symmetric and not, groups and whole rows, over one model.
+const SCHEMES: [(&str, Code, usize, bool); 11] = [
+    ("embeddings", Code::Int8, 32, false),
+    ("head", Code::Int4, 0, true),
+    ("blocks.0.attn.q", Code::Int2, 32, false),
+    ("blocks.0.attn.k", Code::Int3, 32, true),
+    ("blocks.0.attn.v", Code::Int4, 32, false),
+    ("blocks.0.attn.o", Code::Int5, 32, true),
+    ("blocks.0.ffn.gate", Code::Int6, 0, false),
+    ("blocks.0.ffn.up", Code::Int8, 64, true),
+    ("blocks.0.ffn.down", Code::Int3, 32, false),
+    ("blocks.1.ffn.gate", Code::Int5, 32, false),
+    ("blocks.1.ffn.down", Code::Int6, 32, true),
+];
+/// These read one input and share an order of columns.
+const PERMUTED: [&str; 3] = ["blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"];
+
+fn weights(model: &runtime::Model) -> Vec<(String, Weight)> {
+    let quantize = |name: &str, weight: &Weight, &(_, code, group_size, symmetric): &(&str, Code, usize, bool)| {
+        let shape = weight.shape();
+        let values = weight.to_f32();
+        let mut matrix = ArrayView2::from_shape((shape[0], shape[1]), &values).unwrap().to_owned();
+        let permutation = PERMUTED.contains(&name).then(|| {
+            // Columns from the last to the first.
+            matrix.invert_axis(ndarray::Axis(1));
+            Arc::new(Permutation { name: "blocks.0.attn.q.perm".into(), order: (0..shape[1] as u32).rev().collect() })
+        });
+        let mut tensor = round_to_nearest(matrix.view(), Scheme { code, group_size, symmetric });
+        tensor.permutation = permutation;
+        let layout = if name == "embeddings" { Layout::Rows } else { Layout::Tiles };
+        Weight::Packed(PackedTensor::pack(&tensor, layout))
+    };
+    let keep = |name: &str, weight: Weight| match weight {
+        // Both 16-bit formats, besides the vectors in f32.
+        Weight::Dense(t) if t.shape.len() == 2 => Weight::Dense(narrow(&t, name.ends_with('q'))),
+        other => other,
+    };
+    let spec = model.spec();
+    let convert = |p: thimble::model::Parameter| {
+        let weight = model.store.weight(&p.name).unwrap();
+        let weight = match SCHEMES.iter().find(|s| s.0 == p.name) {
+            Some(scheme) => quantize(&p.name, &weight, scheme),
+            None => keep(&p.name, weight),
+        };
+        (p.name, weight)
+    };
+    spec.parameters().into_iter().map(convert).collect()
+}
+
+fn narrow(tensor: &DenseTensor, f16: bool) -> DenseTensor {
+    let bits = |v: &f32| if f16 { half::f16::from_f32(*v).to_bits() } else { half::bf16::from_f32(*v).to_bits() };
+    let bytes = tensor.to_f32().iter().flat_map(|v| bits(v).to_le_bytes()).collect();
+    let float_type = if f16 { FloatType::F16 } else { FloatType::Bf16 };
+    DenseTensor { float_type, bytes: thimble::checkpoint::Bytes::from_vec(bytes), ..tensor.clone() }
+}
+
+fn write(path: &Path) -> (ModelSpec, Vec<(String, Weight)>) {
+    let model = runtime::open(&data::fixture("llama-head-dim"), None).unwrap();
+    let weights = weights(&model);
+    let notes = Notes { recipe: json!({ "golden": true }), provenance: json!({ "tool": "test" }), ..Notes::default() };
+    native::write(path, model.spec(), &weights, Some(b"{\"tokenizer\": \"bytes\"}"), &notes).unwrap();
+    (model.spec().clone(), weights)
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden.thimble")
+}
+
+/// A change of these bytes is a new version of the format. `THIMBLE_BLESS=1`
+/// writes the file anew.
+#[test]
+fn bytes_are_those_of_the_golden_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.thimble");
+    write(&path);
+    if std::env::var_os("THIMBLE_BLESS").is_some() {
+        std::fs::copy(&path, golden()).unwrap();
+    }
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(golden()).unwrap(), "the written bytes differ from {}", golden().display());
+}
+
+#[test]
+fn what_is_read_is_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.thimble");
+    let (spec, weights) = write(&path);
+    let file = NativeFile::open(&path).unwrap();
+    assert_eq!(*file.spec(), spec);
+    assert_eq!(file.tokenizer(), Some(&b"{\"tokenizer\": \"bytes\"}"[..]));
+    assert_eq!(file.notes().recipe, json!({ "golden": true }));
+    for (name, weight) in weights {
+        match (weight, file.weight(&name).unwrap()) {
+            (Weight::Packed(a), Weight::Packed(b)) => assert!(a.unpack() == b.unpack(), "{name}"),
+            (Weight::Dense(a), Weight::Dense(b)) => assert!(*a.bytes == *b.bytes && a.float_type == b.float_type, "{name}"),
+            _ => panic!("{name} changed its kind"),
+        }
+    }
+}
+
+/// The promises of the contract, read by the safetensors crate alone.
+#[test]
+fn layout_keeps_its_promises() {
+    let bytes = std::fs::read(golden()).unwrap();
+    let (header_len, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!((header_len + 8) % 64, 0, "data begins at a multiple of 64");
+    assert_eq!(header.metadata().as_ref().unwrap()["thimble.version"], "1");
+    let mut by_place: Vec<_> = header.tensors().into_iter().map(|(name, info)| (info.data_offsets, name, info)).collect();
+    by_place.sort_by_key(|(offsets, ..)| *offsets);
+    let rank = |name: &str| ["codes", "scales", "zeros"].iter().position(|end| name.ends_with(end)).unwrap_or(3);
+    assert!(by_place.windows(2).all(|w| rank(&w[0].1) <= rank(&w[1].1)), "codes, then scales, then zero points, then the rest");
+    for ((start, end), name, info) in &by_place {
+        match rank(name) {
+            0 => assert!(start % 64 == 0 && end % 64 == 0, "{name}: {start}..{end}"),
+            1 => assert!(start % 32 == 0 && info.dtype == safetensors::Dtype::F16, "{name}"),
+            2 => assert!(start % 16 == 0 && info.dtype == safetensors::Dtype::U8, "{name}"),
+            _ => assert_eq!(start % (info.dtype.bitsize() / 8), 0, "{name}"),
+        }
+    }
+    let names: Vec<_> = by_place.iter().map(|(_, name, _)| name.as_str()).collect();
+    assert!(!names.contains(&"blocks.0.attn.k.zeros"), "symmetric weights have no zero points");
+    assert_eq!(names.iter().filter(|n| n.ends_with(".perm")).count(), 1, "one order for q, k and v");
+    assert_eq!(header.tensors()["blocks.0.attn.q.scales"].shape, [3, 1, 16], "[tiles, groups, 16]");
+}
+
+/// Every layout at once in a running model: the device against its own decoded
+/// weights in the plain decoder.
+#[test]
+fn device_runs_every_code_as_it_decodes() {
+    let file = NativeFile::open(&golden()).unwrap();
+    let decoded = Decoded(&file);
+    let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 96).collect();
+    let logits = |store: &dyn WeightStore, activations| {
+        let decoder = Decoder::new(store, activations, 1).unwrap();
+        let mut cache = KvCache::new(store.spec());
+        decoder.logits(&decoder.forward(&mut [Step { cache: &mut cache, ids: &ids }]).unwrap())
+    };
+    let dense = logits(&decoded, Activations::F32);
+    let greatest = |a: &[f32]| a.iter().zip(&dense).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    let (exact, int8) = (greatest(&logits(&file, Activations::F32)), greatest(&logits(&file, Activations::Int8)));
+    println!("greatest difference {exact:.1e} with f32 activations, {int8:.1e} with int8");
+    assert!(exact < 1e-4, "{exact}");
+    assert!(int8 > exact && int8 < 0.5, "{int8}");
+}
+
+/// The same weights, decoded to f32.
+struct Decoded<'a>(&'a NativeFile);
+
+impl WeightStore for Decoded<'_> {
+    fn spec(&self) -> &ModelSpec {
+        self.0.spec()
+    }
+    fn weight(&self, name: &str) -> thimble::Result<Weight> {
+        let weight = self.0.weight(name)?;
+        Ok(Weight::Dense(DenseTensor::from_f32(name, Path::new("decoded"), weight.shape(), &weight.to_f32())))
+    }
+    fn files(&self) -> Vec<Arc<PathBuf>> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn every_code_is_in_the_golden_file() {
+    assert!(Code::ALL.iter().all(|code| SCHEMES.iter().any(|s| s.1 == *code)));
+    let spec = NativeFile::open(&golden()).unwrap().spec().clone();
+    assert!(spec.parameters().iter().any(|p| p.kind == ParameterKind::Embedding) && !spec.tied);
+}
