@@ -132,7 +132,7 @@ impl Pattern {
             Pattern::ZeroActivations => 0.0,
             Pattern::Greatest => greatest,
             Pattern::GreatestNegative => -greatest,
-            Pattern::Alternating => greatest * if i % columns % 2 == 0 { 1.0 } else { -1.0 },
+            Pattern::Alternating => greatest * if (i % columns).is_multiple_of(2) { 1.0 } else { -1.0 },
             Pattern::Random | Pattern::ZeroGroups if (i % columns).is_multiple_of(BLOCK) => greatest,
             Pattern::Random | Pattern::ZeroGroups => (greatest as f64 * (2.0 * random.uniform(i as u64) - 1.0)).round() as f32,
         };

@@ -26,8 +26,8 @@ impl Panel {
     }
 
     /// Adds the products of the first `columns` columns with those of each row of
-    /// activations, `x[token · stride..]`, to `out`.
-    #[inline]
+    /// activations, `x[token · stride..]`, to `out`. One copy serves all codes.
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
     pub fn multiply(&self, columns: usize, x: &[f32], stride: usize, out: &mut [[f32; TILE_ROWS]]) {
         let weights = &self.0[..columns];
