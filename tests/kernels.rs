@@ -625,34 +625,25 @@ fn pool_survives_a_panic() {
     }
 }
 
-/// Runs [`print_selected`] in a process of its own, so that no test sees another's
-/// environment.
-fn selected(isa: &str) -> String {
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "print_selected", "--ignored", "--nocapture"])
+/// The binary, so that no test sees another's environment.
+fn bench(isa: &str) -> std::process::Output {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fixtures/llama-gqa-tied");
+    std::process::Command::new(env!("CARGO_BIN_EXE_thimble"))
+        .args(["bench", fixture, "--prompt-tokens", "2", "--gen-tokens", "1", "--repeat", "1", "--json"])
         .env("THIMBLE_ISA", isa)
         .output()
-        .unwrap();
-    String::from_utf8(child.stdout).unwrap()
-}
-
-#[test]
-#[ignore = "a part of the next test"]
-fn print_selected() {
-    match thimble::kernels::select() {
-        Ok(kernels) => println!("selected {};", kernels.isa),
-        Err(error) => println!("refused: {error} ({});", error.exit_code()),
-    }
+        .unwrap()
 }
 
 #[test]
 fn the_environment_names_a_set() {
     for kernels in sets() {
-        assert!(selected(kernels.isa).contains(&format!("selected {};", kernels.isa)));
+        let report: serde_json::Value = serde_json::from_slice(&bench(kernels.isa).stdout).unwrap();
+        assert_eq!(report["isa"], kernels.isa);
     }
-    let refusal = selected("pentium");
+    let refused = bench("pentium");
+    let message = String::from_utf8(refused.stderr).unwrap();
     let names: Vec<_> = supported().map(|k| k.isa).collect();
-    assert!(refusal.contains("THIMBLE_ISA=pentium"), "{refusal}");
-    assert!(refusal.contains(&names.join(", ")), "{refusal}");
-    assert!(refusal.contains("(4);"), "{refusal}");
+    assert_eq!(refused.status.code(), Some(4), "{message}");
+    assert!(message.contains("THIMBLE_ISA=pentium") && message.contains(&names.join(", ")), "{message}");
 }

@@ -54,7 +54,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         return Err(Error::Usage("--prompt-tokens, --gen-tokens and --repeat must be at least 1".into()).into());
     }
     let start = Instant::now();
-    let model = args.model.open()?;
+    let model = args.model.open_weights()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
     let speed = speed::measure(&decoder, args.prompt_tokens, args.gen_tokens, args.repeat)?;

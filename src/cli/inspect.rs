@@ -52,7 +52,7 @@ struct TensorRow {
 }
 
 pub fn main(args: Args, output: Output) -> Done {
-    let model = args.model.open()?;
+    let model = args.model.open_weights()?;
     let notes = model.native.as_ref().map(|n| n.notes().clone()).unwrap_or_default();
     let report = Report {
         family: model.spec().family.clone(),

@@ -31,7 +31,7 @@ pub struct Args {
 }
 
 pub fn main(args: Args, threads: usize) -> Done {
-    let model = args.model.open()?;
+    let model = args.model.open_weights()?;
     let mut source = args.backend.logits(&model, args.activations, threads)?;
     source.run_window(&args.ids)?;
     let logits = source.logits(0..args.ids.len())?;

@@ -17,6 +17,11 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// For what needs no text.
+    pub fn open_weights(&self) -> Result<Model> {
+        runtime::open_weights(&self.model)
+    }
+
     pub fn open(&self) -> Result<Model> {
         runtime::open(&self.model, self.tokenizer.as_deref())
     }

@@ -146,7 +146,7 @@ impl Texts {
 fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &Options, progress: &dyn Progress) -> Result<Measured> {
     let e = &recipe.evaluate;
     let windows = windows(ids, model.spec(), e.protocol, e.window, e.max_windows)?;
-    let packed = runtime::open(file, None)?;
+    let packed = runtime::open_weights(file)?;
     let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
     let mut original = TorchLogits::new(model.store.clone(), options.compute);
     evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)

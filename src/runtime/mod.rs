@@ -15,6 +15,6 @@ mod window;
 
 pub use cache::KvCache;
 pub use decoder::{Activations, Decoder, Step};
-pub use open::{Model, open};
+pub use open::{Model, open, open_weights};
 pub use sampler::{Sampler, argmax};
 pub use window::NativeLogits;

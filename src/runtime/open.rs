@@ -26,9 +26,14 @@ pub struct Model {
     pub chat_template: Value,
 }
 
+/// Opens whatever `path` holds, but for its tokenizer.
+pub fn open_weights(path: &Path) -> Result<Model> {
+    recognise(path, false)
+}
+
 /// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
 pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
-    let mut model = recognise(path)?;
+    let mut model = recognise(path, tokenizer.is_none())?;
     if let Some(tokenizer) = tokenizer {
         model.tokenizer = Some(Tokenizer::open(tokenizer)?);
     }
@@ -75,40 +80,40 @@ impl Model {
     }
 }
 
-fn recognise(path: &Path) -> Result<Model> {
+fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
     if path.is_dir() {
         let native = path.join(native::FILE_NAME);
         return match () {
-            () if native.exists() => open_native(path, &native),
-            () if path.join(CONFIG).exists() => open_hugging_face(path),
+            () if native.exists() => open_native(path, &native, with_tokenizer),
+            () if path.join(CONFIG).exists() => open_hugging_face(path, with_tokenizer),
             () => Err(Error::format(path, format!("holds neither {} nor {CONFIG}", native::FILE_NAME))),
         };
     }
     let bytes = Bytes::map(path)?;
     match () {
-        () if NativeFile::recognises(&bytes) => open_native(path, path),
+        () if NativeFile::recognises(&bytes) => open_native(path, path, with_tokenizer),
         () if bytes.starts_with(b"GGUF") => {
             Err(Error::format(path, "GGUF files cannot be read yet; start from the Hugging Face directory"))
         }
         () if bytes.get(8) == Some(&b'{') => {
             Err(Error::format(path, format!("a safetensors file without a configuration: name the folder that holds it and {CONFIG}")))
         }
-        () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path),
+        () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, with_tokenizer),
         () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated?)")),
     }
 }
 
-fn open_native(path: &Path, file: &Path) -> Result<Model> {
+fn open_native(path: &Path, file: &Path, with_tokenizer: bool) -> Result<Model> {
     let native = Arc::new(NativeFile::open(file)?);
-    let tokenizer = native.tokenizer().map(|json| Tokenizer::from_json(json.to_vec(), file)).transpose()?;
+    let tokenizer = native.tokenizer().filter(|_| with_tokenizer).map(|json| Tokenizer::from_json(json.to_vec(), file)).transpose()?;
     let chat_template = native.notes().chat_template.clone();
     Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), tokenizer, chat_template })
 }
 
-fn open_hugging_face(dir: &Path) -> Result<Model> {
+fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
     let file = dir.join("tokenizer.json");
-    let tokenizer = file.exists().then(|| Tokenizer::open(&file)).transpose()?;
+    let tokenizer = (with_tokenizer && file.exists()).then(|| Tokenizer::open(&file)).transpose()?;
     let config = read_json(&dir.join("tokenizer_config.json"))?;
     // The tokenizer's word for the beginning of text wins over the model's number.
     let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
@@ -128,9 +133,9 @@ fn read_json(path: &Path) -> Result<Value> {
     }
 }
 
-fn open_llama2c(path: &Path) -> Result<Model> {
+fn open_llama2c(path: &Path, with_tokenizer: bool) -> Result<Model> {
     let model = DenseModel::open_llama2c(path)?;
-    let tokenizer = tokenizer_beside(path).map(|file| Tokenizer::open(&file)).transpose()?;
+    let tokenizer = tokenizer_beside(path).filter(|_| with_tokenizer).map(|file| Tokenizer::open(&file)).transpose()?;
     Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template: Value::Null })
 }
 

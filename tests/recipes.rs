@@ -1,0 +1,91 @@
+//! Every recipe in `recipes/` runs, on a tiny model, through the command line.
+#![cfg(feature = "torch")]
+
+#[path = "common/data.rs"]
+mod data;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn recipes() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut all: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
+    all.sort();
+    all
+}
+
+fn compress(recipe: &Path, model: &Path, out: &Path, more: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_thimble"))
+        .arg("compress")
+        .arg(recipe)
+        .arg("--model")
+        .arg(model)
+        .arg("--out")
+        .arg(out)
+        .args(["--json", "--set", "calibration.sequences=4", "--set", "calibration.length=32"])
+        .args(["--set", "evaluate.window=32", "--set", "evaluate.max_windows=2"])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+/// On a fixture without a tokenizer: tokens are sampled from the model itself.
+#[test]
+fn every_recipe_runs_and_reports() {
+    let recipes = recipes();
+    assert!(recipes.len() >= 3);
+    for recipe in recipes {
+        let out = tempfile::tempdir().unwrap();
+        // These recipes' texts and limits are the demo model's.
+        let sets = ["--set", "calibration.text=self", "--set", "evaluate.text=self", "--set", "gate.max_perplexity_increase=9.0"];
+        let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &sets);
+        assert!(done.status.success(), "{}: {}", recipe.display(), String::from_utf8_lossy(&done.stderr));
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        for key in ["size_bytes", "bits_per_weight", "peak_memory_bytes", "seconds"] {
+            assert!(report[key].is_number(), "{key} in {report}");
+        }
+        let stage = &report["stages"][0];
+        assert!(stage["method"].is_string() && stage["seconds"].is_number());
+        for layer in stage["layers"].as_array().unwrap() {
+            assert!(layer["name"].is_string() && layer["relative_error"].is_number() && layer["bits"].is_number(), "{layer}");
+        }
+        assert!(report["before"]["perplexity"].is_number() && report["after"]["kl_mean"].is_number());
+        let written: Vec<_> = report["files"].as_array().unwrap().iter().map(|f| PathBuf::from(f.as_str().unwrap())).collect();
+        assert!(written.len() == 4 && written.iter().all(|f| f.exists()));
+        let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 4, "nothing but the four files remains: {left:?}");
+    }
+}
+
+/// A gate that cannot be met: the model is written, marked so, and the exit code is 1.
+#[test]
+fn a_missed_gate_is_exit_code_1() {
+    let (out, recipe) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/gptq-4bit.toml"));
+    let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &["--set", "gate.max_size_bytes=1000"]);
+    assert_eq!(done.status.code(), Some(1), "{}", String::from_utf8_lossy(&done.stderr));
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report["gate"], "missed");
+    let inspected = Command::new(env!("CARGO_BIN_EXE_thimble")).args(["inspect", "--json"]).arg(out.path()).output().unwrap();
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(inspected["quality"]["gate"], "missed");
+    assert_eq!(inspected["size_bytes"], report["size_bytes"]);
+}
+
+/// What `skip` names stays in 16 bits.
+#[test]
+fn skipped_layers_stay_in_16_bits() {
+    let (out, recipe) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/gptq-4bit.toml"));
+    let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &["--set", "gptq.skip=['blocks.*.ffn.down', 'embeddings']"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let inspected = Command::new(env!("CARGO_BIN_EXE_thimble")).args(["inspect", "--tensors", "--json"]).arg(out.path()).output().unwrap();
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    for tensor in inspected["tensors"].as_array().unwrap() {
+        let (name, stored) = (tensor["name"].as_str().unwrap(), tensor["stored"].as_str().unwrap());
+        match name {
+            "embeddings" | "blocks.0.ffn.down" | "blocks.1.ffn.down" => assert_eq!(stored, "f16", "{name}"),
+            _ if name.ends_with("norm") => assert_eq!(stored, "f32", "{name}"),
+            _ => assert!(stored.starts_with("4 bits"), "{name}: {stored}"),
+        }
+    }
+}
