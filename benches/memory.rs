@@ -20,7 +20,8 @@ fn write_checkpoint(dir: &Path, layers: usize) {
         "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2,
     });
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let mut tensors: Vec<(String, Vec<usize>)> = vec![("model.embed_tokens.weight".into(), vec![VOCAB, HIDDEN]), ("model.norm.weight".into(), vec![HIDDEN])];
+    let mut tensors: Vec<(String, Vec<usize>)> =
+        vec![("model.embed_tokens.weight".into(), vec![VOCAB, HIDDEN]), ("model.norm.weight".into(), vec![HIDDEN])];
     for i in 0..layers {
         let shapes: [(&str, Vec<usize>); 9] = [
             ("input_layernorm", vec![HIDDEN]),
@@ -47,7 +48,8 @@ fn write_checkpoint(dir: &Path, layers: usize) {
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
 }
 
-const RECIPE: &str = "[calibration]\nsequences = 8\nlength = 128\n[[stage]]\n[stage.gptq]\nbits = 4\n[evaluate]\nwindow = 128\nmax_windows = 2\n";
+const RECIPE: &str =
+    "[calibration]\nsequences = 8\nlength = 128\n[[stage]]\n[stage.gptq]\nbits = 4\n[evaluate]\nwindow = 128\nmax_windows = 2\n";
 
 fn main() {
     let work = tempfile::tempdir().unwrap();
@@ -79,7 +81,9 @@ fn main() {
     let verdict = if growth < 0.25 { "met" } else { "missed" };
     let lines: String = rows
         .iter()
-        .map(|(layers, weights, peak, seconds)| format!("| {layers} | {:.0} MB | {:.0} MB | {seconds:.0} s |\n", *weights as f64 / 1e6, *peak as f64 / 1e6))
+        .map(|(layers, weights, peak, seconds)| {
+            format!("| {layers} | {:.0} MB | {:.0} MB | {seconds:.0} s |\n", *weights as f64 / 1e6, *peak as f64 / 1e6)
+        })
         .collect();
     let page = format!(
         "# Memory of compressing\n\n`make bench-memory`\n\nRandom Llamas, {HIDDEN} wide, feed-forward {FFN}, bf16; GPTQ at 4 bits on 8 sequences of 128 tokens.\n\n\

@@ -45,7 +45,8 @@ struct Bench {
 
 impl Bench {
     fn open() -> Self {
-        let data = std::env::var_os("THIMBLE_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+        let data =
+            std::env::var_os("THIMBLE_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
         let original = runtime::open(&data.join("models/house-6m"), None).unwrap_or_else(|e| panic!("{e}; THIMBLE_DATA names the data"));
         let cut = |file: &str| {
             let text = std::fs::read_to_string(data.join("text").join(file)).unwrap();
@@ -114,7 +115,11 @@ fn main() {
             let taken = 1.0 - home / rtn[0];
             let method = if act_order { "GPTQ, act-order" } else { "GPTQ" };
             let taken_text = if bits == 8 { String::new() } else { format!("{:.0} %", 100.0 * taken) };
-            writeln!(table, "| {bits} | {group} | {method} | {home:+.2} ± {home_error:.2} % | {taken_text} | {away:+.2} ± {away_error:.2} % |").unwrap();
+            writeln!(
+                table,
+                "| {bits} | {group} | {method} | {home:+.2} ± {home_error:.2} % | {taken_text} | {away:+.2} ± {away_error:.2} % |"
+            )
+            .unwrap();
             eprintln!("{}", table.lines().last().unwrap());
             if bits < 8 && taken < 1.0 / 3.0 {
                 misses.push(format!("{method} {bits} bits g{group}: takes {:.0} % of the gap away, a third is the target", 100.0 * taken));

@@ -73,7 +73,8 @@ fn modules_use_only_what_is_below_them() {
 #[test]
 fn methods_do_not_use_each_other() {
     let dir = source().join("compress/quantize");
-    let names: Vec<String> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
     for method in names.iter().filter(|n| *n != "mod") {
         let text = std::fs::read_to_string(dir.join(format!("{method}.rs"))).unwrap();
         for other in names.iter().filter(|n| *n != method && *n != "mod") {

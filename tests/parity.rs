@@ -19,7 +19,8 @@ struct Expected {
 fn expected(dir: &Path) -> Expected {
     let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let numbers = |name: &str| -> Vec<[u8; 4]> { file.tensor(name).unwrap().data().chunks_exact(4).map(|b| b.try_into().unwrap()).collect() };
+    let numbers =
+        |name: &str| -> Vec<[u8; 4]> { file.tensor(name).unwrap().data().chunks_exact(4).map(|b| b.try_into().unwrap()).collect() };
     let ids = |name: &str| numbers(name).into_iter().map(u32::from_le_bytes).collect();
     Expected { ids: ids("ids"), logits: numbers("logits").into_iter().map(f32::from_le_bytes).collect(), greedy: ids("greedy") }
 }

@@ -54,7 +54,7 @@ struct Report {
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let model = args.model.open()?;
-    let reference = args.reference.as_deref().map(|path| runtime::open_weights(path)).transpose()?;
+    let reference = args.reference.as_deref().map(runtime::open_weights).transpose()?;
     let text = std::fs::read_to_string(&args.text).map_err(Error::io("read", &args.text))?;
     let ids = model.tokenizer()?.encode(&text)?;
     let window = args.window.unwrap_or_else(|| default_window(model.spec()));

@@ -1,5 +1,5 @@
 //! The command line: one file a subcommand. A new command = one file, one
-//! variant of [`Command`], one arm of [`Cli::run`].
+//! variant of `Command`, one arm of [`Cli::run`].
 
 mod bench;
 mod compress;

@@ -41,29 +41,24 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     if window < 4 {
         return Err(Error::Usage(format!("a window of {window} tokens is too short: 4 at least")));
     }
-    let bos = || {
-        spec.special.bos.ok_or_else(|| {
-            Error::Usage("this protocol needs a beginning-of-text token and the model has none; use --protocol plain".into())
-        })
+    let bos = match protocol {
+        Protocol::Plain => None,
+        Protocol::Bos | Protocol::LlamaCpp => Some(spec.special.bos.ok_or_else(|| {
+            let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain";
+            Error::Usage(reason.into())
+        })?),
     };
-    let make: Box<dyn Fn(&[u32]) -> Window> = match protocol {
-        Protocol::Bos => {
-            let bos = bos()?;
-            Box::new(move |piece| Window { ids: [&[bos], piece].concat(), scored: 0..piece.len() })
-        }
-        Protocol::Plain => Box::new(|piece| Window { ids: piece.to_vec(), scored: 0..piece.len() - 1 }),
-        Protocol::LlamaCpp => {
-            let bos = bos()?;
-            Box::new(move |piece| Window { ids: [&[bos], &piece[1..]].concat(), scored: piece.len() / 2..piece.len() - 1 })
-        }
+    let make = |piece: &[u32]| match (protocol, bos) {
+        (Protocol::Bos, Some(bos)) => Window { ids: [&[bos], piece].concat(), scored: 0..piece.len() },
+        (Protocol::LlamaCpp, Some(bos)) => Window { ids: [&[bos], &piece[1..]].concat(), scored: piece.len() / 2..piece.len() - 1 },
+        _ => Window { ids: piece.to_vec(), scored: 0..piece.len() - 1 },
     };
     let piece = if protocol == Protocol::Bos { window - 1 } else { window };
     let all: Vec<_> = ids.chunks_exact(piece).take(limit.unwrap_or(usize::MAX)).map(make).collect();
     if all.is_empty() {
-        return Err(Error::Usage(format!(
-            "the text has {} tokens, less than one window of {window}: use a longer text or a shorter --window",
-            ids.len()
-        )));
+        let reason =
+            format!("the text has {} tokens, less than one window of {window}: use a longer text or a shorter --window", ids.len());
+        return Err(Error::Usage(reason));
     }
     Ok(all)
 }

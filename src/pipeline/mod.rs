@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::eval::{Footprint, Measured, evaluate, windows};
 use crate::memory::AnonymousPeak;
 use crate::progress::Progress;
+use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::recipe::{Gate, RawRecipe, Recipe, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult};
-use crate::quant::WeightStore;
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits, speed};
 use journal::{Journal, OnChange};
 use serde_json::json;
@@ -63,7 +63,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let mut stages = Vec::new();
     let mut last_hidden = None;
     for stage in &recipe.stages {
-        let done = quantize::run(stage, &model, &sequences, options.compute, &journal, progress)?;
+        let done = quantize::run(stage, &*model.store, &sequences, options.compute, &journal, progress)?;
         last_hidden = Some(done.last_hidden);
         stages.push(done.report);
     }
@@ -148,7 +148,9 @@ fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &O
     let windows = windows(ids, model.spec(), e.protocol, e.window, e.max_windows)?;
     let packed = runtime::open_weights(file)?;
     let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
-    let mut original = TorchLogits::new(model.store.clone(), options.compute);
+    // The reference is never less than single precision, whatever calibration runs in.
+    let compute = Compute { kind: tch::Kind::Float, ..options.compute };
+    let mut original = TorchLogits::new(model.store.clone(), compute);
     evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)
 }
 

@@ -11,10 +11,9 @@ use crate::model::parameters::{EMBEDDINGS, FINAL_NORM};
 use crate::model::{InputGroup, ModelSpec, ParameterKind};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
-use crate::quant::{Layout, PackedTensor, Scheme, Weight};
+use crate::quant::{Layout, PackedTensor, Scheme, Weight, WeightStore};
 use crate::recipe::{Quantize, Stage};
 use crate::report::{LayerReport, StageReport};
-use crate::runtime::Model;
 use half::{bf16, f16};
 use ndarray::ArrayView2;
 use std::time::Instant;
@@ -32,7 +31,7 @@ pub struct Done {
 /// Runs the stage.
 pub fn run(
     stage: &Stage,
-    model: &Model,
+    store: &dyn WeightStore,
     sequences: &[Vec<u32>],
     compute: Compute,
     journal: &Journal,
@@ -40,8 +39,8 @@ pub fn run(
 ) -> Result<Done> {
     let start = Instant::now();
     let plan = stage.quantize().expect("a stage that quantises");
-    let work = Work { model, plan, method: layer_method(stage), compute, progress };
-    let spec = model.spec();
+    let work = Work { store, plan, method: layer_method(stage), compute, progress };
+    let spec = store.spec();
 
     let part = journal.part(spec, EMBEDDINGS, || work.outside_blocks(|name| name == EMBEDDINGS))?;
     let mut layers = part.layers;
@@ -79,7 +78,7 @@ pub fn run(
 }
 
 struct Work<'a> {
-    model: &'a Model,
+    store: &'a dyn WeightStore,
     plan: &'a Quantize,
     method: Box<dyn LayerMethod>,
     compute: Compute,
@@ -92,9 +91,9 @@ impl Work<'_> {
     /// Parameters outside the blocks: rounded to nearest, or kept.
     fn outside_blocks(&self, wanted: impl Fn(&str) -> bool) -> Result<Made> {
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
-        let spec = self.model.spec();
+        let spec = self.store.spec();
         for parameter in spec.parameters().into_iter().filter(|p| wanted(&p.name)) {
-            let weight = self.model.store.weight(&parameter.name)?;
+            let weight = self.store.weight(&parameter.name)?;
             let Some(&scheme) = self.plan.schemes.get(&parameter.name) else {
                 weights.push((parameter.name, kept(weight, parameter.kind)));
                 continue;
@@ -118,10 +117,10 @@ impl Work<'_> {
 
     /// One block: statistics on the stream, then each group of layers.
     fn block(&self, index: usize, stream: &Stream) -> Result<Made> {
-        let spec = self.model.spec();
+        let spec = self.store.spec();
         let block = &spec.blocks[index];
         let mut statistics = {
-            let parameters = Parameters::block(&*self.model.store, index, self.compute)?;
+            let parameters = Parameters::block(self.store, index, self.compute)?;
             stream.observe(block, &parameters, self.progress)
         };
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
@@ -148,7 +147,7 @@ impl Work<'_> {
         let prefix = ModelSpec::block_name(index, "");
         for parameter in spec.parameters().into_iter().filter(|p| p.name.starts_with(&prefix)) {
             if !self.plan.schemes.contains_key(&parameter.name) {
-                let weight = self.model.store.weight(&parameter.name)?;
+                let weight = self.store.weight(&parameter.name)?;
                 weights.push((parameter.name, kept(weight, parameter.kind)));
             }
         }
@@ -160,7 +159,7 @@ impl Work<'_> {
         let names = group.linears.iter().map(|linear| ModelSpec::block_name(block, linear.role));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
         let load = |(name, scheme): (String, Scheme)| {
-            let weight = self.model.store.weight(&name)?;
+            let weight = self.store.weight(&name)?;
             let compute = Compute { kind: Kind::Float, ..self.compute };
             Ok(Site { weight: Parameter::load(weight, compute).tensor().copy(), name, scheme })
         };

@@ -1,6 +1,6 @@
 //! Recipes: what to do to a model, in TOML.
 //!
-//! [`raw`] is what people write, checked for spelling by serde; [`resolve`] turns
+//! [`raw`] is what people write, checked for spelling by serde; `resolve` turns
 //! it into a [`Recipe`] for one model and refuses what cannot work before any
 //! weight is read.
 

@@ -1,5 +1,5 @@
 //! A recipe as it is written. Unknown keys are errors that point at their line.
-//! A new method = one variant of [`RawStage`], one of [`super::Stage`].
+//! A new method = one variant of `RawStage`, one of [`super::Stage`].
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;

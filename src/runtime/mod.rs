@@ -1,6 +1,6 @@
 //! Running a model on the device: no libtorch, no Python.
 //!
-//! Reading order: [`open`] finds out what a path holds, [`Decoder`] computes
+//! Reading order: [`open()`] finds out what a path holds, [`Decoder`] computes
 //! logits over a [`KvCache`], [`generate`] turns them into text.
 
 mod attention;

@@ -2,7 +2,7 @@
 //! is made good by those that follow.
 //!
 //! With U the upper Cholesky factor of the inverse Hessian, the update of row w
-//! after column i is w[j] −= (w[i] − q) / U[i,i] · U[i,j] for j > i. Source: GPTQ
+//! after column i is `w[j] −= (w[i] − q) / U[i,i] · U[i,j]` for j > i. Source: GPTQ
 //! (Frantar et al. 2022), algorithm 1; Optimal Brain Compression (Frantar and
 //! Alistarh 2022), equation 2.
 
