@@ -11,7 +11,7 @@ CARGO := cargo
 DATA ?= $(if $(THIMBLE_DATA),$(THIMBLE_DATA),../shared/data)
 THIMBLE := target/release/thimble
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures compat clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -76,6 +76,11 @@ bench-memory: setup
 # Rewrites tests/data/fixtures with the libraries that define them.
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py
+# Our files through other people's readers.
+compat: fixtures
+	$(CARGO) build
+	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
+
 .venv-compat/ready: python-compat/requirements.txt
 	python3 -m venv .venv-compat
 	.venv-compat/bin/pip install --quiet -r python-compat/requirements.txt

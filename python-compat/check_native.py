@@ -1,0 +1,144 @@
+"""Reads a native file with nothing but safetensors and numpy, by the layout that
+`src/quant/formats/tiled.rs` describes, runs it in transformers, and compares the
+logits with those of the binary (f32 activations).
+
+    .venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+TOLERANCE = 1e-3
+PLANES = {"int2": [2], "int3": [2, 1], "int4": [4], "int5": [4, 1], "int6": [4, 2], "int8": [8]}
+SPAN = {"int2": 16, "int3": 32, "int4": 8, "int5": 32, "int6": 32, "int8": 4}
+MODULES = {
+    "attn_norm": "input_layernorm",
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.o": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn.gate": "mlp.gate_proj",
+    "ffn.up": "mlp.up_proj",
+    "ffn.down": "mlp.down_proj",
+}
+OUTSIDE = {"embeddings": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
+
+
+def unpack_codes(data, scheme):
+    """u8 bytes -> codes [rows, columns], padding taken off."""
+    rows, columns = scheme["shape"]
+    code = scheme["code"]
+    tile_rows = 16 if scheme["layout"] == "tiles" else 1
+    tiles = -(-rows // 16) * 16 // tile_rows
+    spans = -(-columns // SPAN[code])
+    units = SPAN[code] // 4
+    data = data.reshape(tiles, spans, -1)
+    codes = np.zeros((tiles, spans, units, tile_rows, 4), np.int32)
+    start = low = 0
+    for bits in PLANES[code]:
+        lines = units * bits // 8
+        plane = data[:, :, start : start + lines * 4 * tile_rows].reshape(tiles, spans, lines, tile_rows, 4)
+        for unit in range(units):
+            line, shift = divmod(unit * bits, 8)
+            codes[:, :, unit] |= ((plane[:, :, line].astype(np.int32) >> shift) & ((1 << bits) - 1)) << low
+        start += lines * 4 * tile_rows
+        low += bits
+    if code == "int8":
+        codes = codes.astype(np.uint8).view(np.int8).astype(np.int32)
+    # [tile, span, unit, row, column] -> [tile, row, span, unit, column]
+    codes = codes.transpose(0, 3, 1, 2, 4).reshape(tiles * tile_rows, spans * SPAN[code])
+    return codes[:rows, :columns]
+
+
+def by_row(plane, rows):
+    """[tiles, groups, tile_rows] -> [rows, groups]"""
+    return plane.transpose(0, 2, 1).reshape(-1, plane.shape[1])[:rows]
+
+
+def weight(name, tensors, schemes):
+    """A weight [out, in] in f32, columns in the model's order."""
+    if name not in schemes:
+        return tensors[f"{name}.dense"].astype(np.float32)
+    scheme = schemes[name]
+    rows, columns = scheme["shape"]
+    codes = unpack_codes(tensors[f"{name}.codes"], scheme)
+    group = np.arange(columns) // (scheme["group_size"] or columns)
+    scales = by_row(tensors[f"{name}.scales"], rows).astype(np.float32)
+    bits = sum(PLANES[scheme["code"]])
+    if scheme["symmetric"]:
+        zeros = np.full_like(scales, 0 if bits == 8 else 1 << (bits - 1), dtype=np.int32)
+    else:
+        zeros = by_row(tensors[f"{name}.zeros"].view(np.int8), rows).astype(np.int32)
+    stored = scales[:, group] * (codes - zeros[:, group])
+    if "perm" not in scheme:
+        return stored
+    ordered = np.empty_like(stored)
+    ordered[:, tensors[scheme["perm"]]] = stored
+    return ordered
+
+
+def model(path):
+    """The file as a LlamaForCausalLM."""
+    with safe_open(path, "np") as f:
+        metadata = f.metadata()
+    # numpy has no bf16: torch reads those tensors.
+    with safe_open(path, "pt") as f:
+        tensors = {k: f.get_tensor(k) for k in f.keys()}
+    tensors = {k: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for k, t in tensors.items()}
+    spec, schemes = json.loads(metadata["thimble.spec"]), json.loads(metadata["thimble.schemes"])
+    block = spec["blocks"][0]
+    attention = block["mixer"]["attention"]
+    assert attention["rotary"]["scaling"] == "none" and not attention["qkv_bias"], "this check is for plain Llamas"
+    config = LlamaConfig(
+        vocab_size=spec["vocab_size"],
+        hidden_size=spec["hidden_size"],
+        intermediate_size=block["ffn"]["width"],
+        num_hidden_layers=len(spec["blocks"]),
+        num_attention_heads=attention["n_heads"],
+        num_key_value_heads=attention["n_kv_heads"],
+        head_dim=attention["head_dim"],
+        rms_norm_eps=spec["final_norm"]["epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": attention["rotary"]["theta"]},
+        max_position_embeddings=spec["context"],
+        tie_word_embeddings=spec["tied"],
+        attn_implementation="eager",
+    )
+    state = {}
+    for name, module in OUTSIDE.items():
+        if name != "head" or not spec["tied"]:
+            state[f"{module}.weight"] = weight(name, tensors, schemes)
+    for i in range(len(spec["blocks"])):
+        for role, module in MODULES.items():
+            state[f"model.layers.{i}.{module}.weight"] = weight(f"blocks.{i}.{role}", tensors, schemes)
+    llama = LlamaForCausalLM(config).eval().float()
+    missing, unexpected = llama.load_state_dict({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}, strict=False)
+    assert not unexpected and all("lm_head" in m and spec["tied"] for m in missing), (missing, unexpected)
+    return llama
+
+
+def main(binary, path):
+    llama = model(path)
+    ids = [(i * 37 + 5) % llama.config.vocab_size for i in range(24)]
+    with torch.no_grad():
+        theirs = llama(torch.tensor([ids])).logits[0].numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "logits.safetensors"
+        subprocess.run([binary, "logits", path, "--ids", ",".join(map(str, ids)), "--out", str(out)], check=True)
+        ours = load_file(out)["logits"]
+    difference = float(np.abs(ours - theirs).max())
+    print(f"{path}: greatest difference of logits {difference:.1e} (at most {TOLERANCE})")
+    return 0 if difference <= TOLERANCE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
