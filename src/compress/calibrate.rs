@@ -5,6 +5,7 @@ use super::decoder::{block_forward, embed};
 use super::tensors::{Compute, Parameters};
 use crate::model::spec::Block;
 use crate::progress::Progress;
+use crate::quant::Weight;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -15,7 +16,6 @@ const BATCH: usize = 8;
 pub struct Stream {
     /// `[batch, tokens, hidden]` each.
     batches: Vec<Tensor>,
-    compute: Compute,
 }
 
 /// Second moments of the input of each group of linear layers.
@@ -26,13 +26,12 @@ pub struct Statistics {
 
 impl Stream {
     /// The embedded sequences, all of one length.
-    pub fn start(sequences: &[Vec<u32>], embeddings: &Tensor, compute: Compute) -> Self {
-        let _no_grad = tch::no_grad_guard();
+    pub fn start(sequences: &[Vec<u32>], embeddings: &Weight, compute: Compute) -> Self {
         let batch = |some: &[Vec<u32>]| {
-            let ids: Vec<i64> = some.iter().flatten().map(|&id| id.into()).collect();
-            embed(embeddings, &Tensor::from_slice(&ids).view([some.len() as i64, -1]), compute)
+            let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
+            embed(embeddings, &sequences, compute)
         };
-        Self { batches: sequences.chunks(BATCH).map(batch).collect(), compute }
+        Self { batches: sequences.chunks(BATCH).map(batch).collect() }
     }
 
     /// Steps of one pass, for progress.
@@ -68,11 +67,6 @@ impl Stream {
     /// Hidden states of the first sequence, `[1, tokens, hidden]`.
     pub fn first(&self) -> Tensor {
         self.batches[0].narrow(0, 0, 1)
-    }
-
-    /// Where and in what it computes.
-    pub fn compute(&self) -> Compute {
-        self.compute
     }
 }
 

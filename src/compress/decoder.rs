@@ -3,6 +3,9 @@
 //! layers.
 
 use super::tensors::{Compute, Parameters};
+use crate::model::{ModelSpec, inputs};
+use crate::quant::Weight;
+use rayon::prelude::*;
 use crate::model::spec::{Activation, Attention, Block, Mixer, Norm, NormKind, Rotary};
 use tch::{Kind, Tensor};
 
@@ -15,18 +18,18 @@ pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut 
     let normed = norm_forward(&spec.mixer_norm, weights.get("attn_norm"), x);
     let x = x + attention_forward(attention, weights, &normed, hear);
     let normed = norm_forward(&spec.ffn_norm, weights.get("ffn_norm"), &x);
-    hear("ffn.input", &normed);
+    hear(inputs::FFN, &normed);
     let gate = linear(weights, "ffn.gate", &normed);
     let gate = match spec.ffn.activation {
         Activation::Silu => gate.silu(),
     };
     let hidden = gate * linear(weights, "ffn.up", &normed);
-    hear("ffn.hidden", &hidden);
+    hear(inputs::FFN_HIDDEN, &hidden);
     x + linear(weights, "ffn.down", &hidden)
 }
 
 /// Normalisation over the last dimension.
-pub fn norm_forward(spec: &Norm, weight: &Tensor, x: &Tensor) -> Tensor {
+fn norm_forward(spec: &Norm, weight: &Tensor, x: &Tensor) -> Tensor {
     match spec.kind {
         NormKind::Rms => x.rms_norm(weight.size(), Some(weight), spec.epsilon),
     }
@@ -34,7 +37,7 @@ pub fn norm_forward(spec: &Norm, weight: &Tensor, x: &Tensor) -> Tensor {
 
 fn attention_forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
     let (batch, tokens, _) = x.size3().expect("[batch, tokens, hidden]");
-    hear("attn.input", x);
+    hear(inputs::ATTENTION, x);
     // [batch, heads, tokens, head_dim]
     let heads = |role: &str, n: usize| linear(weights, role, x).view([batch, tokens, n as i64, spec.head_dim as i64]).transpose(1, 2);
     let (cos, sin) = rotary_tables(&spec.rotary, spec.head_dim, tokens, x);
@@ -53,7 +56,7 @@ fn attention_forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &
         spec.n_heads != spec.n_kv_heads,
     );
     let context = context.transpose(1, 2).reshape([batch, tokens, (spec.n_heads * spec.head_dim) as i64]);
-    hear("attn.context", &context);
+    hear(inputs::CONTEXT, &context);
     linear(weights, "attn.o", &context)
 }
 
@@ -84,13 +87,17 @@ fn window_mask(tokens: i64, window: usize, like: &Tensor) -> Tensor {
     all.tril(0).logical_and(&all.triu(1 - window))
 }
 
-/// Rows of an embedding for ids `[batch, tokens]`, in the number format of
-/// `compute`. Only those rows are read.
-pub fn embed(embeddings: &Tensor, ids: &Tensor, compute: Compute) -> Tensor {
-    let (batch, tokens) = ids.size2().expect("[batch, tokens]");
-    embeddings
-        .index_select(0, &ids.view(-1).to_device(embeddings.device()))
-        .view([batch, tokens, -1])
-        .to_kind(compute.kind)
-        .to_device(compute.device)
+/// Hidden states `[batch, tokens, hidden]` of sequences of one length. Only the
+/// rows that are looked up are read.
+pub fn embed(embeddings: &Weight, sequences: &[&[u32]], compute: Compute) -> Tensor {
+    let hidden_size = embeddings.shape()[1];
+    let ids: Vec<u32> = sequences.concat();
+    let mut rows = vec![0f32; ids.len() * hidden_size];
+    rows.par_chunks_exact_mut(hidden_size).zip(&ids).for_each(|(row, &id)| embeddings.row(id as usize, row));
+    Tensor::from_slice(&rows).view([sequences.len() as i64, -1, hidden_size as i64]).to_kind(compute.kind).to_device(compute.device)
+}
+
+/// Logits `[…, vocab]` of hidden states behind the last block `[…, hidden]`.
+pub fn head_forward(spec: &ModelSpec, norm: &Tensor, head: &Tensor, x: &Tensor) -> Tensor {
+    norm_forward(&spec.final_norm, norm, x).matmul(&head.tr())
 }

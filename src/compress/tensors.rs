@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Part};
 use crate::quant::{Weight, WeightStore};
 use ndarray::Array2;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ impl Compute {
 pub struct Parameter {
     tensor: Tensor,
     /// Keeps the map alive for as long as the tensor may point into it.
-    _weight: Weight,
+    weight: Weight,
 }
 
 impl Parameter {
@@ -38,11 +38,12 @@ impl Parameter {
             Weight::Dense(dense) => view(dense, &shape).to_kind(compute.kind).to_device(compute.device),
             Weight::Packed(_) => Tensor::from_slice(&weight.to_f32()).view(&shape[..]).to_kind(compute.kind).to_device(compute.device),
         };
-        Self { tensor, _weight: weight }
+        Self { tensor, weight }
     }
 
-    /// The numbers.
-    pub fn tensor(&self) -> &Tensor {
+    /// The numbers. Not to be cloned beyond the life of `self`, whence private to
+    /// this crate.
+    pub(crate) fn tensor(&self) -> &Tensor {
         &self.tensor
     }
 }
@@ -60,8 +61,10 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
     }
     let strides: Vec<i64> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
     // SAFETY: the bytes are as long as the shape says (checked when they were
-    // read), aligned, and outlive the tensor: `Parameter` holds both and only
-    // lends the tensor out. Nothing writes to a parameter in place.
+    // read) and aligned. `Parameter` holds the map and the tensor; the tensor is
+    // lent out inside this crate alone, where results of operations, but no
+    // shallow clones or views of it, outlive the parameter, and nothing writes to
+    // it in place.
     unsafe { Tensor::from_blob(start, shape, &strides, kind, Device::Cpu) }
 }
 
@@ -72,12 +75,11 @@ impl Parameters {
     /// Those of a block, under names such as `attn.q`.
     pub fn block(store: &dyn WeightStore, block: usize, compute: Compute) -> Result<Self> {
         let prefix = ModelSpec::block_name(block, "");
-        let names = store.spec().parameters().into_iter().filter_map(|p| p.name.strip_prefix(&prefix).map(str::to_owned));
-        let load = |role: String| {
-            let weight = store.weight(&format!("{prefix}{role}"))?;
-            Ok((role, Parameter::load(weight, compute)))
+        let load = |p: crate::model::Parameter| {
+            let weight = store.weight(&p.name)?;
+            Ok((p.name[prefix.len()..].to_owned(), Parameter::load(weight, compute)))
         };
-        names.map(load).collect::<Result<_>>().map(Self)
+        store.spec().parameters_of(Part::Block(block)).map(load).collect::<Result<_>>().map(Self)
     }
 
     /// From weights at hand.
@@ -85,13 +87,18 @@ impl Parameters {
         Self(weights.into_iter().map(|(role, weight)| (role, Parameter::load(weight, compute))).collect())
     }
 
+    /// Whether a weight had to be decoded, which is worth doing once.
+    pub fn any_packed(&self) -> bool {
+        self.0.values().any(|p| matches!(p.weight, Weight::Packed(_)))
+    }
+
     /// A parameter that must be there.
-    pub fn get(&self, role: &str) -> &Tensor {
+    pub(crate) fn get(&self, role: &str) -> &Tensor {
         self.0[role].tensor()
     }
 
     /// A parameter that may be there.
-    pub fn find(&self, role: &str) -> Option<&Tensor> {
+    pub(crate) fn find(&self, role: &str) -> Option<&Tensor> {
         self.0.get(role).map(Parameter::tensor)
     }
 }

@@ -1,9 +1,11 @@
-//! Measuring a model: perplexity over a text, and divergence from a reference.
+//! Measuring a model: perplexity over a text, divergence from a reference, size
+//! and speed.
 
 mod divergence;
 mod footprint;
 mod perplexity;
 mod protocol;
+pub mod speed;
 
 pub use footprint::Footprint;
 pub use perplexity::{Evaluation, Measured, evaluate};

@@ -9,5 +9,5 @@ pub mod spec;
 
 pub use dense::DenseModel;
 pub use logit_source::LogitSource;
-pub use parameters::{InputGroup, Linear, Parameter, ParameterKind};
+pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs};
 pub use spec::ModelSpec;

@@ -14,6 +14,40 @@ pub const FINAL_NORM: &str = "final_norm";
 /// Canonical name of the head's matrix where it is not tied.
 pub const HEAD: &str = "head";
 
+/// Inputs that linear layers share; both the groups and the decoder that
+/// listens to them use these names.
+pub mod inputs {
+    /// Into q, k and v.
+    pub const ATTENTION: &str = "attn.input";
+    /// Into the output projection of attention.
+    pub const CONTEXT: &str = "attn.context";
+    /// Into gate and up.
+    pub const FFN: &str = "ffn.input";
+    /// Into down.
+    pub const FFN_HIDDEN: &str = "ffn.hidden";
+}
+
+/// The part of a model that a parameter is loaded, compressed and stored with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What comes before the blocks.
+    Start,
+    /// A block.
+    Block(usize),
+    /// What comes behind them.
+    End,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Part::Start => write!(f, "start"),
+            Part::Block(i) => write!(f, "blocks.{i}"),
+            Part::End => write!(f, "end"),
+        }
+    }
+}
+
 /// What a parameter is for; decides how it is compressed and stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterKind {
@@ -36,6 +70,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// What it is for.
     pub kind: ParameterKind,
+    /// Where it belongs.
+    pub part: Part,
 }
 
 /// A linear layer of a block.
@@ -71,18 +107,18 @@ impl Block {
                 let (q, kv) = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim);
                 let qkv = [("attn.q", q), ("attn.k", kv), ("attn.v", kv)];
                 groups.push(InputGroup {
-                    input: "attn.input",
+                    input: inputs::ATTENTION,
                     linears: qkv.map(|(role, out)| linear(role, out, hidden_size, a.qkv_bias)).to_vec(),
                 });
-                groups.push(InputGroup { input: "attn.context", linears: vec![linear("attn.o", hidden_size, q, a.output_bias)] });
+                groups.push(InputGroup { input: inputs::CONTEXT, linears: vec![linear("attn.o", hidden_size, q, a.output_bias)] });
             }
         }
         let f = &self.ffn;
         groups.push(InputGroup {
-            input: "ffn.input",
+            input: inputs::FFN,
             linears: ["ffn.gate", "ffn.up"].map(|role| linear(role, f.width, hidden_size, f.bias)).to_vec(),
         });
-        groups.push(InputGroup { input: "ffn.hidden", linears: vec![linear("ffn.down", hidden_size, f.width, f.bias)] });
+        groups.push(InputGroup { input: inputs::FFN_HIDDEN, linears: vec![linear("ffn.down", hidden_size, f.width, f.bias)] });
         groups
     }
 }
@@ -98,28 +134,44 @@ impl ModelSpec {
         if self.tied { EMBEDDINGS } else { HEAD }
     }
 
+    /// Whether a parameter is only ever read row by row: an embedding that is not
+    /// the head too.
+    pub fn is_looked_up(&self, parameter: &Parameter) -> bool {
+        parameter.kind == ParameterKind::Embedding && !self.tied
+    }
+
     /// Every parameter once, in the order a file holds them.
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut all = Vec::new();
-        let mut add = |name: String, shape: Vec<usize>, kind| all.push(Parameter { name, shape, kind });
+        let mut add = |part, name: String, shape: Vec<usize>, kind| all.push(Parameter { name, shape, kind, part });
         let vocabulary = || vec![self.vocab_size, self.hidden_size];
-        add(EMBEDDINGS.into(), vocabulary(), ParameterKind::Embedding);
+        add(Part::Start, EMBEDDINGS.into(), vocabulary(), ParameterKind::Embedding);
         for (i, block) in self.blocks.iter().enumerate() {
-            add(Self::block_name(i, "attn_norm"), vec![self.hidden_size], ParameterKind::Vector);
-            add(Self::block_name(i, "ffn_norm"), vec![self.hidden_size], ParameterKind::Vector);
+            add(Part::Block(i), Self::block_name(i, "attn_norm"), vec![self.hidden_size], ParameterKind::Vector);
+            add(Part::Block(i), Self::block_name(i, "ffn_norm"), vec![self.hidden_size], ParameterKind::Vector);
             for linear in block.input_groups(self.hidden_size).into_iter().flat_map(|g| g.linears) {
                 let name = Self::block_name(i, linear.role);
                 if linear.bias {
-                    add(format!("{name}.bias"), vec![linear.outputs], ParameterKind::Vector);
+                    add(Part::Block(i), format!("{name}.bias"), vec![linear.outputs], ParameterKind::Vector);
                 }
-                add(name, vec![linear.outputs, linear.inputs], ParameterKind::Linear);
+                add(Part::Block(i), name, vec![linear.outputs, linear.inputs], ParameterKind::Linear);
             }
         }
-        add(FINAL_NORM.into(), vec![self.hidden_size], ParameterKind::Vector);
+        add(Part::End, FINAL_NORM.into(), vec![self.hidden_size], ParameterKind::Vector);
         if !self.tied {
-            add(HEAD.into(), vocabulary(), ParameterKind::Head);
+            add(Part::End, HEAD.into(), vocabulary(), ParameterKind::Head);
         }
         all
+    }
+
+    /// The parts in order.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
+        std::iter::once(Part::Start).chain((0..self.blocks.len()).map(Part::Block)).chain([Part::End])
+    }
+
+    /// The parameters of one part.
+    pub fn parameters_of(&self, part: Part) -> impl Iterator<Item = Parameter> {
+        self.parameters().into_iter().filter(move |p| p.part == part)
     }
 
     /// Number of unique weights (tied ones counted once).

@@ -1,6 +1,7 @@
 //! Calibration sequences: pieces of a text, or sampled from the model itself.
 
 use crate::error::{Error, Result};
+use crate::eval::Protocol;
 use crate::progress::Progress;
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
@@ -12,7 +13,9 @@ const BATCH: usize = 16;
 const SELF_WINDOWS: usize = 16;
 /// Streams of random numbers, so that no draw depends on another.
 const PLACES: u64 = 1;
-const SAMPLES: u64 = 2;
+const STARTS: u64 = 2;
+const SAMPLES: u64 = 3;
+const HELD_OUT: u64 = 4;
 
 /// Sequences of `recipe.length` tokens, a beginning of text first where the model
 /// has one. Fewer than asked for where the text is too short.
@@ -55,16 +58,19 @@ pub fn sequences(
 /// calibration's.
 pub fn self_text(model: &Model, recipe: &Recipe, threads: usize, progress: &dyn Progress) -> Result<Vec<u32>> {
     let windows = recipe.evaluate.max_windows.unwrap_or(SELF_WINDOWS);
-    let seed = recipe.calibration.seed.wrapping_add(1) ^ 0x6865_6c64; // "held"
+    let seed = Random::new(recipe.calibration.seed, HELD_OUT).bits(0);
     let sampled = sample(model, windows, recipe.evaluate.window, seed, threads, progress)?;
-    Ok(sampled.concat())
+    // Each sample is to be one window: a protocol that puts a beginning of text
+    // before each piece gets pieces without the sample's own.
+    let skip = usize::from(recipe.evaluate.protocol == Protocol::Bos);
+    Ok(sampled.iter().flat_map(|s| &s[skip..]).copied().collect())
 }
 
 /// Samples at temperature 1, each from a beginning of text or a random token.
 fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let spec = model.spec();
     let decoder = Decoder::new(&*model.store, Activations::F32, threads)?;
-    let start = Random::new(seed, SAMPLES);
+    let (start, samples) = (Random::new(seed, STARTS), Random::new(seed, SAMPLES));
     let first = |i: usize| spec.special.bos.unwrap_or_else(|| start.below(spec.vocab_size as u64, i as u64) as u32);
     let mut all: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
     progress.begin("sampling from the model", (count * length) as u64);
@@ -75,7 +81,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
             let mut steps: Vec<_> = caches.iter_mut().zip(&last).map(|(cache, ids)| Step { cache, ids }).collect();
             let logits = decoder.logits(&decoder.forward(&mut steps)?);
             for (i, (sequence, logits)) in sequences.iter_mut().zip(logits.chunks_exact(spec.vocab_size)).enumerate() {
-                let sampler = Sampler::new(1.0, 1.0, Random::new(seed, SAMPLES).bits((batch * BATCH + i) as u64));
+                let sampler = Sampler::new(1.0, 1.0, samples.bits((batch * BATCH + i) as u64));
                 sequence.push(sampler.sample(logits, sequence.len() as u64));
             }
             progress.advance(sequences.len() as u64);

@@ -1,17 +1,19 @@
 //! What a run depends on, as one hash: the resolved recipe, the model's bytes,
-//! and the texts.
+//! the texts, and what libtorch computes in.
 
+use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::runtime::Model;
 
 /// The key of a run's state, in hexadecimal.
-pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], progress: &dyn Progress) -> Result<String> {
+pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, progress: &dyn Progress) -> Result<String> {
     let files = model.store.files();
     progress.begin("fingerprinting the model", files.len() as u64);
     let mut hasher = blake3::Hasher::new();
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+    hasher.update(format!("{compute:?}").as_bytes());
     hasher.update(&serde_json::to_vec(recipe).expect("a recipe is JSON"));
     hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
     hasher.update(model.tokenizer.as_ref().map_or(b"", |t| t.json()));

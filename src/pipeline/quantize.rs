@@ -1,14 +1,14 @@
 //! A stage that quantises: embeddings first, then block after block, each
 //! calibrated on the outputs of the compressed blocks before it, then the head.
 
-use super::journal::{Journal, Part};
+use super::journal::Journal;
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::compress::calibrate::Stream;
 use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
 use crate::compress::{Compute, Parameter, Parameters};
 use crate::error::Result;
-use crate::model::parameters::{EMBEDDINGS, FINAL_NORM};
-use crate::model::{InputGroup, ModelSpec, ParameterKind};
+use crate::model::parameters::EMBEDDINGS;
+use crate::model::{InputGroup, ModelSpec, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
 use crate::quant::{Layout, PackedTensor, Scheme, Weight, WeightStore};
@@ -17,7 +17,7 @@ use crate::report::{LayerReport, StageReport};
 use half::{bf16, f16};
 use ndarray::ArrayView2;
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// What a stage leaves.
 pub struct Done {
@@ -42,35 +42,31 @@ pub fn run(
     let work = Work { store, plan, method: layer_method(stage), compute, progress };
     let spec = store.spec();
 
-    let part = journal.part(spec, EMBEDDINGS, || work.outside_blocks(|name| name == EMBEDDINGS))?;
-    let mut layers = part.layers;
-    let (_, embeddings) = part.weights.into_iter().next().expect("the embeddings");
-    let cpu = Compute { device: Device::Cpu, kind: Kind::Float };
-    let mut stream = Stream::start(sequences, Parameter::load(embeddings, cpu).tensor(), compute);
+    let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
+    let mut layers = start_part.layers;
+    let embeddings = start_part.weights.into_iter().find(|(name, _)| name == EMBEDDINGS).expect("every model has embeddings").1;
+    let mut stream = Stream::start(sequences, &embeddings, compute);
 
     // A block is observed, solved group by group, and passed.
     let steps = 2 * stream.len() + spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
     progress.begin(&format!("{}: quantising blocks", stage.method()), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
-        let name = format!("blocks.{i}");
         let mut fresh = false;
-        let part = journal.part(spec, &name, || {
+        let finished = journal.part(spec, Part::Block(i), || {
             fresh = true;
             work.block(i, &stream)
         })?;
         if !fresh {
             progress.advance(steps - stream.len());
         }
-        let Part { weights, layers: block_layers } = part;
-        layers.extend(block_layers);
-        let prefix = format!("{name}.");
-        let weights = weights.into_iter().map(|(name, w)| (name[prefix.len()..].to_owned(), w));
+        layers.extend(finished.layers);
+        let prefix = ModelSpec::block_name(i, "");
+        let weights = finished.weights.into_iter().map(|(name, w)| (name[prefix.len()..].to_owned(), w));
         stream.advance(block, &Parameters::new(weights, compute), progress);
     }
     progress.end();
 
-    let is_end = |name: &str| name == FINAL_NORM || (!spec.tied && name == spec.head_name());
-    layers.extend(journal.part(spec, "end", || work.outside_blocks(is_end))?.layers);
+    layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
     Ok(Done {
         report: StageReport { method: stage.method().to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
         last_hidden: stream.first(),
@@ -89,10 +85,10 @@ type Made = (Vec<(String, Weight)>, Vec<LayerReport>);
 
 impl Work<'_> {
     /// Parameters outside the blocks: rounded to nearest, or kept.
-    fn outside_blocks(&self, wanted: impl Fn(&str) -> bool) -> Result<Made> {
+    fn outside_blocks(&self, part: Part) -> Result<Made> {
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
         let spec = self.store.spec();
-        for parameter in spec.parameters().into_iter().filter(|p| wanted(&p.name)) {
+        for parameter in spec.parameters_of(part) {
             let weight = self.store.weight(&parameter.name)?;
             let Some(&scheme) = self.plan.schemes.get(&parameter.name) else {
                 weights.push((parameter.name, kept(weight, parameter.kind)));
@@ -101,16 +97,16 @@ impl Work<'_> {
             let values = weight.to_f32();
             let matrix = ArrayView2::from_shape((parameter.shape[0], parameter.shape[1]), &values).expect("shapes are checked");
             let tensor = round_to_nearest(matrix, scheme);
+            // A tied embedding is a head too, and products want tiles.
+            let layout = if spec.is_looked_up(&parameter) { Layout::Rows } else { Layout::Tiles };
+            let packed = Weight::Packed(PackedTensor::pack(&tensor, layout));
             layers.push(LayerReport {
-                relative_error: distance(&values, tensor.dequantize().as_slice().expect("standard layout")),
+                relative_error: distance(&values, &packed),
                 bits: scheme.bits_per_weight(parameter.shape[1]),
                 name: parameter.name.clone(),
                 remarks: Vec::new(),
             });
-            // A tied embedding is a head too, and products want tiles.
-            let looked_up = parameter.kind == ParameterKind::Embedding && !spec.tied;
-            let layout = if looked_up { Layout::Rows } else { Layout::Tiles };
-            weights.push((parameter.name, Weight::Packed(PackedTensor::pack(&tensor, layout))));
+            weights.push((parameter.name, packed));
         }
         Ok((weights, layers))
     }
@@ -144,8 +140,7 @@ impl Work<'_> {
             }
             self.progress.advance(1);
         }
-        let prefix = ModelSpec::block_name(index, "");
-        for parameter in spec.parameters().into_iter().filter(|p| p.name.starts_with(&prefix)) {
+        for parameter in spec.parameters_of(Part::Block(index)) {
             if !self.plan.schemes.contains_key(&parameter.name) {
                 let weight = self.store.weight(&parameter.name)?;
                 weights.push((parameter.name, kept(weight, parameter.kind)));
@@ -185,10 +180,15 @@ fn narrowed(tensor: &DenseTensor) -> DenseTensor {
     DenseTensor { float_type, bytes: crate::checkpoint::Bytes::from_vec(bytes), ..tensor.clone() }
 }
 
-/// ‖a − b‖ / ‖a‖
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let square = |x: f64| x * x;
-    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(a - b))).sum();
-    let whole: f64 = a.iter().map(|a| square(f64::from(*a))).sum();
+/// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.
+fn distance(original: &[f32], packed: &Weight) -> f64 {
+    let columns = packed.shape()[1];
+    let mut decoded = vec![0.0; columns];
+    let (mut difference, mut whole) = (0.0f64, 0.0f64);
+    for (i, row) in original.chunks_exact(columns).enumerate() {
+        packed.row(i, &mut decoded);
+        difference += row.iter().zip(&decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        whole += row.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
+    }
     if whole == 0.0 { 0.0 } else { (difference / whole).sqrt() }
 }

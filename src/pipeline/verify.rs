@@ -1,13 +1,13 @@
 //! The written file, opened again, must give the logits of what was solved.
 
 use super::Options;
-use crate::compress::decoder::norm_forward;
+use crate::compress::decoder::head_forward;
 use crate::compress::{Parameter, to_vec};
 use crate::error::{Error, Result};
 use crate::model::parameters::FINAL_NORM;
 use crate::quant::WeightStore;
 use crate::quant::native::NativeFile;
-use crate::runtime::{Activations, Decoder, KvCache, Step};
+use crate::runtime::{Activations, Decoder, KvCache};
 use tch::Tensor;
 
 /// Logits may differ by this much of the greatest: rounding of two programs that
@@ -24,13 +24,13 @@ pub fn read_back(file: &NativeFile, ids: &[u32], hidden: &Tensor, options: &Opti
     let ids = &ids[..ids.len().min(POSITIONS)];
     let compute = options.compute;
     let parameter = |name: &str| Ok::<_, Error>(Parameter::load(file.weight(name)?, compute));
+    let (norm, head) = (parameter(FINAL_NORM)?, parameter(file.spec().head_name())?);
     let hidden = hidden.narrow(1, 0, ids.len() as i64).squeeze_dim(0);
-    let normed = norm_forward(&file.spec().final_norm, parameter(FINAL_NORM)?.tensor(), &hidden);
-    let solved = to_vec(&normed.matmul(&parameter(file.spec().head_name())?.tensor().tr()));
+    let solved = to_vec(&head_forward(file.spec(), norm.tensor(), head.tensor(), &hidden));
 
     let decoder = Decoder::new(file, Activations::F32, options.threads)?;
     let mut cache = KvCache::new(file.spec());
-    let run = decoder.logits(&decoder.forward(&mut [Step { cache: &mut cache, ids }])?);
+    let run = decoder.logits(&decoder.read(&mut cache, ids)?);
 
     let greatest = solved.iter().fold(1.0f32, |m, v| m.max(v.abs()));
     let difference = solved.iter().zip(&run).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));

@@ -31,6 +31,27 @@ impl Weight {
         }
     }
 
+    /// Decodes one row of a matrix, the look-up of an embedding.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Weight::Packed(packed) => packed.row(row, out),
+            Weight::Dense(dense) => {
+                let bytes = out.len() * dense.float_type.size_bytes();
+                let bytes = dense.bytes.slice(row * bytes..(row + 1) * bytes);
+                let row = DenseTensor { shape: vec![out.len()], bytes, ..dense.clone() };
+                out.copy_from_slice(&row.to_f32());
+            }
+        }
+    }
+
+    /// Bytes it takes, a permutation that is shared with others aside.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Weight::Dense(tensor) => tensor.bytes.len(),
+            Weight::Packed(tensor) => tensor.len_bytes(),
+        }
+    }
+
     /// Its sizes.
     pub fn shape(&self) -> Vec<usize> {
         match self {

@@ -11,10 +11,11 @@ mod set;
 pub use raw::RawRecipe;
 
 use crate::eval::Protocol;
+use crate::model::ModelSpec;
 use crate::quant::Scheme;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A recipe that fits its model. Its JSON goes into the output's metadata.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,8 +39,12 @@ pub enum TextSource {
     /// Sampled from the model itself.
     #[serde(rename = "self")]
     Model,
-    /// A file.
-    File(PathBuf),
+    /// A file. Its name is recorded, the folders of the machine are not.
+    File(#[serde(serialize_with = "file_name")] PathBuf),
+}
+
+fn file_name<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Calibration sequences.
@@ -100,7 +105,14 @@ pub enum Stage {
     /// Round to nearest.
     Rtn(Quantize),
     /// GPTQ.
-    Gptq(Quantize, GptqOptions),
+    Gptq {
+        /// What to.
+        #[serde(flatten)]
+        plan: Quantize,
+        /// How.
+        #[serde(flatten)]
+        options: GptqOptions,
+    },
 }
 
 impl Stage {
@@ -108,14 +120,21 @@ impl Stage {
     pub fn method(&self) -> &'static str {
         match self {
             Stage::Rtn(_) => "rtn",
-            Stage::Gptq(..) => "gptq",
+            Stage::Gptq { .. } => "gptq",
         }
     }
 
     /// The plan, where it quantises.
     pub fn quantize(&self) -> Option<&Quantize> {
         match self {
-            Stage::Rtn(plan) | Stage::Gptq(plan, _) => Some(plan),
+            Stage::Rtn(plan) | Stage::Gptq { plan, .. } => Some(plan),
+        }
+    }
+
+    /// The spec of a model once this is done to it.
+    pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
+        match self {
+            Stage::Rtn(_) | Stage::Gptq { .. } => spec,
         }
     }
 }

@@ -37,12 +37,12 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Forgets everything, and keeps its memory.
+    pub fn clear(&mut self) {
+        self.len = 0;
         for block in &mut self.blocks {
-            block.keys.truncate(self.len * block.width);
-            block.values.truncate(self.len * block.width);
+            block.keys.clear();
+            block.values.clear();
         }
     }
 }

@@ -20,6 +20,10 @@ pub enum Activations {
     F32,
 }
 
+/// Tokens of one sequence that go through the blocks together: enough to reuse
+/// each weight, few enough to stay in the cache.
+const CHUNK: usize = 128;
+
 /// Some tokens to be appended to a sequence.
 pub struct Step<'a> {
     /// The sequence so far.
@@ -123,6 +127,18 @@ impl Decoder {
             step.cache.len += step.ids.len();
         }
         Ok(self.final_norm.apply(&x, self.device.kernels))
+    }
+
+    /// Appends many tokens to one sequence, in chunks, and returns all their normed
+    /// hidden states, `[tokens, hidden]`. Nothing is appended where an id is not in
+    /// the vocabulary.
+    pub fn read(&self, cache: &mut KvCache, ids: &[u32]) -> Result<Vec<f32>> {
+        self.spec.check_ids(ids)?;
+        let mut hidden = Vec::with_capacity(ids.len() * self.spec.hidden_size);
+        for ids in ids.chunks(CHUNK) {
+            hidden.extend(self.forward(&mut [Step { cache, ids }])?);
+        }
+        Ok(hidden)
     }
 
     /// Logits `[tokens, vocab]` of normed hidden states `[tokens, hidden]`.

@@ -1,7 +1,6 @@
 //! Matrix products over weights as they lie in the file, dense or packed.
 
 use super::Activations;
-use crate::checkpoint::DenseTensor;
 use crate::error::Result;
 use crate::kernels::{Int8Rows, Kernels, Pool, Tile};
 use crate::quant::formats::tiled::TILE_ROWS;
@@ -34,15 +33,7 @@ impl LinearLayer {
 
     /// Decodes one row: the look-up of an embedding.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        match &self.weight {
-            Weight::Packed(packed) => packed.row(row, out),
-            Weight::Dense(dense) => {
-                let bytes = self.inputs * dense.float_type.size_bytes();
-                let row =
-                    DenseTensor { shape: vec![self.inputs], bytes: dense.bytes.slice(row * bytes..(row + 1) * bytes), ..dense.clone() };
-                out.copy_from_slice(&row.to_f32());
-            }
-        }
+        self.weight.row(row, out);
     }
 
     fn permutation(&self) -> Option<&Arc<Permutation>> {

@@ -10,7 +10,6 @@ pub mod generate;
 mod linear;
 mod open;
 mod sampler;
-pub mod speed;
 mod window;
 
 pub use cache::KvCache;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, ModelSpec};
 use crate::quant::native::{self, NativeFile};
-use crate::quant::{Weight, WeightStore};
+use crate::quant::WeightStore;
 use crate::text::Tokenizer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -69,12 +69,8 @@ impl Model {
         let spec = self.spec();
         let mut bytes = 0;
         for parameter in spec.parameters() {
-            let size = match self.store.weight(&parameter.name)? {
-                Weight::Dense(t) => t.bytes.len(),
-                Weight::Packed(t) => t.len_bytes(),
-            };
-            let looked_up = parameter.name == crate::model::parameters::EMBEDDINGS && !spec.tied;
-            bytes += if looked_up { size / spec.vocab_size } else { size } as u64;
+            let size = self.store.weight(&parameter.name)?.len_bytes();
+            bytes += if spec.is_looked_up(&parameter) { size / spec.vocab_size } else { size } as u64;
         }
         Ok(bytes)
     }

@@ -1,13 +1,9 @@
 //! The device's decoder as a [`LogitSource`].
 
-use super::{Decoder, KvCache, Step};
+use super::{Decoder, KvCache};
 use crate::error::Result;
 use crate::model::{LogitSource, ModelSpec};
 use std::ops::Range;
-
-/// Tokens that go through the blocks together: enough to reuse each weight, few
-/// enough to stay in the cache.
-const CHUNK: usize = 128;
 
 /// Windows of tokens through a [`Decoder`].
 pub struct NativeLogits {
@@ -29,12 +25,8 @@ impl LogitSource for NativeLogits {
     }
 
     fn run_window(&mut self, ids: &[u32]) -> Result<()> {
-        self.decoder.spec().check_ids(ids)?;
-        self.cache.truncate(0);
-        self.hidden.clear();
-        for ids in ids.chunks(CHUNK) {
-            self.hidden.extend(self.decoder.forward(&mut [Step { cache: &mut self.cache, ids }])?);
-        }
+        self.cache.clear();
+        self.hidden = self.decoder.read(&mut self.cache, ids)?;
         Ok(())
     }
 

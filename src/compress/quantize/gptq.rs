@@ -34,9 +34,12 @@ impl LayerMethod for Gptq {
 pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let mut hessian = hessian.to_kind(T::KIND).copy();
-    // A column that is always zero in calibration has no say: any value will do.
+    // A column that is always zero in calibration has no say: any value will do,
+    // and the mean of the others leaves the damping as it is.
     let dead = hessian.diag(0).eq(0.0);
-    let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, 1.0);
+    let live = dead.logical_not().sum(tch::Kind::Int64).int64_value(&[]).max(1);
+    let mean = hessian.diag(0).sum(tch::Kind::Double).double_value(&[]) / live as f64;
+    let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
     let order = options.act_order.then(|| hessian.diag(0).argsort(0, true));
     if let Some(order) = &order {
         hessian = hessian.index_select(0, order).index_select(1, order);

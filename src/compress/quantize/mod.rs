@@ -40,7 +40,7 @@ pub trait LayerMethod {
 pub fn layer_method(stage: &Stage) -> Box<dyn LayerMethod> {
     match stage {
         Stage::Rtn(_) => Box::new(Rtn),
-        Stage::Gptq(_, options) => Box::new(Gptq { options: *options }),
+        Stage::Gptq { options, .. } => Box::new(Gptq { options: *options }),
     }
 }
 

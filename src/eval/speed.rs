@@ -1,13 +1,10 @@
 //! How fast a decoder is: tokens per second, and memory bandwidth to compare with.
 
-use super::{Decoder, KvCache, Step};
 use crate::error::Result;
 use crate::random::Random;
+use crate::runtime::{Decoder, KvCache, Step};
 use rayon::prelude::*;
 use std::time::Instant;
-
-/// Tokens that a prompt is read by at a time.
-const CHUNK: usize = 128;
 
 /// Rates of one run.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +25,7 @@ pub fn measure(decoder: &Decoder, prompt_tokens: usize, gen_tokens: usize, repea
     for _ in 0..repeat {
         let mut cache = KvCache::new(decoder.spec());
         let start = Instant::now();
-        for ids in prompt.chunks(CHUNK) {
-            decoder.forward(&mut [Step { cache: &mut cache, ids }])?;
-        }
+        std::hint::black_box(decoder.read(&mut cache, prompt)?);
         prefill.push(prompt.len() as f64 / start.elapsed().as_secs_f64());
         let start = Instant::now();
         for &id in generated {
