@@ -86,9 +86,13 @@ impl Journal {
     ) -> Result<Part> {
         let path = self.path(&format!("{name}.part.thimble"));
         if path.exists() {
-            let part = Part::open(&path, name)?;
-            self.resumed.set(self.resumed.get() + usize::from(name.starts_with("blocks.")));
-            return Ok(part);
+            match Part::open(&path, name) {
+                Ok(part) => {
+                    self.resumed.set(self.resumed.get() + usize::from(name.starts_with("blocks.")));
+                    return Ok(part);
+                }
+                Err(damage) => tracing::warn!("{name} of the unfinished run is damaged and made again: {damage}"),
+            }
         }
         let (weights, layers) = make()?;
         let notes = Notes { quality: serde_json::to_value(&layers).expect("a report is JSON"), ..Notes::default() };

@@ -10,7 +10,7 @@ mod verify;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
-use crate::eval::{Footprint, Measured, evaluate, windows};
+use crate::eval::{Footprint, Measured, Window, evaluate, windows};
 use crate::memory::AnonymousPeak;
 use crate::progress::Progress;
 use crate::quant::native::{self, NativeFile, Notes};
@@ -45,8 +45,13 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     if model.native.is_some() {
         return Err(Error::format(&model.path, "this model is compressed already; start from the full-precision checkpoint"));
     }
+    if model.path.is_dir() && same_folder(&model.path, options.out) {
+        let reason = format!("{} is the model's own folder: its files would be written over; choose another --out", options.out.display());
+        return Err(Error::Usage(reason));
+    }
     let recipe = raw.resolve(model.spec())?;
     let texts = Texts::read(&recipe, &model)?;
+    check_weights(&model, progress)?;
     let key = fingerprint::key(&recipe, &model, &texts.contents(), progress)?;
     std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
     let journal = Journal::open(options.out, &key, options.on_change)?;
@@ -59,6 +64,9 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         Some(text) => Ok(vec![model.tokenizer()?.encode(text)?]),
         None => calibration::self_text(&model, &recipe, options.threads, progress).map(|ids| vec![ids]),
     })?;
+    // Cut before any work is done, so that a text that is too short is found now.
+    let e = &recipe.evaluate;
+    let windows = windows(&held_out[0], model.spec(), e.protocol, e.window, e.max_windows)?;
 
     let mut stages = Vec::new();
     let mut last_hidden = None;
@@ -79,24 +87,26 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let tokenizer = model.tokenizer.as_ref().map(|t| t.json());
     let draft = journal.path("draft.thimble");
     native::write(&draft, model.spec(), &packed, tokenizer, &notes)?;
-    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &held_out[0], options, progress)?;
+    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &windows, options, progress)?;
     let before = reference.expect("the original is the reference");
 
-    let file = options.out.join(native::FILE_NAME);
     let mut size_bytes = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
     let gate = loop {
         let gate = judge(&recipe.gate, before.perplexity, after.perplexity, size_bytes);
         notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages.iter().map(|s| s.without_times()).collect::<Vec<_>>() });
-        native::write(&file, model.spec(), &packed, tokenizer, &notes)?;
-        let written = std::fs::metadata(&file).map_err(Error::io("read", &file))?.len();
+        native::write(&draft, model.spec(), &packed, tokenizer, &notes)?;
+        let written = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
         if written == size_bytes {
             break gate;
         }
         size_bytes = written;
     };
     drop(packed);
-    let written = Arc::new(NativeFile::open(&file)?);
+    let written = Arc::new(NativeFile::open(&draft)?);
     let read_back = verify::read_back(&written, &sequences[0], &last_hidden.expect("a recipe has a stage"), options)?;
+    // Only what was read back and compared takes the place of an earlier model.
+    let file = options.out.join(native::FILE_NAME);
+    std::fs::rename(&draft, &file).map_err(Error::io("write", &file))?;
     let footprint = Footprint::of(&*written)?;
     let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&*written, options)? };
     let mut report = CompressReport {
@@ -142,14 +152,30 @@ impl Texts {
     }
 }
 
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Reads every weight once: a broken one in the last block must not be found
+/// after hours of work.
+fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
+    let parameters = model.spec().parameters();
+    progress.begin("checking the weights", parameters.len() as u64);
+    for parameter in parameters {
+        model.store.weight(&parameter.name)?;
+        progress.advance(1);
+    }
+    progress.end();
+    Ok(())
+}
+
 /// The original in full precision against the packed file with int8 activations.
-fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &Options, progress: &dyn Progress) -> Result<Measured> {
+fn measure(model: &Model, file: &Path, recipe: &Recipe, windows: &[Window], options: &Options, progress: &dyn Progress) -> Result<Measured> {
     let e = &recipe.evaluate;
-    let windows = windows(ids, model.spec(), e.protocol, e.window, e.max_windows)?;
     let packed = runtime::open(file, None)?;
     let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
     let mut original = TorchLogits::new(model.store.clone(), options.compute);
-    evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)
+    evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), progress)
 }
 
 /// Tokens decoded per second by the native runtime, int8 activations where the

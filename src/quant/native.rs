@@ -10,7 +10,7 @@ use super::{Permutation, Scheme, Weight, WeightStore};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, ParameterKind};
 use half::f16;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -206,6 +206,7 @@ impl NativeFile {
             return Err(Error::format(path, reason));
         }
         let spec: ModelSpec = parse(path, metadata, SPEC_KEY)?;
+        spec.check().map_err(|reason| Error::format(path, format!("{SPEC_KEY}: {reason}")))?;
         let schemes: BTreeMap<String, StoredScheme> = parse(path, metadata, SCHEMES_KEY)?;
         let note = |key| metadata.get(key).and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
         let mut file = Self {
@@ -229,6 +230,11 @@ impl NativeFile {
             let weight = match file.schemes.get(&parameter.name) {
                 None => Weight::Dense(planes.dense(&parameter.name)?.expect_shape(&parameter.shape)?),
                 Some(stored) if stored.shape[..] == parameter.shape => {
+                    // Products read tiles; rows by themselves are for look-ups alone.
+                    let looked_up = parameter.kind == ParameterKind::Embedding && !file.spec.tied;
+                    if stored.layout == Layout::Rows && !looked_up {
+                        return Err(planes.mismatch(&parameter.name, "layout tiles".into(), "layout rows".into()));
+                    }
                     Weight::Packed(planes.packed(&parameter.name, stored, &mut permutations)?)
                 }
                 Some(stored) => {
@@ -339,8 +345,9 @@ impl Planes<'_> {
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
         let scales_name = format!("{name}.scales");
         let scales = self.plane(&scales_name, Dtype::F16, tiling.grids())?;
-        if let Some(first) = scales.chunks_exact(2).position(|b| !f16::from_le_bytes([b[0], b[1]]).is_finite()) {
-            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1, first });
+        let mut broken = scales.chunks_exact(2).enumerate().filter(|(_, b)| !f16::from_le_bytes([b[0], b[1]]).is_finite());
+        if let Some((first, _)) = broken.next() {
+            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1 + broken.count(), first });
         }
         let zeros = (!stored.scheme.symmetric).then(|| self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())).transpose()?;
         let permutation = match &stored.perm {
@@ -352,8 +359,8 @@ impl Planes<'_> {
                 Some(permutations[name].clone())
             }
         };
-        if permutation.as_ref().is_some_and(|p| p.order.len() != columns) {
-            return Err(self.mismatch(name, format!("a permutation of {columns} columns"), "another length".into()));
+        if let Some(other) = permutation.as_ref().filter(|p| p.order.len() != columns) {
+            return Err(self.mismatch(name, format!("an order of {columns} columns"), format!("{} of {}", other.name, other.order.len())));
         }
         Ok(PackedTensor { tiling, codes, scales, zeros, permutation })
     }

@@ -3,11 +3,14 @@
 use super::raw::{RawRecipe, RawScheme, RawStage, SELF};
 use super::{Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, Stage, TextSource};
 use crate::error::{Error, Result};
-use crate::eval::default_window;
+use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::quant::{Code, Scheme};
 use std::path::Path;
+
+/// Tokens of calibration or evaluation at most.
+const MAX_TOKENS: usize = 1 << 30;
 
 impl RawRecipe {
     /// Checks the recipe against a model. Nothing but its spec is needed.
@@ -17,9 +20,11 @@ impl RawRecipe {
 
     fn checked(&self, spec: &ModelSpec) -> std::result::Result<Recipe, String> {
         let c = &self.calibration;
-        if c.sequences == 0 || c.length < 2 {
+        let length = c.length.min(spec.context);
+        if c.sequences == 0 || length < 2 {
             return Err("[calibration]: sequences must be at least 1 and length at least 2".into());
         }
+        at_most_max_tokens("[calibration]", c.sequences, length)?;
         if self.stage.is_empty() {
             return Err("it has no [[stage]]: say what to do, such as [stage.gptq]".into());
         }
@@ -31,6 +36,13 @@ impl RawRecipe {
         if window > spec.context {
             return Err(format!("[evaluate]: window {window} is longer than the model's context of {}", spec.context));
         }
+        if window < MIN_WINDOW {
+            return Err(format!("[evaluate]: a window of {window} tokens is too short: {MIN_WINDOW} at least"));
+        }
+        if self.evaluate.max_windows == Some(0) {
+            return Err("[evaluate]: max_windows must be at least 1".into());
+        }
+        at_most_max_tokens("[evaluate]", self.evaluate.max_windows.unwrap_or(1), window)?;
         if self.gate.max_perplexity_increase.is_some_and(|x| !x.is_finite()) {
             return Err("[gate]: max_perplexity_increase must be a number; 0.05 means 5 %".into());
         }
@@ -39,7 +51,7 @@ impl RawRecipe {
             other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
         };
         Ok(Recipe {
-            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length: c.length.min(spec.context), seed: c.seed },
+            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length, seed: c.seed },
             stages,
             evaluate: Evaluate {
                 text: self.text(&self.evaluate.text),
@@ -67,6 +79,13 @@ impl RawRecipe {
             SELF => TextSource::Model,
             file => TextSource::File(self.path.parent().unwrap_or(Path::new("")).join(file)),
         }
+    }
+}
+
+fn at_most_max_tokens(section: &str, count: usize, length: usize) -> std::result::Result<(), String> {
+    match count.checked_mul(length) {
+        Some(..=MAX_TOKENS) => Ok(()),
+        _ => Err(format!("{section}: {count} times {length} tokens are more than {MAX_TOKENS}, the most that can be held")),
     }
 }
 

@@ -94,7 +94,7 @@ fn recognise(path: &Path) -> Result<Model> {
             Err(Error::format(path, format!("a safetensors file without a configuration: name the folder that holds it and {CONFIG}")))
         }
         () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path),
-        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated?)")),
+        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),
     }
 }
 
