@@ -74,7 +74,7 @@ impl Bench {
         let recipe = recipe.replace(&format!("[stage.{method}]"), &format!("[stage.{name}]\n{}", keys.replace(' ', "\n")));
         let recipe = RawRecipe::parse(&recipe, Path::new("quality.toml"), &[]).unwrap();
         let out = tempfile::tempdir().unwrap();
-        let options = Options { out: out.path(), compute: Compute::CPU, threads: 0, on_change: Unfinished::StartAfresh };
+        let options = Options { out: out.path(), compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
         let model = runtime::open(&self.data.join("models/house-6m"), None).unwrap();
         compress(&recipe, model, &options, &Silent).unwrap();
         let packed = runtime::open(out.path(), None).unwrap();

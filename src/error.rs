@@ -1,6 +1,7 @@
 //! The one error type of the library. Every variant names what is wrong, where,
 //! and what was expected, so that the message alone tells how to mend it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Result of everything fallible in this crate.
@@ -80,6 +81,9 @@ pub enum Error {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// Finite weights whose sums are not finite any more.
+    #[error("{0}")]
+    Overflow(String),
     /// An operation on the file system failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -104,7 +108,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Recipe { .. } => 2,
-            Error::Io { action: "read", source, .. } if source.kind() == std::io::ErrorKind::NotFound => 3,
+            Error::Io { action: "read", source, .. } if is_of_the_input(source.kind()) => 3,
             Error::Io { .. } | Error::Environment(_) => 4,
             #[cfg(feature = "torch")]
             Error::Torch(_) => 4,
@@ -127,20 +131,25 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Error::MissingTensor { .. } => Some("the checkpoint is incomplete, or its config.json belongs to another model"),
-            Error::TensorMismatch { .. } => Some("config.json and the weights do not belong together"),
+            Error::TensorMismatch { .. } => Some("the configuration and the weights do not belong together"),
             Error::NonFinite { .. } => Some("the checkpoint is damaged or its training diverged: get it again, or use an earlier step"),
             Error::UnknownModelType { .. } => Some("a model of the same mathematics may load with its model_type set to a known one"),
             Error::Format { reason, .. } if reason.contains("truncated") => {
                 Some("the download may be incomplete: compare its size and get it again")
             }
-            Error::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull => Some("free some space, or choose another --out"),
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    Some("choose a folder that you may write to")
-                }
+            Error::Io { action, source, .. } if *action != "read" => match source.kind() {
+                ErrorKind::StorageFull => Some("free some space, or choose another --out"),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some("choose a folder that you may write to"),
                 _ => None,
             },
             _ => None,
         }
     }
+}
+
+/// Whether a failure to read says something of what was named, and not of the
+/// machine: it is not there, it is a folder, it is no text.
+fn is_of_the_input(kind: ErrorKind) -> bool {
+    use ErrorKind::*;
+    matches!(kind, NotFound | NotADirectory | IsADirectory | InvalidFilename | InvalidInput | InvalidData)
 }

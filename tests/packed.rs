@@ -16,7 +16,7 @@ use thimble::runtime::{self, Activations, Decoder, Model, NativeLogits};
 
 fn run(recipe: &str, model: &Path, out: &Path) -> CompressReport {
     let recipe = RawRecipe::parse(recipe, &out.join("recipe.toml"), &[]).unwrap();
-    let options = Options { out, compute: Compute::CPU, threads: 0, on_change: Unfinished::StartAfresh };
+    let options = Options { out, compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
     compress(&recipe, runtime::open(model, None).unwrap(), &options, &Silent).unwrap()
 }
 

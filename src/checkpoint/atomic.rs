@@ -6,8 +6,12 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// Writes `path` through `fill`; on any error nothing of it remains.
+/// Writes `path` through `fill`; on any error nothing of it remains. What is there
+/// and is no regular file (a pipe, a device) is written to and not replaced.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        return write_through(path, fill).map_err(Error::io("write", path));
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);
@@ -23,4 +27,10 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> 
         let _ = std::fs::remove_file(&part);
         Error::Io { action: "write", path: path.to_owned(), source }
     })
+}
+
+fn write_through(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut writer = BufWriter::new(File::options().write(true).open(path)?);
+    fill(&mut writer)?;
+    writer.flush()
 }

@@ -34,8 +34,8 @@ pub struct Header {
 const HEADER_BYTES: usize = 28;
 
 impl Header {
-    /// Reads the header; `None` where the numbers make no sense or the file's
-    /// length is not what they say, that is, where this is no such file.
+    /// Reads the header; `None` where the numbers make no sense, that is, where
+    /// this is no such file.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let field = |i: usize| Some(i32::from_le_bytes(bytes.get(4 * i..4 * i + 4)?.try_into().unwrap()));
         let size = |i: usize| field(i).filter(|&v| 0 < v && v < 1 << 24).map(|v| v as usize);
@@ -52,7 +52,7 @@ impl Header {
         let divides = header.dim.is_multiple_of(header.n_heads)
             && header.n_heads.is_multiple_of(header.n_kv_heads)
             && (1..1 << 24).contains(&header.vocab_size);
-        (divides && header.file_bytes() == Some(bytes.len())).then_some(header)
+        divides.then_some(header)
     }
 
     /// Names and shapes in the file's order. `rope.cos` and `rope.sin` are tables
@@ -84,6 +84,7 @@ impl Header {
         layout
     }
 
+    /// Length of the whole file; `None` where it cannot be counted.
     fn file_bytes(&self) -> Option<usize> {
         let sizes = self.layout();
         let numbers =
@@ -96,8 +97,13 @@ impl Header {
 /// (`layers.0.wq`).
 pub fn open(path: &Path) -> Result<(Header, Checkpoint)> {
     let bytes = Bytes::map(path)?;
-    let header = Header::read(&bytes)
-        .ok_or_else(|| Error::format(path, "not a llama2.c checkpoint of version 0: its header and its length disagree"))?;
+    let header =
+        Header::read(&bytes).ok_or_else(|| Error::format(path, "not a llama2.c checkpoint of version 0: its header makes no sense"))?;
+    if header.file_bytes() != Some(bytes.len()) {
+        let expected = header.file_bytes().map_or("more bytes than there can be".to_owned(), |n| format!("{n} bytes"));
+        let reason = format!("truncated, or no llama2.c checkpoint of version 0: its header asks for {expected}, found {}", bytes.len());
+        return Err(Error::format(path, reason));
+    }
     let mut checkpoint = Checkpoint::new(path);
     let owner = Arc::new(path.to_owned());
     let mut offset = HEADER_BYTES;

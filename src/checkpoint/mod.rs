@@ -22,12 +22,14 @@ use std::sync::Arc;
 pub struct Checkpoint {
     origin: PathBuf,
     tensors: BTreeMap<String, DenseTensor>,
+    /// Number formats of tensors that cannot be weights.
+    unread: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
     /// A checkpoint over tensors that a container's reader has found.
     fn new(origin: &Path) -> Self {
-        Self { origin: origin.to_owned(), tensors: BTreeMap::new() }
+        Self { origin: origin.to_owned(), tensors: BTreeMap::new(), unread: BTreeMap::new() }
     }
 
     /// Adds a tensor; two of one name are an error.
@@ -52,7 +54,12 @@ impl Checkpoint {
 
     /// A view of a tensor.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
-        self.tensors.get(name).cloned().ok_or_else(|| Error::MissingTensor { name: name.to_owned(), path: self.origin.clone() })
+        let (name, path) = (name.to_owned(), self.origin.clone());
+        match (self.tensors.get(&name), self.unread.get(&name)) {
+            (Some(tensor), _) => Ok(tensor.clone()),
+            (None, Some(dtype)) => Err(Error::TensorMismatch { name, path, expected: "F32, F16 or BF16".into(), found: dtype.clone() }),
+            (None, None) => Err(Error::MissingTensor { name, path }),
+        }
     }
 
     /// The files under it, in order.

@@ -2,12 +2,13 @@
 //! `model.safetensors.index.json`.
 //!
 //! Format: the safetensors crate's own description (u64 header length, JSON
-//! header, data). The crate refuses overlapping, truncated and gapped entries.
+//! header, data). Overlapping, truncated and gapped entries are refused here, as
+//! the crate does, so that the message names the tensor and the numbers.
 
 use super::{Bytes, Checkpoint, DenseTensor, FloatType};
 use crate::error::{Error, Result};
-use safetensors::SafeTensors;
-use std::collections::{BTreeMap, BTreeSet};
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,18 +26,17 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
         return Ok(checkpoint);
     }
     let places = read_index(&index)?;
+    let mut held: BTreeMap<String, &String> = BTreeMap::new();
     for shard in places.values().collect::<BTreeSet<_>>() {
-        if shard.contains(['/', '\\']) || shard.starts_with('.') {
-            return Err(Error::format(&index, format!("shard name {shard:?} leaves the folder")));
+        if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard.starts_with('.') {
+            return Err(Error::format(&index, format!("shard name {shard:?} is no plain file name in this folder")));
         }
-        add_file(&mut checkpoint, &dir.join(shard))?;
+        held.extend(add_file(&mut checkpoint, &dir.join(shard))?.into_iter().map(|name| (name, shard)));
     }
-    for (name, shard) in &places {
-        if !checkpoint.tensors.contains_key(name) {
-            return Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) });
-        }
+    match places.iter().find(|(name, shard)| held.get(*name) != Some(shard)) {
+        Some((name, shard)) => Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) }),
+        None => Ok(checkpoint),
     }
-    Ok(checkpoint)
 }
 
 /// Tensor name -> shard file name.
@@ -50,13 +50,17 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<()> {
+/// The names of all tensors in the file.
+fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<String>> {
     let bytes = Bytes::map(path)?;
     let (start, header) = read_header(&bytes, path)?;
     let path = Arc::new(path.to_owned());
     for (name, info) in header.tensors() {
         // Integer buffers such as position ids are no weights.
-        let Some(float_type) = FloatType::from_safetensors(info.dtype) else { continue };
+        let Some(float_type) = FloatType::from_safetensors(info.dtype) else {
+            checkpoint.unread.insert(name, info.dtype.to_string());
+            continue;
+        };
         let (from, to) = info.data_offsets;
         checkpoint.insert(DenseTensor {
             name,
@@ -66,22 +70,67 @@ fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<()> {
             bytes: bytes.slice(start + from..start + to),
         })?;
     }
-    Ok(())
+    Ok(header.offset_keys())
 }
 
-/// Reads and checks a header: where the data begins, and the entries.
-pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, safetensors::tensor::Metadata)> {
-    let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(|e| {
-        let reason = match e {
-            safetensors::SafeTensorError::HeaderTooSmall
-            | safetensors::SafeTensorError::InvalidHeaderLength
-            | safetensors::SafeTensorError::MetadataIncompleteBuffer => format!("truncated or not a safetensors file ({e})"),
-            safetensors::SafeTensorError::InvalidOffset(name) => {
-                format!("tensor {name} overlaps its neighbour or leaves a gap (its data_offsets do not follow on)")
-            }
-            e => format!("not a valid safetensors file: {e}"),
-        };
-        Error::format(path, reason)
-    })?;
-    Ok((header_len + 8, header))
+/// Longer headers are refused, as the format's own reader does.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Reads and checks a header: where the data begins, and the entries, whose bytes
+/// follow each other without gaps to the end of the file.
+pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
+    #[derive(serde::Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__")]
+        metadata: Option<HashMap<String, String>>,
+        #[serde(flatten)]
+        tensors: HashMap<String, TensorInfo>,
+    }
+    let fail = |reason: String| Error::format(path, reason);
+    let found = bytes.len();
+    let length = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
+    let length = length.ok_or_else(|| fail(format!("truncated or not a safetensors file: it has {found} bytes")))?;
+    if length > MAX_HEADER_BYTES {
+        return Err(fail(format!("not a safetensors file: its header would have {length} bytes, {MAX_HEADER_BYTES} at most are allowed")));
+    }
+    let start = length as usize + 8;
+    let header = bytes
+        .get(8..start)
+        .ok_or_else(|| fail(format!("truncated or not a safetensors file: its header ends at byte {start}, the file has {found} bytes")))?;
+    let header: Header = serde_json::from_slice(header).map_err(|e| fail(format!("not a safetensors file: its header: {e}")))?;
+    let mut tensors: Vec<_> = header.tensors.into_iter().collect();
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let end = check_entries(&tensors).map_err(fail)?;
+    if start.checked_add(end) != Some(found) {
+        return Err(fail(format!(
+            "truncated or damaged: its tensors take {end} bytes behind byte {start}, the file has {found} bytes in all"
+        )));
+    }
+    let metadata = Metadata::new(header.metadata, tensors).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
+    Ok((start, metadata))
+}
+
+/// Where the last entry ends. `tensors` are in the order of their places.
+fn check_entries(tensors: &[(String, TensorInfo)]) -> std::result::Result<usize, String> {
+    let mut end = 0;
+    for (name, info) in tensors {
+        let (from, to) = info.data_offsets;
+        if from != end || to < from {
+            let what = if from < end { "overlaps the tensor before it" } else { "leaves a gap before it" };
+            return Err(format!("tensor {name} {what}: expected data_offsets from {end}, found {from} to {to}"));
+        }
+        let elements = info.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        if bits != (to - from).checked_mul(8) {
+            let expected = bits.map_or("more than there can be".to_owned(), |bits| bits.div_ceil(8).to_string());
+            return Err(format!(
+                "tensor {name}: {} {:?} takes {expected} bytes, its data_offsets hold {}",
+                info.dtype,
+                info.shape,
+                to - from
+            ));
+        }
+        end = to;
+    }
+    Ok(end)
 }

@@ -19,6 +19,10 @@ pub struct Bytes {
 impl Bytes {
     /// Maps a file. Pages are read when they are touched, and not before.
     pub fn map(path: &Path) -> Result<Self> {
+        // Asked before it is opened: opening a pipe would wait for its other end.
+        if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+            return Err(Error::format(path, "not a regular file"));
+        }
         let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
         // SAFETY: the map is private and read-only. Another process that truncates
         // the file while it is mapped would make reads fault; that is the usual

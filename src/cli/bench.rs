@@ -1,11 +1,11 @@
 //! `thimble bench`: how fast a model runs here.
 
-use super::Done;
 use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, ModelArgs};
-use crate::error::Error;
+use super::{Done, number};
+use crate::eval::speed;
 use crate::memory::peak_resident_bytes;
-use crate::runtime::{Decoder, speed};
+use crate::runtime::Decoder;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -20,13 +20,13 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Tokens read at once
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = number(1..=1 << 20))]
     prompt_tokens: usize,
     /// Tokens then made one by one
-    #[arg(long, default_value_t = 128, value_name = "N")]
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = number(1..=1 << 20))]
     gen_tokens: usize,
     /// Runs, of which the median counts
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = number(1..=1 << 20))]
     repeat: usize,
     /// Activations against packed weights
     #[arg(long, value_enum, default_value = "int8")]
@@ -50,9 +50,6 @@ struct Report {
 }
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
-    if args.prompt_tokens == 0 || args.gen_tokens == 0 || args.repeat == 0 {
-        return Err(Error::Usage("--prompt-tokens, --gen-tokens and --repeat must be at least 1".into()).into());
-    }
     let start = Instant::now();
     let model = args.model.open_weights()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;

@@ -76,10 +76,10 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     if let Some(file) = &args.eval_text {
         recipe.set_evaluation_text(file);
     }
-    let on_change = match () {
-        () if args.resume => Unfinished::Refuse,
-        () if args.fresh => Unfinished::Ignore,
-        () => Unfinished::StartAfresh,
+    let unfinished = match () {
+        () if args.resume => Unfinished::MustResume,
+        () if args.fresh => Unfinished::StartAgain,
+        () => Unfinished::Resume,
     };
     let device = device(args.device)?;
     if threads > 0 {
@@ -87,7 +87,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     }
     let compute = crate::compress::Compute { device, kind: args.dtype.into() };
     let model = crate::runtime::open(&args.model, args.tokenizer.as_deref())?;
-    let options = Options { out: &args.out, compute, threads, on_change };
+    let options = Options { out: &args.out, compute, threads, unfinished };
     let report = pipeline::compress(&recipe, model, &options, &Bars::default())?;
     output.print(&report, |r| {
         let head = [String::new(), "before".into(), "after".into()];

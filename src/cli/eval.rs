@@ -1,9 +1,9 @@
 //! `thimble eval`: what a text says of a model.
 
-use super::Done;
 use super::output::{Output, bytes, table};
 use super::progress::Bars;
 use super::source::{ActivationsArg, BackendArgs, ModelArgs};
+use super::{Done, number};
 use crate::error::Error;
 use crate::eval::{Evaluation, Footprint, Protocol, default_window, evaluate, windows};
 use crate::runtime;
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     window: Option<usize>,
     /// Only the first N windows
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::from(u32::MAX)))]
     max_windows: Option<usize>,
     /// Activations against packed weights
     #[arg(long, value_enum, default_value = "int8")]

@@ -12,8 +12,11 @@ mod run;
 mod source;
 
 use crate::error::Error;
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use output::Output;
+use std::io::Write;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 /// Fits a language model into a thimble: compress with a recipe, prove what it
@@ -42,7 +45,7 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// Threads; one a core unless told
-    #[arg(long, global = true, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", hide_default_value = true, value_parser = number(0..=1024))]
     threads: usize,
 }
 
@@ -78,15 +81,21 @@ impl Cli {
         match done {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("error: {error:#}");
                 let known = error.downcast_ref::<Error>();
-                if let Some(hint) = known.and_then(Error::hint) {
-                    eprintln!("hint: {hint}");
-                }
+                // Ours name their causes themselves.
+                let message = known.map_or_else(|| format!("{error:#}"), Error::to_string);
+                let hint = known.and_then(Error::hint).map_or(String::new(), |hint| format!("hint: {hint}\n"));
+                // Where nobody listens, the exit code must do.
+                let _ = write!(std::io::stderr(), "error: {message}\n{hint}");
                 ExitCode::from(known.map_or(4, Error::exit_code))
             }
         }
     }
+}
+
+/// Reads a whole number in a range.
+fn number(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
 }
 
 /// A command's result.

@@ -1,6 +1,9 @@
 //! What goes to standard output: a table for people, or one JSON object.
 
+use crate::error::{Error, Result};
 use serde::Serialize;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 /// Where results go.
 #[derive(Clone, Copy)]
@@ -12,12 +15,18 @@ pub struct Output {
 impl Output {
     /// Prints `value` as JSON, or `table` made from it.
     pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-        if self.json {
-            println!("{}", serde_json::to_string(value)?);
-        } else {
-            println!("{}", table(value).trim_end());
-        }
-        Ok(())
+        let text = if self.json { serde_json::to_string(value)? } else { table(value).trim_end().to_owned() };
+        Ok(say(&format!("{text}\n"))?)
+    }
+}
+
+/// Writes to standard output at once. A reader that has gone (`thimble … | head`)
+/// has seen what it wanted, and is no error.
+pub fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", Path::new("standard output"))(e)),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! `thimble run`: continue a prompt.
 
 use super::Done;
-use super::output::Output;
+use super::output::{Output, say};
 use super::source::{ActivationsArg, ModelArgs};
-use crate::runtime::{Decoder, Sampler, generate::generate};
+use crate::runtime::{
+    Decoder, Sampler,
+    generate::{check_prompt, generate},
+};
 use serde_json::json;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Continue a prompt on the device's runtime
@@ -24,10 +26,10 @@ pub struct Args {
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_tokens: usize,
     /// 0 = always the likeliest token
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, value_parser = temperature)]
     temperature: f32,
     /// Sample from the likeliest tokens that hold this share of the probability
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
     top_p: f32,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
@@ -45,19 +47,15 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let tokenizer = model.tokenizer()?;
     let bos = model.spec().special.bos.filter(|_| !args.no_bos);
     let prompt: Vec<u32> = bos.into_iter().chain(tokenizer.encode(&args.prompt)?).collect();
+    // Before anything is shown.
+    check_prompt(&prompt, model.spec())?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let sampler = Sampler::new(args.temperature, args.top_p, args.seed);
     // Text is printed as it comes: the whole is decoded again with each token,
     // since a token may be part of a character.
     let mut ids = prompt.clone();
     let mut shown = tokenizer.decode(&ids)?;
-    let show = |text: &str| {
-        print!("{text}");
-        let _ = std::io::stdout().flush();
-    };
-    if !output.json {
-        show(&shown);
-    }
+    let mut said = if output.json { Ok(()) } else { say(&shown) };
     let generated = generate(&decoder, &prompt, args.max_tokens, &sampler, |id| {
         ids.push(id);
         if output.json {
@@ -67,18 +65,32 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
             && let Some(new) = text.strip_prefix(&shown)
             && !new.ends_with('\u{fffd}')
         {
-            show(new);
+            said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(new));
             shown = text;
         }
     })?;
+    said?;
     let tokens_per_s = generated.ids.len() as f64 / generated.decode_seconds.max(1e-9);
     if output.json {
         let whole = tokenizer.decode(&ids)?;
         let text = whole.strip_prefix(&tokenizer.decode(&prompt)?).unwrap_or(&whole);
-        println!("{}", json!({ "text": text, "ids": generated.ids, "prompt_ids": prompt, "tokens_per_s": tokens_per_s }));
+        let report = json!({ "text": text, "ids": generated.ids, "prompt_ids": prompt, "tokens_per_s": tokens_per_s });
+        say(&format!("{report}\n"))?;
     } else {
-        println!();
+        say("\n")?;
         eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.ids.len());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "0 or more", |t| t >= 0.0)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, "above 0 and at most 1", |p| p > 0.0 && p <= 1.0)
+}
+
+fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    text.parse().ok().filter(|&n: &f32| n.is_finite() && fits(n)).ok_or_else(|| format!("expected a number, {wanted}"))
 }

@@ -3,10 +3,10 @@
 //! layers.
 
 use super::tensors::{Compute, Parameters};
+use crate::model::spec::{Activation, Attention, Block, Mixer, Norm, NormKind, Rotary};
 use crate::model::{ModelSpec, inputs};
 use crate::quant::Weight;
 use rayon::prelude::*;
-use crate::model::spec::{Activation, Attention, Block, Mixer, Norm, NormKind, Rotary};
 use tch::{Kind, Tensor};
 
 /// Hears the input of each [`crate::model::InputGroup`], `[batch, tokens, in]`.

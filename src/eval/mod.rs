@@ -9,4 +9,4 @@ pub mod speed;
 
 pub use footprint::Footprint;
 pub use perplexity::{Evaluation, Measured, evaluate};
-pub use protocol::{Protocol, Window, default_window, windows};
+pub use protocol::{MIN_WINDOW, Protocol, Window, default_window, windows};

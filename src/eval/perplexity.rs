@@ -109,7 +109,7 @@ pub fn evaluate(
     let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / positions.len() as f64;
     let summary = |loss: f64, divergence| {
         if !loss.is_finite() {
-            return Err(Error::Environment("the model's logits are not finite: its weights are broken or overflow".into()));
+            return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
         }
         Ok(Evaluation { perplexity: loss.exp(), loss, tokens: positions.len(), windows: windows.len(), window, protocol, divergence })
     };

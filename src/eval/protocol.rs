@@ -36,10 +36,16 @@ pub fn default_window(spec: &ModelSpec) -> usize {
     spec.context.min(2048)
 }
 
+/// Tokens of a window at least.
+pub const MIN_WINDOW: usize = 4;
+
 /// Cuts a token stream. `limit` keeps the first windows.
 pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize, limit: Option<usize>) -> Result<Vec<Window>> {
-    if window < 4 {
-        return Err(Error::Usage(format!("a window of {window} tokens is too short: 4 at least")));
+    if window < MIN_WINDOW {
+        return Err(Error::Usage(format!("a window of {window} tokens is too short: {MIN_WINDOW} at least")));
+    }
+    if limit == Some(0) {
+        return Err(Error::Usage("no window is to be read: the number of windows must be at least 1".into()));
     }
     let bos = match protocol {
         Protocol::Plain => None,

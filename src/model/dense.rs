@@ -4,9 +4,9 @@
 use super::ModelSpec;
 use super::families::{self, Source, Transform};
 use crate::checkpoint::{Checkpoint, DenseTensor, llama2c, safetensors};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,34 +15,40 @@ pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
     sources: BTreeMap<String, Source>,
-    shapes: BTreeMap<String, Vec<usize>>,
 }
 
 impl DenseModel {
     /// Opens a Hugging Face directory: `config.json` beside safetensors.
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
         let (spec, sources) = families::read_config(&dir.join(families::CONFIG))?;
-        Ok(Self::new(spec, safetensors::open(dir)?, sources))
+        Self::new(spec, safetensors::open(dir)?, sources)
     }
 
     /// Opens a llama2.c `.bin`.
     pub fn open_llama2c(path: &Path) -> Result<Self> {
         let (header, checkpoint) = llama2c::open(path)?;
         let (spec, sources) = families::llama2c::read_header(&header);
-        Ok(Self::new(spec, checkpoint, sources))
+        spec.check().map_err(|reason| Error::format(path, reason))?;
+        Self::new(spec, checkpoint, sources)
     }
 
-    fn new(spec: ModelSpec, checkpoint: Checkpoint, sources: Vec<(String, Source)>) -> Self {
-        let shapes = spec.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
-        let model = Self { spec, checkpoint, sources: sources.into_iter().collect(), shapes };
+    /// Every parameter is looked for here: a tensor that is absent or of another
+    /// shape in the last block must not be found after hours of work.
+    fn new(spec: ModelSpec, checkpoint: Checkpoint, sources: Vec<(String, Source)>) -> Result<Self> {
+        let shapes: BTreeMap<String, Vec<usize>> = spec.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
+        for (name, source) in &sources {
+            checkpoint.tensor(&source.tensor)?.expect_shape(&shapes[name])?;
+        }
+        let model = Self { spec, checkpoint, sources: sources.into_iter().collect() };
         model.warn_of_strangers();
-        model
+        Ok(model)
     }
 
     /// A tensor that no parameter reads may mean that the configuration lies
     /// (a bias it does not mention), so it is said.
     fn warn_of_strangers(&self) {
-        let known = |name: &str| self.sources.values().any(|s| s.tensor == name) || families::is_ignored(name);
+        let used: BTreeSet<&str> = self.sources.values().map(|s| s.tensor.as_str()).collect();
+        let known = |name: &str| used.contains(name) || families::is_ignored(name);
         for name in self.checkpoint.names().filter(|n| !known(n)) {
             tracing::warn!(
                 "{}: tensor {name} is no part of the {} family and is not used",
@@ -67,11 +73,10 @@ impl DenseModel {
         self.checkpoint.files()
     }
 
-    /// A parameter by its canonical name: of the right shape and finite, in the
-    /// canonical layout. Panics on a name the spec does not have.
+    /// A parameter by its canonical name: finite, in the canonical layout. Panics on a name the spec does not have.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
         let source = &self.sources[name];
-        let tensor = self.checkpoint.tensor(&source.tensor)?.expect_shape(&self.shapes[name])?.expect_finite()?;
+        let tensor = self.checkpoint.tensor(&source.tensor)?.expect_finite()?;
         Ok(source.transform.apply(tensor))
     }
 }

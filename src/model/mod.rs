@@ -1,12 +1,14 @@
 //! What a model is: [`spec`] as data, [`parameters`] by canonical name, and the
 //! [`families`] that read other people's checkpoints into both.
 
+mod check;
 mod dense;
 pub mod families;
 mod logit_source;
 pub mod parameters;
 pub mod spec;
 
+pub use check::{MAX_BLOCKS, MAX_WIDTH};
 pub use dense::DenseModel;
 pub use logit_source::LogitSource;
 pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs};

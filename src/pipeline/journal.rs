@@ -3,29 +3,30 @@
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
-use crate::quant::Weight;
+use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
+use crate::quant::{Assembled, Weight};
 use crate::report::LayerReport;
 use std::cell::Cell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-/// What to do where an unfinished run in the output folder is another's.
+/// What to do with an unfinished run in the output folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnChange {
-    /// Resume what fits; where it does not, say so and start afresh.
-    StartAfresh,
+pub enum Unfinished {
+    /// Resume it; where it does not fit, say so and start afresh.
+    Resume,
     /// It is an error not to be able to resume.
-    Refuse,
-    /// Always start afresh.
-    Ignore,
+    MustResume,
+    /// Always start again.
+    StartAgain,
 }
 
 /// The folder.
 pub struct Journal {
     dir: PathBuf,
-    resumed: Cell<usize>,
+    resumed: Rc<Cell<usize>>,
 }
 
 const FOLDER: &str = ".unfinished";
@@ -33,29 +34,29 @@ const KEY: &str = "key";
 
 impl Journal {
     /// Opens or makes the folder under `out`.
-    pub fn open(out: &Path, key: &str, on_change: OnChange) -> Result<Self> {
+    pub fn open(out: &Path, key: &str, unfinished: Unfinished) -> Result<Self> {
         let dir = out.join(FOLDER);
         let found = std::fs::read_to_string(dir.join(KEY)).ok();
         let fits = found.as_deref() == Some(key);
-        match on_change {
-            OnChange::Refuse if found.is_none() => {
+        match unfinished {
+            Unfinished::MustResume if found.is_none() => {
                 return Err(Error::Usage(format!("--resume: there is no unfinished run in {}", out.display())));
             }
-            OnChange::Refuse if !fits => {
+            Unfinished::MustResume if !fits => {
                 let reason = format!("--resume: the unfinished run in {} is of another recipe, text or model", out.display());
                 return Err(Error::Usage(format!("{reason}; use --fresh to start again")));
             }
-            OnChange::StartAfresh if found.is_some() && !fits => {
+            Unfinished::Resume if found.is_some() && !fits => {
                 tracing::warn!("the unfinished run in {} is of another recipe, text or model: starting afresh", out.display());
             }
             _ => (),
         }
-        if dir.exists() && (!fits || on_change == OnChange::Ignore) {
+        if dir.exists() && (!fits || unfinished == Unfinished::StartAgain) {
             std::fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
         }
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         write_atomically(&dir.join(KEY), |out| out.write_all(key.as_bytes()))?;
-        Ok(Self { dir, resumed: Cell::new(0) })
+        Ok(Self { dir, resumed: Rc::default() })
     }
 
     /// A file of the run.
@@ -75,40 +76,16 @@ impl Journal {
         Ok(made)
     }
 
-    /// A part of the model (`embeddings`, `blocks.3`, …): from the folder where it
-    /// is finished, otherwise made and written. Either way what comes back was read
-    /// from disk.
-    pub fn part(
-        &self,
-        spec: &ModelSpec,
-        name: &str,
-        make: impl FnOnce() -> Result<(Vec<(String, Weight)>, Vec<LayerReport>)>,
-    ) -> Result<Part> {
-        let path = self.path(&format!("{name}.part.thimble"));
-        if path.exists() {
-            let part = Part::open(&path, name)?;
-            self.resumed.set(self.resumed.get() + usize::from(name.starts_with("blocks.")));
-            return Ok(part);
-        }
-        let (weights, layers) = make()?;
-        let notes = Notes { quality: serde_json::to_value(&layers).expect("a report is JSON"), ..Notes::default() };
-        native::write(&path, spec, &weights, None, &notes)?;
-        let part = Part::open(&path, name)?;
-        part.must_equal(&weights, &path)?;
-        Ok(part)
+    /// A stage's own folder.
+    pub fn stage(&self, index: usize) -> Result<StageJournal> {
+        let dir = self.path(&format!("stage-{index}"));
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(StageJournal { dir, resumed: self.resumed.clone() })
     }
 
     /// Blocks that an earlier run had finished.
     pub fn resumed(&self) -> usize {
         self.resumed.get()
-    }
-
-    /// All weights of all parts, as views of their files.
-    pub fn assemble(&self, spec: &ModelSpec) -> Result<Vec<(String, Weight)>> {
-        let blocks = (0..spec.blocks.len()).map(|i| format!("blocks.{i}"));
-        let names = std::iter::once("embeddings".to_owned()).chain(blocks).chain(["end".to_owned()]);
-        let parts = names.map(|name| Part::open(&self.path(&format!("{name}.part.thimble")), &name)).collect::<Result<Vec<_>>>()?;
-        Ok(parts.into_iter().flat_map(|p| p.weights).collect())
     }
 
     /// Ends the run.
@@ -117,29 +94,63 @@ impl Journal {
     }
 }
 
+/// What one stage has done so far.
+pub struct StageJournal {
+    dir: PathBuf,
+    resumed: Rc<Cell<usize>>,
+}
+
+impl StageJournal {
+    fn path(&self, part: Part) -> PathBuf {
+        self.dir.join(format!("{part}.part.thimble"))
+    }
+
+    /// A part of the model: from the folder where it is finished, otherwise made and
+    /// written. Either way what comes back was read from disk.
+    pub fn part(&self, spec: &ModelSpec, part: Part, make: impl FnOnce() -> Result<Made>) -> Result<Made> {
+        let path = self.path(part);
+        if path.exists() {
+            match read(&path, part) {
+                Ok(made) => {
+                    self.resumed.set(self.resumed.get() + usize::from(matches!(part, Part::Block(_))));
+                    return Ok(made);
+                }
+                Err(damage) => tracing::warn!("{part} of the unfinished run is damaged and made again: {damage}"),
+            }
+        }
+        let made = make()?;
+        let notes = Notes { quality: serde_json::to_value(&made.layers).expect("a report is JSON"), ..Notes::default() };
+        native::write(&path, spec, &made.weights, None, &notes)?;
+        let found = read(&path, part)?;
+        found.must_equal(&made, &path)?;
+        Ok(found)
+    }
+
+    /// The model that the stage has made: views of its parts' files.
+    pub fn model(&self, spec: &ModelSpec) -> Result<Assembled> {
+        let parts = spec.parts().map(|part| read(&self.path(part), part)).collect::<Result<Vec<_>>>()?;
+        Ok(Assembled::new(spec.clone(), parts.into_iter().flat_map(|made| made.weights)))
+    }
+}
+
 /// A finished part of the model.
-pub struct Part {
+pub struct Made {
     /// By canonical name.
     pub weights: Vec<(String, Weight)>,
     /// What compressing it cost.
     pub layers: Vec<LayerReport>,
 }
 
-impl Part {
-    /// `end` holds what is neither embeddings nor in a block.
-    fn open(path: &Path, name: &str) -> Result<Self> {
-        let prefix = format!("{name}.");
-        let file = NativeFile::open_part(path, |parameter| match name {
-            "end" => !parameter.starts_with("blocks.") && parameter != "embeddings",
-            _ => parameter == name || parameter.starts_with(&prefix),
-        })?;
-        let layers = serde_json::from_value(file.notes().quality.clone()).map_err(|e| Error::format(path, format!("its report: {e}")))?;
-        Ok(Self { weights: file.into_weights().collect(), layers })
-    }
+fn read(path: &Path, part: Part) -> Result<Made> {
+    let file = NativeFile::open_part(path, |parameter| parameter.part == part)?;
+    let layers = serde_json::from_value(file.notes().quality.clone()).map_err(|e| Error::format(path, format!("its report: {e}")))?;
+    Ok(Made { weights: file.into_weights().collect(), layers })
+}
 
+impl Made {
     /// Packing lost nothing: what was read back is, code for code, what was solved.
-    fn must_equal(&self, made: &[(String, Weight)], path: &Path) -> Result<()> {
-        for (name, weight) in made {
+    fn must_equal(&self, made: &Made, path: &Path) -> Result<()> {
+        for (name, weight) in &made.weights {
             let read = self.weights.iter().find(|(n, _)| n == name).map(|(_, w)| w);
             let same = match (weight, read) {
                 (Weight::Packed(a), Some(Weight::Packed(b))) => a.unpack() == b.unpack(),

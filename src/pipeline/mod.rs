@@ -10,15 +10,15 @@ mod verify;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
-use crate::eval::{Footprint, Measured, evaluate, windows};
+use crate::eval::{Footprint, Measured, Window, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile, Notes};
-use crate::recipe::{Gate, RawRecipe, Recipe, TextSource};
+use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult};
-use crate::runtime::{self, Activations, Decoder, Model, NativeLogits, speed};
-use journal::{Journal, OnChange};
+use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use journal::Journal;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,10 +33,10 @@ pub struct Options<'a> {
     /// Threads of the native runtime; 0 = one a core.
     pub threads: usize,
     /// What to do with an unfinished run of another recipe or model.
-    pub on_change: OnChange,
+    pub unfinished: Unfinished,
 }
 
-pub use journal::OnChange as Unfinished;
+pub use journal::Unfinished;
 
 /// Compresses a model by a recipe into a folder.
 pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn Progress) -> Result<CompressReport> {
@@ -45,11 +45,16 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     if model.native.is_some() {
         return Err(Error::format(&model.path, "this model is compressed already; start from the full-precision checkpoint"));
     }
+    if model.path.is_dir() && same_folder(&model.path, options.out) {
+        let reason = format!("{} is the model's own folder: its files would be written over; choose another --out", options.out.display());
+        return Err(Error::Usage(reason));
+    }
     let recipe = raw.resolve(model.spec())?;
     let texts = Texts::read(&recipe, &model)?;
-    let key = fingerprint::key(&recipe, &model, &texts.contents(), progress)?;
+    check_weights(&model, progress)?;
+    let key = fingerprint::key(&recipe, &model, &texts.contents(), options.compute, progress)?;
     std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
-    let journal = Journal::open(options.out, &key, options.on_change)?;
+    let journal = Journal::open(options.out, &key, options.unfinished)?;
 
     let sequences = journal.tokens("calibration", || {
         let source = texts.calibration.as_deref();
@@ -59,17 +64,29 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         Some(text) => Ok(vec![model.tokenizer()?.encode(text)?]),
         None => calibration::self_text(&model, &recipe, options.threads, progress).map(|ids| vec![ids]),
     })?;
+    // Cut before any work is done, so that a text that is too short is found now.
+    let e = &recipe.evaluate;
+    let windows = windows(&held_out[0], model.spec(), e.protocol, e.window, e.max_windows)?;
 
+    // Each stage starts from what the one before it has left.
     let mut stages = Vec::new();
+    let mut store = model.store.clone();
     let mut last_hidden = None;
-    for stage in &recipe.stages {
-        let done = quantize::run(stage, &*model.store, &sequences, options.compute, &journal, progress)?;
+    for (i, stage) in recipe.stages.iter().enumerate() {
+        let done = match stage {
+            Stage::Rtn(plan) | Stage::Gptq { plan, .. } => {
+                quantize::run(stage, plan, &*store, &sequences, options.compute, &journal.stage(i)?, progress)?
+            }
+        };
+        store = Arc::new(done.model);
         last_hidden = Some(done.last_hidden);
         stages.push(done.report);
     }
+    match recipe.output {
+        OutputFormat::Native => (),
+    }
 
     // Measured on packed bytes as they will ship, then written with what was measured.
-    let packed = journal.assemble(model.spec())?;
     let mut notes = Notes {
         recipe: serde_json::to_value(&recipe).expect("a recipe is JSON"),
         chat_template: model.chat_template.clone(),
@@ -78,27 +95,29 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     };
     let tokenizer = model.tokenizer.as_ref().map(|t| t.json());
     let draft = journal.path("draft.thimble");
-    native::write(&draft, model.spec(), &packed, tokenizer, &notes)?;
-    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &held_out[0], options, progress)?;
+    native::write_model(&draft, &*store, tokenizer, &notes)?;
+    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &windows, options, progress)?;
     let before = reference.expect("the original is the reference");
 
-    let file = options.out.join(native::FILE_NAME);
     let mut size_bytes = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
     let gate = loop {
         let gate = judge(&recipe.gate, before.perplexity, after.perplexity, size_bytes);
         notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages.iter().map(|s| s.without_times()).collect::<Vec<_>>() });
-        native::write(&file, model.spec(), &packed, tokenizer, &notes)?;
-        let written = std::fs::metadata(&file).map_err(Error::io("read", &file))?.len();
+        native::write_model(&draft, &*store, tokenizer, &notes)?;
+        let written = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
         if written == size_bytes {
             break gate;
         }
         size_bytes = written;
     };
-    drop(packed);
-    let written = Arc::new(NativeFile::open(&file)?);
+    drop(store);
+    let written = NativeFile::open(&draft)?;
     let read_back = verify::read_back(&written, &sequences[0], &last_hidden.expect("a recipe has a stage"), options)?;
-    let footprint = Footprint::of(&*written)?;
-    let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&*written, options)? };
+    // Only what was read back and compared takes the place of an earlier model.
+    let file = options.out.join(native::FILE_NAME);
+    std::fs::rename(&draft, &file).map_err(Error::io("write", &file))?;
+    let (footprint, original) = (Footprint::of(&written)?, Footprint::of(&*model.store)?);
+    let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&written, options)? };
     let mut report = CompressReport {
         stages,
         before,
@@ -106,6 +125,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         size_bytes,
         original_size_bytes: model.size_bytes(),
         footprint,
+        original_bits_per_weight: original.bits_per_weight,
         decode_tokens_per_s: speed,
         max_read_back_difference: read_back,
         peak_memory_bytes: memory.bytes(),
@@ -114,7 +134,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         gate,
         files: vec![file],
     };
-    report.write(options.out, &recipe, &model)?;
+    report.write(options.out, &recipe, written.spec())?;
     journal.remove()?;
     Ok(report)
 }
@@ -142,16 +162,39 @@ impl Texts {
     }
 }
 
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Reads every weight once: a broken one in the last block must not be found
+/// after hours of work.
+fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
+    let parameters = model.spec().parameters();
+    progress.begin("checking the weights", parameters.len() as u64);
+    for parameter in parameters {
+        model.store.weight(&parameter.name)?;
+        progress.advance(1);
+    }
+    progress.end();
+    Ok(())
+}
+
 /// The original in full precision against the packed file with int8 activations.
-fn measure(model: &Model, file: &Path, recipe: &Recipe, ids: &[u32], options: &Options, progress: &dyn Progress) -> Result<Measured> {
+fn measure(
+    model: &Model,
+    file: &Path,
+    recipe: &Recipe,
+    windows: &[Window],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Measured> {
     let e = &recipe.evaluate;
-    let windows = windows(ids, model.spec(), e.protocol, e.window, e.max_windows)?;
     let packed = runtime::open_weights(file)?;
     let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
     // The reference is never less than single precision, whatever calibration runs in.
     let compute = Compute { kind: tch::Kind::Float, ..options.compute };
     let mut original = TorchLogits::new(model.store.clone(), compute);
-    evaluate(&mut packed, Some(&mut original), &windows, (e.protocol, e.window), progress)
+    evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), progress)
 }
 
 /// Tokens decoded per second by the native runtime, int8 activations where the

@@ -1,7 +1,7 @@
 //! A stage that quantises: embeddings first, then block after block, each
 //! calibrated on the outputs of the compressed blocks before it, then the head.
 
-use super::journal::Journal;
+use super::journal::{Made, StageJournal};
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::compress::calibrate::Stream;
 use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
@@ -11,7 +11,7 @@ use crate::model::parameters::EMBEDDINGS;
 use crate::model::{InputGroup, ModelSpec, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
-use crate::quant::{Layout, PackedTensor, Scheme, Weight, WeightStore};
+use crate::quant::{Assembled, Layout, PackedTensor, Scheme, Weight, WeightStore};
 use crate::recipe::{Quantize, Stage};
 use crate::report::{LayerReport, StageReport};
 use half::{bf16, f16};
@@ -21,6 +21,8 @@ use tch::{Kind, Tensor};
 
 /// What a stage leaves.
 pub struct Done {
+    /// The model it has made.
+    pub model: Assembled,
     /// For the report.
     pub report: StageReport,
     /// Hidden states of the first calibration sequence behind the last block,
@@ -31,14 +33,14 @@ pub struct Done {
 /// Runs the stage.
 pub fn run(
     stage: &Stage,
+    plan: &Quantize,
     store: &dyn WeightStore,
     sequences: &[Vec<u32>],
     compute: Compute,
-    journal: &Journal,
+    journal: &StageJournal,
     progress: &dyn Progress,
 ) -> Result<Done> {
     let start = Instant::now();
-    let plan = stage.quantize().expect("a stage that quantises");
     let work = Work { store, plan, method: layer_method(stage), compute, progress };
     let spec = store.spec();
 
@@ -70,6 +72,7 @@ pub fn run(
     Ok(Done {
         report: StageReport { method: stage.method().to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
         last_hidden: stream.first(),
+        model: journal.model(spec)?,
     })
 }
 
@@ -80,8 +83,6 @@ struct Work<'a> {
     compute: Compute,
     progress: &'a dyn Progress,
 }
-
-type Made = (Vec<(String, Weight)>, Vec<LayerReport>);
 
 impl Work<'_> {
     /// Parameters outside the blocks: rounded to nearest, or kept.
@@ -108,7 +109,7 @@ impl Work<'_> {
             });
             weights.push((parameter.name, packed));
         }
-        Ok((weights, layers))
+        Ok(Made { weights, layers })
     }
 
     /// One block: statistics on the stream, then each group of layers.
@@ -146,7 +147,7 @@ impl Work<'_> {
                 weights.push((parameter.name, kept(weight, parameter.kind)));
             }
         }
-        Ok((weights, layers))
+        Ok(Made { weights, layers })
     }
 
     /// The layers of a group that the plan quantises, loaded.

@@ -11,5 +11,5 @@ mod tensor;
 
 pub use formats::tiled::{Layout, PackedTensor, Tiling};
 pub use scheme::{Code, Scheme};
-pub use store::{Weight, WeightStore};
+pub use store::{Assembled, Weight, WeightStore};
 pub use tensor::{Permutation, QuantizedTensor};

@@ -10,7 +10,7 @@ use super::{Permutation, Scheme, Weight, WeightStore};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Parameter};
 use half::f16;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,13 @@ impl Notes {
             ("thimble.provenance", &self.provenance),
         ]
     }
+}
+
+/// Writes a whole model.
+pub fn write_model(path: &Path, store: &dyn WeightStore, tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
+    let weight = |p: Parameter| Ok((p.name.clone(), store.weight(&p.name)?));
+    let weights = store.spec().parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?;
+    write(path, store.spec(), &weights, tokenizer, notes)
 }
 
 /// One tensor to be written.
@@ -195,8 +202,8 @@ impl NativeFile {
         Self::read(bytes, path, |_| true)
     }
 
-    /// Reads the parameters whose canonical name is `wanted`.
-    fn read(bytes: Bytes, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+    /// Reads the parameters that are `wanted`.
+    fn read(bytes: Bytes, path: &Path, wanted: impl Fn(&Parameter) -> bool) -> Result<Self> {
         let (start, header) = read_header(&bytes, path)?;
         let empty = Default::default();
         let metadata = header.metadata().as_ref().unwrap_or(&empty);
@@ -206,6 +213,7 @@ impl NativeFile {
             return Err(Error::format(path, reason));
         }
         let spec: ModelSpec = parse(path, metadata, SPEC_KEY)?;
+        spec.check().map_err(|reason| Error::format(path, format!("{SPEC_KEY}: {reason}")))?;
         let schemes: BTreeMap<String, StoredScheme> = parse(path, metadata, SCHEMES_KEY)?;
         let note = |key| metadata.get(key).and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
         let mut file = Self {
@@ -225,10 +233,14 @@ impl NativeFile {
         let planes = Planes { path: file.path.clone(), bytes: &bytes, start, tensors: header.tensors() };
         file.tokenizer = planes.optional(TOKENIZER).map(|(_, bytes)| bytes);
         let mut permutations = BTreeMap::new();
-        for parameter in file.spec.parameters().into_iter().filter(|p| wanted(&p.name)) {
+        for parameter in file.spec.parameters().into_iter().filter(|p| wanted(p)) {
             let weight = match file.schemes.get(&parameter.name) {
                 None => Weight::Dense(planes.dense(&parameter.name)?.expect_shape(&parameter.shape)?),
                 Some(stored) if stored.shape[..] == parameter.shape => {
+                    // Products read tiles; rows by themselves are for look-ups alone.
+                    if stored.layout == Layout::Rows && !file.spec.is_looked_up(&parameter) {
+                        return Err(planes.mismatch(&parameter.name, "layout tiles".into(), "layout rows".into()));
+                    }
                     Weight::Packed(planes.packed(&parameter.name, stored, &mut permutations)?)
                 }
                 Some(stored) => {
@@ -240,9 +252,9 @@ impl NativeFile {
         Ok(file)
     }
 
-    /// Opens a file that holds only the parameters whose canonical name is
-    /// `wanted`: a part of a model in the making.
-    pub fn open_part(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+    /// Opens a file that holds only the parameters that are `wanted`: a part of a
+    /// model in the making.
+    pub fn open_part(path: &Path, wanted: impl Fn(&Parameter) -> bool) -> Result<Self> {
         Self::read(Bytes::map(path)?, path, wanted)
     }
 
@@ -339,8 +351,9 @@ impl Planes<'_> {
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
         let scales_name = format!("{name}.scales");
         let scales = self.plane(&scales_name, Dtype::F16, tiling.grids())?;
-        if let Some(first) = scales.chunks_exact(2).position(|b| !f16::from_le_bytes([b[0], b[1]]).is_finite()) {
-            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1, first });
+        let mut broken = scales.chunks_exact(2).enumerate().filter(|(_, b)| !f16::from_le_bytes([b[0], b[1]]).is_finite());
+        if let Some((first, _)) = broken.next() {
+            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1 + broken.count(), first });
         }
         let zeros = (!stored.scheme.symmetric).then(|| self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())).transpose()?;
         let permutation = match &stored.perm {
@@ -352,8 +365,8 @@ impl Planes<'_> {
                 Some(permutations[name].clone())
             }
         };
-        if permutation.as_ref().is_some_and(|p| p.order.len() != columns) {
-            return Err(self.mismatch(name, format!("a permutation of {columns} columns"), "another length".into()));
+        if let Some(other) = permutation.as_ref().filter(|p| p.order.len() != columns) {
+            return Err(self.mismatch(name, format!("an order of {columns} columns"), format!("{} of {}", other.name, other.order.len())));
         }
         Ok(PackedTensor { tiling, codes, scales, zeros, permutation })
     }

@@ -5,6 +5,7 @@ use crate::checkpoint::DenseTensor;
 use crate::error::Result;
 use crate::model::{DenseModel, ModelSpec};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,5 +81,30 @@ impl WeightStore for DenseModel {
     }
     fn files(&self) -> Vec<Arc<PathBuf>> {
         DenseModel::files(self)
+    }
+}
+
+/// A model put together from parts.
+pub struct Assembled {
+    spec: ModelSpec,
+    weights: BTreeMap<String, Weight>,
+}
+
+impl Assembled {
+    /// `weights` are all parameters of `spec` by canonical name.
+    pub fn new(spec: ModelSpec, weights: impl IntoIterator<Item = (String, Weight)>) -> Self {
+        Self { spec, weights: weights.into_iter().collect() }
+    }
+}
+
+impl WeightStore for Assembled {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+    fn weight(&self, name: &str) -> Result<Weight> {
+        Ok(self.weights[name].clone())
+    }
+    fn files(&self) -> Vec<Arc<PathBuf>> {
+        Vec::new()
     }
 }

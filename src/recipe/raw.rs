@@ -152,21 +152,29 @@ pub(super) const SELF: &str = "self";
 impl RawRecipe {
     /// Reads a recipe and applies `--set` assignments such as `gptq.bits=3`.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Error::Recipe { path: path.to_owned(), reason: format!("cannot be read: {e}") })?;
         Self::parse(&text, path, sets)
     }
 
     /// The same from a text; `path` is for messages and relative paths.
     pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self> {
-        let error = |e: toml::de::Error| Error::Recipe { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() };
+        let error = |e: toml::de::Error| {
+            // How the parser puts it when a stage has two methods or none.
+            let count = e.message().starts_with("wanted exactly 1 element");
+            let hint = if count { "\na [[stage]] holds exactly one method, such as [stage.gptq]" } else { "" };
+            Error::Recipe { path: path.to_owned(), reason: format!("{}{hint}", e.to_string().trim_end()) }
+        };
         // Parsed as written first, so that errors point at lines.
         let mut recipe: RawRecipe = toml::from_str(text).map_err(error)?;
         if !sets.is_empty() {
             let mut table: toml::Table = toml::from_str(text).map_err(error)?;
             for set in sets {
                 super::set::apply(&mut table, set)?;
+                // Read after each, so that the message names the one that is wrong.
+                let read = table.clone().try_into();
+                recipe = read.map_err(|e: toml::de::Error| Error::Usage(format!("--set {set}: {}", e.message())))?;
             }
-            recipe = table.try_into().map_err(|e: toml::de::Error| Error::Usage(format!("--set: {}", e.message())))?;
         }
         recipe.path = path.to_owned();
         Ok(recipe)

@@ -3,11 +3,14 @@
 use super::raw::{RawRecipe, RawScheme, RawStage, SELF};
 use super::{Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, Stage, TextSource};
 use crate::error::{Error, Result};
-use crate::eval::default_window;
+use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::quant::{Code, Scheme};
 use std::path::Path;
+
+/// Tokens of calibration or evaluation at most.
+const MAX_TOKENS: usize = 1 << 30;
 
 impl RawRecipe {
     /// Checks the recipe against a model. Nothing but its spec is needed.
@@ -17,13 +20,21 @@ impl RawRecipe {
 
     fn checked(&self, spec: &ModelSpec) -> std::result::Result<Recipe, String> {
         let c = &self.calibration;
-        if c.sequences == 0 || c.length < 2 {
+        let length = c.length.min(spec.context);
+        if c.sequences == 0 || length < 2 {
             return Err("[calibration]: sequences must be at least 1 and length at least 2".into());
         }
+        at_most_max_tokens("[calibration]", c.sequences, length)?;
         if self.stage.is_empty() {
             return Err("it has no [[stage]]: say what to do, such as [stage.gptq]".into());
         }
-        let stages = self.stage.iter().map(|s| resolve_stage(s, spec)).collect::<std::result::Result<Vec<_>, _>>()?;
+        // A stage is checked against the model that the stages before it leave.
+        let (mut stages, mut left) = (Vec::new(), spec.clone());
+        for raw in &self.stage {
+            let stage = resolve_stage(raw, &left)?;
+            left = stage.reshape(left);
+            stages.push(stage);
+        }
         if stages.iter().filter(|s| s.quantize().is_some()).count() > 1 {
             return Err("more than one stage quantises; the second would quantise what is quantised already".into());
         }
@@ -31,6 +42,13 @@ impl RawRecipe {
         if window > spec.context {
             return Err(format!("[evaluate]: window {window} is longer than the model's context of {}", spec.context));
         }
+        if window < MIN_WINDOW {
+            return Err(format!("[evaluate]: a window of {window} tokens is too short: {MIN_WINDOW} at least"));
+        }
+        if self.evaluate.max_windows == Some(0) {
+            return Err("[evaluate]: max_windows must be at least 1".into());
+        }
+        at_most_max_tokens("[evaluate]", self.evaluate.max_windows.unwrap_or(1), window)?;
         if self.gate.max_perplexity_increase.is_some_and(|x| !x.is_finite()) {
             return Err("[gate]: max_perplexity_increase must be a number; 0.05 means 5 %".into());
         }
@@ -39,7 +57,7 @@ impl RawRecipe {
             other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
         };
         Ok(Recipe {
-            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length: c.length.min(spec.context), seed: c.seed },
+            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length, seed: c.seed },
             stages,
             evaluate: Evaluate {
                 text: self.text(&self.evaluate.text),
@@ -70,6 +88,13 @@ impl RawRecipe {
     }
 }
 
+fn at_most_max_tokens(section: &str, count: usize, length: usize) -> std::result::Result<(), String> {
+    match count.checked_mul(length) {
+        Some(..=MAX_TOKENS) => Ok(()),
+        _ => Err(format!("{section}: {count} times {length} tokens are more than {MAX_TOKENS}, the most that can be held")),
+    }
+}
+
 fn absolute(file: &Path) -> String {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).to_string_lossy().into_owned()
 }
@@ -89,7 +114,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stag
             }
             let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
             let plan = quantize("gptq", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
-            Ok(Stage::Gptq(plan, GptqOptions { act_order: raw.act_order, damp_percent: raw.damp_percent }))
+            Ok(Stage::Gptq { plan, options: GptqOptions { act_order: raw.act_order, damp_percent: raw.damp_percent } })
         }
     }
 }

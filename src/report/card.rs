@@ -1,12 +1,11 @@
 //! The model card: a README.md for whoever gets the folder.
 
 use super::CompressReport;
+use crate::model::ModelSpec;
 use crate::recipe::Recipe;
-use crate::runtime::Model;
 
 /// Markdown.
-pub fn card(report: &CompressReport, recipe: &Recipe, model: &Model) -> String {
-    let spec = model.spec();
+pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> String {
     let methods: Vec<_> = recipe.stages.iter().map(|s| s.method()).collect();
     let rows: String = report.comparison().iter().map(|[label, before, after]| format!("| {label} | {before} | {after} |\n")).collect();
     let gate = report.gate.map_or(String::new(), |g| format!("\nThe recipe's quality gate was **{}**.\n", format!("{g:?}").to_lowercase()));

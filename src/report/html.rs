@@ -1,8 +1,8 @@
 //! One page without scripts: the comparison, and the error of every layer.
 
 use super::CompressReport;
+use crate::model::ModelSpec;
 use crate::recipe::Recipe;
-use crate::runtime::Model;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
@@ -10,7 +10,7 @@ td:first-child,th:first-child{text-align:left}.bar{background:#4a7fb5;height:.8e
 pre{background:#f4f4f4;padding:1em;overflow:auto}";
 
 /// HTML.
-pub fn page(report: &CompressReport, recipe: &Recipe, model: &Model) -> String {
+pub fn page(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> String {
     let comparison: String = report.comparison().iter().map(|row| tr(&row.clone().map(|cell| escape(&cell)))).collect();
     let gate = report.gate.map_or(String::new(), |g| format!("<p>Quality gate: <b>{}</b></p>", format!("{g:?}").to_lowercase()));
     let stages: String = report.stages.iter().map(stage).collect();
@@ -20,7 +20,7 @@ pub fn page(report: &CompressReport, recipe: &Recipe, model: &Model) -> String {
          <h1>{family}, {parameters} parameters</h1>{gate}\
          <table><tr><th></th><th>before</th><th>after</th></tr>{comparison}</table>\
          <p>{seconds:.1} s, peak memory {memory:.1} MB, {tokens} tokens scored.</p>{stages}<h2>Recipe</h2><pre>{recipe}</pre></html>\n",
-        family = escape(&model.spec().family),
+        family = escape(&spec.family),
         parameters = report.footprint.parameters,
         seconds = report.seconds,
         memory = report.peak_memory_bytes as f64 / 1e6,

@@ -7,8 +7,8 @@ mod html;
 use crate::checkpoint::write_atomically;
 use crate::error::Result;
 use crate::eval::{Evaluation, Footprint};
+use crate::model::ModelSpec;
 use crate::recipe::Recipe;
-use crate::runtime::Model;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub struct CompressReport {
     pub size_bytes: u64,
     /// Size of the original's weight files.
     pub original_size_bytes: u64,
+    /// Bits per weight of the original.
+    pub original_bits_per_weight: f64,
     /// Bits per weight, everything counted.
     #[serde(flatten)]
     pub footprint: Footprint,
@@ -102,10 +104,10 @@ pub struct LayerReport {
 impl CompressReport {
     /// Writes report.json, report.html and the model card into a folder, and adds
     /// them to `files`.
-    pub fn write(&mut self, out: &Path, recipe: &Recipe, model: &Model) -> Result<()> {
+    pub fn write(&mut self, out: &Path, recipe: &Recipe, spec: &ModelSpec) -> Result<()> {
         self.files.extend(["report.json", "report.html", "README.md"].map(|name| out.join(name)));
         let json = serde_json::to_string_pretty(self).expect("a report is JSON");
-        let texts = [json, html::page(self, recipe, model), card::card(self, recipe, model)];
+        let texts = [json, html::page(self, recipe, spec), card::card(self, recipe, spec)];
         for (path, text) in self.files[1..].iter().zip(texts) {
             write_atomically(path, |out| out.write_all(text.as_bytes()))?;
         }
@@ -125,7 +127,7 @@ impl CompressReport {
             rows.push(row("KL divergence, 99th percentile", "0".into(), format!("{:.5} nats", d.kl_p99)));
             rows.push(row("top-1 agreement", "100 %".into(), format!("{:.2} %", 100.0 * d.top1_agreement)));
         }
-        let bits = 8.0 * self.original_size_bytes as f64 / self.footprint.parameters as f64;
+        let bits = self.original_bits_per_weight;
         rows.push(row("bits per weight", format!("{bits:.3}"), format!("{:.3}", self.footprint.bits_per_weight)));
         rows.push(row(
             "size",

@@ -2,6 +2,7 @@
 
 use super::{Decoder, KvCache, Sampler, Step};
 use crate::error::{Error, Result};
+use crate::model::ModelSpec;
 
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +11,15 @@ pub struct Generated {
     pub ids: Vec<u32>,
     /// Time from the first new token to the last.
     pub decode_seconds: f64,
+}
+
+/// Fails where nothing can be generated from a prompt.
+pub fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
+    match prompt.len() {
+        0 => Err(Error::Usage("the prompt has no tokens and the model no beginning-of-text token to start from".into())),
+        n if n > spec.context => Err(Error::Usage(format!("the prompt has {n} tokens, the model's context {}", spec.context))),
+        _ => spec.check_ids(prompt),
+    }
 }
 
 /// Continues `prompt` by up to `max_tokens`, to an end of text or the model's
@@ -22,12 +32,7 @@ pub fn generate(
     mut on_token: impl FnMut(u32),
 ) -> Result<Generated> {
     let spec = decoder.spec();
-    if prompt.is_empty() {
-        return Err(Error::Usage("the prompt has no tokens and the model no beginning-of-text token to start from".into()));
-    }
-    if prompt.len() > spec.context {
-        return Err(Error::Usage(format!("the prompt has {} tokens, the model's context {}", prompt.len(), spec.context)));
-    }
+    check_prompt(prompt, spec)?;
     let mut cache = KvCache::new(spec);
     let mut hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: prompt }])?;
     let mut ids = Vec::new();

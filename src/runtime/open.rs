@@ -5,8 +5,8 @@ use crate::checkpoint::{Bytes, llama2c};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, ModelSpec};
-use crate::quant::native::{self, NativeFile};
 use crate::quant::WeightStore;
+use crate::quant::native::{self, NativeFile};
 use crate::text::Tokenizer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
             Err(Error::format(path, format!("a safetensors file without a configuration: name the folder that holds it and {CONFIG}")))
         }
         () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, with_tokenizer),
-        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated?)")),
+        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),
     }
 }
 

@@ -31,8 +31,11 @@ impl Tokenizer {
 
     /// From the bytes of a tokenizer.json; `path` is for messages.
     pub fn from_json(json: Vec<u8>, path: &Path) -> Result<Self> {
-        let inner =
+        let mut inner =
             tokenizers::Tokenizer::from_bytes(&json).map_err(|e| Error::format(path, format!("not a valid tokenizer.json: {e}")))?;
+        // A file that was saved behind a training run may cut every text at its
+        // length of sequences.
+        inner.with_truncation(None).map_err(|e| Error::format(path, e.to_string()))?.with_padding(None);
         Ok(Self { inner, json, path: path.to_owned() })
     }
 

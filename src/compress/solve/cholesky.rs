@@ -19,7 +19,7 @@ pub struct InverseFactor {
 pub fn inverse_factor(hessian: &Tensor, damp_percent: f64) -> Result<InverseFactor> {
     let mean = hessian.diag(0).mean(Kind::Double).double_value(&[]);
     if !mean.is_finite() {
-        return Err(Error::Environment("the activations that were calibrated on are not finite: the model overflows on this text".into()));
+        return Err(Error::Overflow("the activations that were calibrated on are not finite: the model overflows on this text".into()));
     }
     let mut damp = damp_percent;
     while damp <= 100.0 {

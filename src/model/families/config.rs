@@ -1,6 +1,7 @@
 //! Reading a `config.json` with messages that name the key and the file.
 
 use crate::error::{Error, Result};
+use crate::model::MAX_BLOCKS;
 use crate::model::spec::{Rotary, RotaryScaling, SpecialTokens};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -53,12 +54,21 @@ impl Config {
 
     /// A positive whole number of reasonable size, where the key is there.
     pub fn size_opt(&self, key: &str) -> Result<Option<usize>> {
-        self.optional(key, "a positive whole number", |v| v.as_u64().filter(|&n| 0 < n && n < 1 << 32).map(|n| n as usize))
+        let wanted = format!("a whole number from 1 to {}", u32::MAX);
+        self.optional(key, &wanted, |v| v.as_u64().filter(|n| (1..=u32::MAX.into()).contains(n)).map(|n| n as usize))
     }
 
     /// A positive whole number that must be there.
     pub fn size(&self, key: &str) -> Result<usize> {
         self.size_opt(key)?.ok_or_else(|| self.error(format!("\"{key}\" is missing")))
+    }
+
+    /// A number of blocks, small enough to make them all.
+    pub fn blocks(&self, key: &str) -> Result<usize> {
+        match self.size(key)? {
+            n if n > MAX_BLOCKS => Err(self.error(format!("\"{key}\": expected at most {MAX_BLOCKS}, found {n}"))),
+            n => Ok(n),
+        }
     }
 
     /// A positive finite number, where the key is there.
@@ -135,11 +145,6 @@ impl Config {
             "linear" => Ok(RotaryScaling::Linear { factor: self.positive("factor")? }),
             "llama3" => {
                 let (low_freq_factor, high_freq_factor) = (self.positive("low_freq_factor")?, self.positive("high_freq_factor")?);
-                if low_freq_factor >= high_freq_factor {
-                    let reason =
-                        format!("llama3 rope: low_freq_factor {low_freq_factor} must be below high_freq_factor {high_freq_factor}");
-                    return Err(self.error(reason));
-                }
                 const ORIGINAL: &str = "original_max_position_embeddings";
                 let original_context = match whole.positive_opt(ORIGINAL)? {
                     Some(context) => context,

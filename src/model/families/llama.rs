@@ -31,11 +31,6 @@ pub(super) fn spec_with(config: &Config, default_kv_heads: impl Fn(usize) -> usi
         None if hidden_size.is_multiple_of(n_heads) => hidden_size / n_heads,
         None => return Err(config.error(format!("hidden_size {hidden_size} is not a multiple of num_attention_heads {n_heads}"))),
     };
-    if !n_heads.is_multiple_of(n_kv_heads) || !head_dim.is_multiple_of(2) {
-        let reason =
-            format!("{n_heads} heads over {n_kv_heads} kv heads of {head_dim}: the first must be a multiple of the second, the last even");
-        return Err(config.error(reason));
-    }
     let activation = match config.string_or("hidden_act", "silu")? {
         "silu" | "swish" => Activation::Silu,
         other => return Err(config.error(format!("hidden_act \"{other}\" is not known; known is silu"))),
@@ -62,7 +57,7 @@ pub(super) fn spec_with(config: &Config, default_kv_heads: impl Fn(usize) -> usi
         vocab_size: config.size("vocab_size")?,
         hidden_size,
         context: config.size_opt("max_position_embeddings")?.unwrap_or(2048),
-        blocks: vec![block; config.size("num_hidden_layers")?],
+        blocks: vec![block; config.blocks("num_hidden_layers")?],
         final_norm: norm,
         tied: config.flag_or("tie_word_embeddings", false)?,
         special: config.special_tokens()?,

@@ -84,6 +84,7 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, Vec<(String, Source)>)> {
     })?;
     config.forbid("quantization_config", "this checkpoint is quantised already: start from the full-precision one")?;
     let spec = (family.spec)(&config)?;
+    spec.check().map_err(|reason| config.error(reason))?;
     let sources = (family.sources)(&spec);
     Ok((spec, sources))
 }
