@@ -58,9 +58,10 @@ test-torch: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test --features torch --lib --bins --tests
 
 # The binary that goes to devices: small, and without libtorch.
-device-binary:
+device-binary: setup
+	$(CARGO) build --features torch
 	$(CARGO) build --release --no-default-features --target-dir target/device
-	tests/device_binary.sh target/device/release/thimble
+	tests/device_binary.sh target/device/release/thimble target/debug/thimble
 
 bench: bench-kernels bench-quality bench-memory
 
@@ -77,7 +78,7 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py
 # Our files through other people's readers.
-compat: fixtures
+compat: .venv-compat/ready
 	$(CARGO) build
 	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
 

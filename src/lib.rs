@@ -9,15 +9,15 @@
 //! | `pipeline` | runs a recipe; journal and resume (feature `torch`) |
 //! | `report` | JSON, page, model card (feature `torch`) |
 //! | `compress` | everything on libtorch (feature `torch`) |
-//! | [`eval`] | perplexity, divergence, size |
 //! | [`recipe`] | what to do, in TOML |
+//! | [`eval`] | perplexity, divergence, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |
 //! | [`kernels`] | arithmetic of the device, one file an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers |
-//! | [`checkpoint`] | mapped weights |
-//! | [`error`] | the one error type |
+//! | [`checkpoint`] | mapped weights, atomic writing |
+//! | [`error`], [`progress`], [`random`], [`memory`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process |
 #![deny(missing_docs)]
 
 pub mod checkpoint;

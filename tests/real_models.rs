@@ -97,7 +97,7 @@ fn continued(data: &Path, model: &str, prompt: &str, tokens: usize) -> (Vec<u32>
     let tokenizer = model.tokenizer().unwrap();
     let ids: Vec<u32> = model.spec().special.bos.into_iter().chain(tokenizer.encode(prompt).unwrap()).collect();
     let decoder = Decoder::new(&*model.store, Activations::Int8, 1).unwrap();
-    let new = generate(&decoder, &ids, tokens, &Sampler::new(0.0, 1.0, 0), |_| ()).unwrap().ids;
+    let new = generate(&decoder, &ids, tokens, &Sampler::new(0.0, 1.0, 0), |_| ()).unwrap();
     let whole = tokenizer.decode(&[&ids[..], &new].concat()).unwrap();
     (new, whole[tokenizer.decode(&ids).unwrap().len()..].to_owned())
 }

@@ -1,7 +1,7 @@
 //! `thimble bench`: how fast a model runs here.
 
 use super::output::{Output, bytes, table};
-use super::source::{ActivationsArg, ModelArgs};
+use super::source::{ActivationsArg, WeightsArgs};
 use super::{Done, number};
 use crate::eval::speed;
 use crate::memory::peak_resident_bytes;
@@ -18,7 +18,7 @@ Examples:
   thimble bench ./small --prompt-tokens 128 --gen-tokens 64 --threads 1 --json")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: WeightsArgs,
     /// Tokens read at once
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = number(1..=1 << 20))]
     prompt_tokens: usize,
@@ -51,7 +51,7 @@ struct Report {
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let start = Instant::now();
-    let model = args.model.open_weights()?;
+    let model = args.model.open()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
     let speed = speed::measure(&decoder, args.prompt_tokens, args.gen_tokens, args.repeat)?;

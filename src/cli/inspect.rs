@@ -2,7 +2,7 @@
 
 use super::Done;
 use super::output::{Output, bytes, table};
-use super::source::ModelArgs;
+use super::source::WeightsArgs;
 use crate::eval::Footprint;
 use crate::model::ModelSpec;
 use crate::quant::Weight;
@@ -22,7 +22,7 @@ Examples:
   thimble inspect ./my-model --json")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: WeightsArgs,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -52,7 +52,7 @@ struct TensorRow {
 }
 
 pub fn main(args: Args, output: Output) -> Done {
-    let model = args.model.open_weights()?;
+    let model = args.model.open()?;
     let notes = model.native.as_ref().map(|n| n.notes().clone()).unwrap_or_default();
     let report = Report {
         family: model.spec().family.clone(),
@@ -71,12 +71,12 @@ pub fn main(args: Args, output: Output) -> Done {
 
 fn tensor_rows(model: &Model) -> anyhow::Result<Vec<TensorRow>> {
     let row = |name: String| {
-        let weight = model.store.weight(&name)?;
-        let (stored, bytes) = match &weight {
-            Weight::Dense(t) => (format!("{:?}", t.float_type).to_lowercase(), t.bytes.len()),
-            Weight::Packed(t) => (t.tiling.scheme.to_string(), t.len_bytes()),
+        let weight = model.store.stored(&name)?;
+        let stored = match &weight {
+            Weight::Dense(t) => format!("{:?}", t.float_type).to_lowercase(),
+            Weight::Packed(t) => t.tiling.scheme.to_string(),
         };
-        Ok(TensorRow { shape: weight.shape(), name, stored, bytes: bytes as u64 })
+        Ok(TensorRow { shape: weight.shape(), name, stored, bytes: weight.len_bytes() as u64 })
     };
     model.spec().parameters().into_iter().map(|p| row(p.name)).collect()
 }

@@ -1,10 +1,12 @@
 //! `thimble logits`: raw logits of given tokens, to compare with other programs.
 
 use super::Done;
-use super::source::{ActivationsArg, BackendArgs, ModelArgs};
+use super::output::Output;
+use super::source::{ActivationsArg, BackendArgs, WeightsArgs};
 use crate::checkpoint::write_atomically;
 use crate::error::Error;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +18,7 @@ Examples:
   thimble logits ./small --ids 1,403,407 --out logits.safetensors")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: WeightsArgs,
     /// Token ids, comma-separated
     #[arg(long, value_delimiter = ',', required = true, value_name = "ID,…")]
     ids: Vec<u32>,
@@ -30,8 +32,8 @@ pub struct Args {
     backend: BackendArgs,
 }
 
-pub fn main(args: Args, threads: usize) -> Done {
-    let model = args.model.open_weights()?;
+pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    let model = args.model.open()?;
     let mut source = args.backend.logits(&model, args.activations, threads)?;
     source.run_window(&args.ids)?;
     let logits = source.logits(0..args.ids.len())?;
@@ -39,5 +41,7 @@ pub fn main(args: Args, threads: usize) -> Done {
     let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&logits)).map_err(|e| Error::format(&args.out, e.to_string()))?;
     let bytes = safetensors::serialize([("logits", view)], None).map_err(|e| Error::format(&args.out, e.to_string()))?;
     write_atomically(&args.out, |out| out.write_all(&bytes))?;
+    let report = json!({ "files": [args.out], "tokens": args.ids.len(), "vocab_size": model.spec().vocab_size });
+    output.print(&report, |_| format!("written: {}", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -73,7 +73,7 @@ impl Cli {
         let done = match self.command {
             Command::Compress(args) => compress::main(args, threads, output),
             Command::Eval(args) => eval::main(args, threads, output),
-            Command::Logits(args) => logits::main(args, threads),
+            Command::Logits(args) => logits::main(args, threads, output),
             Command::Run(args) => run::main(args, threads, output),
             Command::Bench(args) => bench::main(args, threads, output),
             Command::Inspect(args) => inspect::main(args, output),

@@ -9,6 +9,7 @@ use crate::runtime::{
 };
 use serde_json::json;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// Continue a prompt on the device's runtime
 #[derive(clap::Args)]
@@ -56,31 +57,62 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let mut ids = prompt.clone();
     let mut shown = tokenizer.decode(&ids)?;
     let mut said = if output.json { Ok(()) } else { say(&shown) };
+    let mut clock = Clock::start();
     let generated = generate(&decoder, &prompt, args.max_tokens, &sampler, |id| {
+        clock.token();
         ids.push(id);
-        if output.json {
-            return;
-        }
-        if let Ok(text) = tokenizer.decode(&ids)
+        if !output.json
+            && let Ok(text) = tokenizer.decode(&ids)
             && let Some(new) = text.strip_prefix(&shown)
             && !new.ends_with('\u{fffd}')
         {
             said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(new));
             shown = text;
         }
+        clock.resume();
     })?;
     said?;
-    let tokens_per_s = generated.ids.len() as f64 / generated.decode_seconds.max(1e-9);
+    let tokens_per_s = clock.tokens_per_s();
     if output.json {
         let whole = tokenizer.decode(&ids)?;
         let text = whole.strip_prefix(&tokenizer.decode(&prompt)?).unwrap_or(&whole);
-        let report = json!({ "text": text, "ids": generated.ids, "prompt_ids": prompt, "tokens_per_s": tokens_per_s });
+        let report = json!({ "text": text, "ids": generated, "prompt_ids": prompt, "tokens_per_s": tokens_per_s });
         say(&format!("{report}\n"))?;
     } else {
         say("\n")?;
-        eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.ids.len());
+        eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.len());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Times decoding alone: neither the prompt nor the showing of text.
+struct Clock {
+    since: Instant,
+    tokens: u32,
+    seconds: f64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { since: Instant::now(), tokens: 0, seconds: 0.0 }
+    }
+
+    /// A token is there; the first one's time is the prompt's.
+    fn token(&mut self) {
+        if self.tokens > 0 {
+            self.seconds += self.since.elapsed().as_secs_f64();
+        }
+        self.tokens += 1;
+    }
+
+    fn resume(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// 0 where fewer than two tokens were made.
+    fn tokens_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { f64::from(self.tokens - 1) / self.seconds } else { 0.0 }
+    }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -5,6 +5,20 @@ use crate::model::LogitSource;
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use std::path::PathBuf;
 
+/// A model, for what needs no text.
+#[derive(clap::Args)]
+pub struct WeightsArgs {
+    /// A Hugging Face directory, a folder with model.thimble or that file, or a llama2.c .bin
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+}
+
+impl WeightsArgs {
+    pub fn open(&self) -> Result<Model> {
+        runtime::open_weights(&self.model)
+    }
+}
+
 /// A model and its tokenizer.
 #[derive(clap::Args)]
 pub struct ModelArgs {
@@ -17,11 +31,6 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// For what needs no text.
-    pub fn open_weights(&self) -> Result<Model> {
-        runtime::open_weights(&self.model)
-    }
-
     pub fn open(&self) -> Result<Model> {
         runtime::open(&self.model, self.tokenizer.as_deref())
     }

@@ -25,13 +25,13 @@ impl Footprint {
         let (mut weights, mut bytes, mut linear_weights, mut linear_bytes) = (0u64, 0u64, 0u64, 0u64);
         for parameter in store.spec().parameters() {
             let count = parameter.shape.iter().map(|&n| n as u64).product::<u64>();
-            let size = match store.weight(&parameter.name)? {
-                Weight::Dense(tensor) => tensor.bytes.len(),
-                Weight::Packed(tensor) => {
-                    let shared = tensor.permutation.as_ref().filter(|p| permutations.insert(p.name.clone()));
-                    tensor.len_bytes() + shared.map_or(0, |p| 4 * p.order.len())
-                }
-            } as u64;
+            let weight = store.stored(&parameter.name)?;
+            let mut size = weight.len_bytes() as u64;
+            if let Weight::Packed(tensor) = &weight
+                && let Some(shared) = tensor.permutation.as_ref().filter(|p| permutations.insert(p.name.clone()))
+            {
+                size += 4 * shared.order.len() as u64;
+            }
             weights += count;
             bytes += size;
             if parameter.kind == ParameterKind::Linear {

@@ -68,7 +68,8 @@ impl Pool {
     }
 
     /// Calls `job` with each of `0..tasks` and returns when all are done. Panics
-    /// where a task has panicked.
+    /// where a task has panicked. A job must not start another on the same pool: it
+    /// would wait for itself.
     pub fn run(&self, tasks: usize, job: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() || tasks < 2 {
             return (0..tasks).for_each(job);
@@ -136,8 +137,10 @@ impl Shared {
                     // SAFETY: a task of this job is claimed and not done, so the job lives.
                     let job = unsafe { &**self.job.get() };
                     let call = std::panic::AssertUnwindSafe(|| job(next as usize));
-                    if std::panic::catch_unwind(call).is_err() {
+                    if let Err(payload) = std::panic::catch_unwind(call) {
                         self.panicked.store(true, Ordering::Relaxed);
+                        // Dropping it could panic again, before the task is counted.
+                        std::mem::forget(payload);
                     }
                     self.done.fetch_add(1, Ordering::Release);
                     return true;

@@ -8,13 +8,15 @@ use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A checkpoint seen through canonical names.
 pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
     sources: BTreeMap<String, Source>,
+    /// Parameters whose numbers have been looked at.
+    checked: Mutex<BTreeSet<String>>,
 }
 
 impl DenseModel {
@@ -37,9 +39,9 @@ impl DenseModel {
     fn new(spec: ModelSpec, checkpoint: Checkpoint, sources: Vec<(String, Source)>) -> Result<Self> {
         let shapes: BTreeMap<String, Vec<usize>> = spec.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
         for (name, source) in &sources {
-            checkpoint.tensor(&source.tensor)?.expect_shape(&shapes[name])?;
+            source.transform.expect_shape(checkpoint.tensor(&source.tensor)?, &shapes[name])?;
         }
-        let model = Self { spec, checkpoint, sources: sources.into_iter().collect() };
+        let model = Self { spec, checkpoint, sources: sources.into_iter().collect(), checked: Mutex::default() };
         model.warn_of_strangers();
         Ok(model)
     }
@@ -73,15 +75,34 @@ impl DenseModel {
         self.checkpoint.files()
     }
 
-    /// A parameter by its canonical name: finite, in the canonical layout. Panics on a name the spec does not have.
+    /// A parameter by its canonical name: finite (looked at the first time), in the
+    /// canonical layout. Panics on a name the spec does not have.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
         let source = &self.sources[name];
-        let tensor = self.checkpoint.tensor(&source.tensor)?.expect_finite()?;
+        let mut tensor = self.checkpoint.tensor(&source.tensor)?;
+        let checked = self.checked.lock().expect("no panic while it is held").contains(name);
+        if !checked {
+            tensor = tensor.expect_finite()?;
+            self.checked.lock().expect("no panic while it is held").insert(name.to_owned());
+        }
         Ok(source.transform.apply(tensor))
+    }
+
+    /// The tensor that a parameter is made of, as it lies in its file; its numbers
+    /// are not read.
+    pub fn stored(&self, name: &str) -> Result<DenseTensor> {
+        self.checkpoint.tensor(&self.sources[name].tensor)
     }
 }
 
 impl Transform {
+    /// Fails where the transformed tensor would not have the parameter's shape.
+    fn expect_shape(self, tensor: DenseTensor, shape: &[usize]) -> Result<DenseTensor> {
+        match self {
+            Transform::None | Transform::SplitRotaryPairs { .. } => tensor.expect_shape(shape),
+        }
+    }
+
     fn apply(self, tensor: DenseTensor) -> DenseTensor {
         match self {
             Transform::None => tensor,

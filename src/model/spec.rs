@@ -1,6 +1,10 @@
 //! What a model *is*, as plain data. Both decoders read this and nothing else,
 //! so a spec says what the mathematics does and never which family it is from.
 //!
+//! It is stored in every native file, so a field that is added gets
+//! `#[serde(default, skip_serializing_if = …)]`: files without it keep their
+//! meaning, and a reader that does not know it refuses by name what needs it.
+//!
 //! Widths are per block: pruned models, and some published ones, are not uniform.
 
 use serde::{Deserialize, Serialize};

@@ -68,6 +68,10 @@ pub trait WeightStore: Send + Sync {
     fn spec(&self) -> &ModelSpec;
     /// A parameter; panics on a name that the spec does not have.
     fn weight(&self, name: &str) -> Result<Weight>;
+    /// The same without reading its numbers, for what counts bytes.
+    fn stored(&self, name: &str) -> Result<Weight> {
+        self.weight(name)
+    }
     /// The files it lies in.
     fn files(&self) -> Vec<Arc<PathBuf>>;
 }
@@ -78,6 +82,9 @@ impl WeightStore for DenseModel {
     }
     fn weight(&self, name: &str) -> Result<Weight> {
         self.tensor(name).map(Weight::Dense)
+    }
+    fn stored(&self, name: &str) -> Result<Weight> {
+        DenseModel::stored(self, name).map(Weight::Dense)
     }
     fn files(&self) -> Vec<Arc<PathBuf>> {
         DenseModel::files(self)

@@ -4,6 +4,9 @@ use super::CompressReport;
 use crate::model::ModelSpec;
 use crate::recipe::Recipe;
 
+/// Words that every card has, by which a rerun knows its own.
+pub const SIGNATURE: &str = "compressed by thimble";
+
 /// Markdown.
 pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> String {
     let methods: Vec<_> = recipe.stages.iter().map(|s| s.method()).collect();
@@ -11,7 +14,7 @@ pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
     let gate = report.gate.map_or(String::new(), |g| format!("\nThe recipe's quality gate was **{}**.\n", format!("{g:?}").to_lowercase()));
     let e = &report.after;
     format!(
-        "# A {} model, compressed by thimble\n\n\
+        "# A {} model, {SIGNATURE}\n\n\
          {} parameters in {} blocks, by {}. Run it with `thimble run . --prompt '…'`.\n\n\
          | | before | after |\n|---|---|---|\n{rows}{gate}\n\
          Measured on {} tokens in {} windows of {} (protocol `{}`), after: on the written file as it runs, with int8 activations.\n",

@@ -105,7 +105,13 @@ impl CompressReport {
     /// Writes report.json, report.html and the model card into a folder, and adds
     /// them to `files`.
     pub fn write(&mut self, out: &Path, recipe: &Recipe, spec: &ModelSpec) -> Result<()> {
-        self.files.extend(["report.json", "report.html", "README.md"].map(|name| out.join(name)));
+        self.files.extend(["report.json", "report.html"].map(|name| out.join(name)));
+        let card = out.join("README.md");
+        // Someone else's page is not ours to write over.
+        match std::fs::read_to_string(&card) {
+            Ok(text) if !text.contains(card::SIGNATURE) => tracing::warn!("{} is not ours: no model card is written", card.display()),
+            _ => self.files.push(card),
+        }
         let json = serde_json::to_string_pretty(self).expect("a report is JSON");
         let texts = [json, html::page(self, recipe, spec), card::card(self, recipe, spec)];
         for (path, text) in self.files[1..].iter().zip(texts) {

@@ -4,15 +4,6 @@ use super::{Decoder, KvCache, Sampler, Step};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 
-/// What was generated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generated {
-    /// The new tokens, an end of text not among them.
-    pub ids: Vec<u32>,
-    /// Time from the first new token to the last.
-    pub decode_seconds: f64,
-}
-
 /// Fails where nothing can be generated from a prompt.
 pub fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
     match prompt.len() {
@@ -23,20 +14,20 @@ pub fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
 }
 
 /// Continues `prompt` by up to `max_tokens`, to an end of text or the model's
-/// context. `on_token` sees each new token at once.
+/// context. `on_token` sees each new token at once. Returns the new tokens, an end
+/// of text not among them.
 pub fn generate(
     decoder: &Decoder,
     prompt: &[u32],
     max_tokens: usize,
     sampler: &Sampler,
     mut on_token: impl FnMut(u32),
-) -> Result<Generated> {
+) -> Result<Vec<u32>> {
     let spec = decoder.spec();
     check_prompt(prompt, spec)?;
     let mut cache = KvCache::new(spec);
-    let mut hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: prompt }])?;
+    let mut hidden = decoder.read(&mut cache, prompt)?;
     let mut ids = Vec::new();
-    let start = std::time::Instant::now();
     while ids.len() < max_tokens {
         let last = &hidden[hidden.len() - spec.hidden_size..];
         let id = sampler.sample(&decoder.logits(last), cache.len() as u64);
@@ -50,5 +41,5 @@ pub fn generate(
         }
         hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[id] }])?;
     }
-    Ok(Generated { ids, decode_seconds: start.elapsed().as_secs_f64() })
+    Ok(ids)
 }

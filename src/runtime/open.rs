@@ -69,7 +69,7 @@ impl Model {
         let spec = self.spec();
         let mut bytes = 0;
         for parameter in spec.parameters() {
-            let size = self.store.weight(&parameter.name)?.len_bytes();
+            let size = self.store.stored(&parameter.name)?.len_bytes();
             bytes += if spec.is_looked_up(&parameter) { size / spec.vocab_size } else { size } as u64;
         }
         Ok(bytes)

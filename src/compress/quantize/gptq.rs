@@ -142,7 +142,7 @@ mod tests {
     /// Damping is raised where the Hessian is indefinite, and said.
     #[test]
     fn an_indefinite_hessian_raises_the_damping() {
-        let hessian = Tensor::from_slice2(&[[1.0f32, 2.0], [2.0, 1.0]]);
+        let hessian = Tensor::from_slice2(&[[1.0f32, 3.0], [3.0, 1.0]]);
         let site = Site {
             name: "w".into(),
             scheme: Scheme { code: crate::quant::Code::Int4, group_size: 0, symmetric: false },

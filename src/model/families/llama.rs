@@ -31,6 +31,9 @@ pub(super) fn spec_with(config: &Config, default_kv_heads: impl Fn(usize) -> usi
         None if hidden_size.is_multiple_of(n_heads) => hidden_size / n_heads,
         None => return Err(config.error(format!("hidden_size {hidden_size} is not a multiple of num_attention_heads {n_heads}"))),
     };
+    if config.positive_opt("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+        return Err(config.error("\"partial_rotary_factor\": heads that are turned in part are not known to this family yet"));
+    }
     let activation = match config.string_or("hidden_act", "silu")? {
         "silu" | "swish" => Activation::Silu,
         other => return Err(config.error(format!("hidden_act \"{other}\" is not known; known is silu"))),
