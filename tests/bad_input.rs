@@ -20,6 +20,7 @@ use std::time::Duration;
 use thimble::quant::grid::round_to_nearest;
 use thimble::quant::native::{self, Notes};
 use thimble::quant::{Code, Layout, PackedTensor, Permutation, Scheme, Weight};
+use thimble::recipe::RawRecipe;
 use thimble::runtime::{Activations, Decoder, KvCache, Step};
 
 const USAGE: i32 = 2;
@@ -97,6 +98,9 @@ fn open_and_run(model: &Path) -> thimble::Result<()> {
     let mut cache = KvCache::new(model.spec());
     let hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[1, 2, 3] }])?;
     decoder.logits(&hidden);
+    if let Some(tokenizer) = &model.tokenizer {
+        tokenizer.decode(&tokenizer.encode("w5 w6")?)?;
+    }
     Ok(())
 }
 
@@ -611,7 +615,11 @@ fn tokenizers_and_texts_that_do_not_fit_are_refused() {
     let deep = file(at("deep.json"), format!("{{\"a\":{}", "[".repeat(DEEP)));
     let binary = file(at("tokenizer.bin"), [0xff; 64]);
     let missing = at("missing.json");
-    let tokenizers: [(&Path, &[&str]); 6] = [
+    let mut decoder = damage::tokenizer(damage::VOCABULARY);
+    decoder["decoder"] = json!(5);
+    let decoder = file(at("decoder.json"), decoder.to_string());
+    let tokenizers: [(&Path, &[&str]); 7] = [
+        (&decoder, &["decoder.json", "not a valid tokenizer.json"]),
         (&large, &["large.json", "\"w99\"", "id 99", "96 rows"]),
         (&broken, &["broken.json", "not a valid tokenizer.json"]),
         (&deep, &["deep.json", "not a valid tokenizer.json"]),
@@ -737,6 +745,26 @@ fn output_that_cannot_be_written_is_said() {
     done("standard output is closed", &child.wait_with_output().unwrap());
 }
 
+/// Up to three bytes of the first `meaning` changed, taken out or put in, or all cut
+/// behind one.
+fn damaged(sound: &[u8], meaning: usize, random: thimble::random::Random, number: u64) -> Vec<u8> {
+    // Digits and signs turn one number into another, which random bytes rarely do.
+    const SIGNS: &[u8] = b"0123456789-.e[]{}\",:*=\n\0\xff";
+    let draw = |k: u64, below: usize| random.below(below as u64, 16 * number + k) as usize;
+    let mut bytes = sound.to_vec();
+    for k in 0..1 + draw(0, 3) as u64 {
+        let at = draw(4 * k + 1, meaning.min(bytes.len()).max(1));
+        let byte = SIGNS.get(draw(4 * k + 2, SIGNS.len() + 8)).copied().unwrap_or(draw(4 * k + 3, 256) as u8);
+        match draw(4 * k + 4, 8) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at.min(bytes.len()), byte),
+            2 => drop(bytes.splice(at..(at + 1).min(bytes.len()), [])),
+            _ => bytes[at..].iter_mut().take(1).for_each(|b| *b = byte),
+        }
+    }
+    bytes
+}
+
 /// Bytes changed, cut and put in at random, mostly where they mean something: the
 /// model is refused or runs, and nothing panics, overflows or asks for all memory.
 /// `THIMBLE_DAMAGES` = how many for each file.
@@ -748,8 +776,12 @@ fn random_damage_never_panics() {
     let native = dir.path().join("model.thimble");
     native_model(&native);
     let bin = file(dir.path().join("model.bin"), llama2c(8, 2));
+    let pieces = ["<unk>", "\n<s>\n", "\n</s>\n", "a", "b", "w", " ", "ab", " w", "wa"];
+    let piece = |text: &str| [&(-1.5f32).to_le_bytes(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let pieces = [8u32.to_le_bytes().to_vec(), pieces.map(piece).concat()].concat();
+    let pieces = file(dir.path().join("tokenizer.bin"), pieces);
     // A model, a file of it, and how many bytes at its start are no mere weights.
-    let files: [(&Path, &Path, usize); 7] = [
+    let files: [(&Path, &Path, usize); 8] = [
         (&native, &native, 12_000),
         (&model, &model.join(WEIGHTS), 2_024),
         (&model, &model.join("config.json"), usize::MAX),
@@ -757,6 +789,7 @@ fn random_damage_never_panics() {
         (&sharded, &sharded.join(INDEX), usize::MAX),
         (&sharded, &sharded.join("model-00003-of-00005.safetensors"), 900),
         (&bin, &bin, 28),
+        (&bin, &pieces, usize::MAX),
     ];
     for (stream, (model, path, meaning)) in (1..).zip(files) {
         let random = thimble::random::Random::new(1, stream);
@@ -764,20 +797,7 @@ fn random_damage_never_panics() {
         open_and_run(model).unwrap();
         let (mut refused, mut codes) = (0, std::collections::BTreeSet::new());
         for i in 0..count {
-            let draw = |k: u64, below: usize| random.below(below as u64, 16 * i + k) as usize;
-            let mut bytes = sound.clone();
-            for k in 0..1 + draw(0, 3) as u64 {
-                let at = draw(3 * k + 1, meaning.min(bytes.len()));
-                // Digits and signs turn one number into another, which random bytes rarely do.
-                let byte = *b"0123456789-.e[]{}\",:\0\xff".get(draw(3 * k + 2, 30)).unwrap_or(&(draw(3 * k + 3, 256) as u8));
-                match draw(3 * k + 3, 8) {
-                    0 => bytes.truncate(at),
-                    1 => bytes.insert(at, byte),
-                    2 => drop(bytes.remove(at)),
-                    _ => bytes[at] = byte,
-                }
-                bytes.resize(bytes.len().max(1), 0);
-            }
+            let bytes = damaged(&sound, meaning, random, i);
             std::fs::write(path, bytes).unwrap();
             if let Err(error) = open_and_run(model) {
                 refused += 1;
@@ -788,6 +808,31 @@ fn random_damage_never_panics() {
         println!("{}: {refused} of {count} refused", path.display());
         assert!(refused * 5 > count && codes.iter().all(|&code| i32::from(code) == BAD_INPUT), "{}: {codes:?}", path.display());
     }
+}
+
+/// The same for recipes and assignments: read and resolved, or refused as usage.
+#[test]
+fn random_recipes_never_panic() {
+    let count = std::env::var("THIMBLE_DAMAGES").map_or(300, |n| n.parse().unwrap());
+    let sound = "[calibration]\nsequences = 8\nlength = 64\n[[stage]]\n[stage.gptq]\nbits = 4\ngroup_size = 64\ndamp_percent = 0.01\n\
+                 embeddings = { bits = 8, group_size = 32 }\nskip = [\"blocks.*.ffn.down\"]\n[evaluate]\nprotocol = \"plain\"\nwindow = 32\n\
+                 [gate]\nmax_size_bytes = 5_000\nmax_perplexity_increase = 0.1\n";
+    let set = "1.gptq.embeddings.bits=4";
+    let spec = thimble::runtime::open(&data::fixture("llama-gqa-tied"), None).unwrap().spec().clone();
+    let read = |text: &str, sets: &[String]| RawRecipe::parse(text, Path::new("recipe.toml"), sets)?.resolve(&spec);
+    read(sound, &[set.into()]).unwrap();
+    let random = thimble::random::Random::new(2, 0);
+    let text = |sound: &str, number| String::from_utf8_lossy(&damaged(sound.as_bytes(), usize::MAX, random, number)).into_owned();
+    let mut refused = 0;
+    for i in 0..count {
+        for result in [read(&text(sound, i), &[]), read(sound, &[text(set, i)])] {
+            if let Err(error) = result {
+                refused += 1;
+                assert_eq!(i32::from(error.exit_code()), USAGE, "{error}");
+            }
+        }
+    }
+    println!("{refused} of {} refused", 2 * count);
 }
 
 #[cfg(not(feature = "torch"))]
