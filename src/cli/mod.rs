@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use output::Output;
 use std::io::Write;
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 /// Fits a language model into a thimble: compress with a recipe, prove what it
@@ -70,7 +71,7 @@ impl Cli {
             // Fails only where a pool exists already, and none does yet.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
-        let done = match self.command {
+        let run = || match self.command {
             Command::Compress(args) => compress::main(args, threads, output),
             Command::Eval(args) => eval::main(args, threads, output),
             Command::Logits(args) => logits::main(args, threads, output),
@@ -78,6 +79,12 @@ impl Cli {
             Command::Bench(args) => bench::main(args, threads, output),
             Command::Inspect(args) => inspect::main(args, output),
         };
+        // Where libtorch throws (a GPU that is out of memory, say), tch panics.
+        let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            let reason =
+                "this program or libtorch has failed as told above; what was written before is sound, and a rerun goes on from there";
+            Err(Error::Environment(reason.into()).into())
+        });
         match done {
             Ok(code) => code,
             Err(error) => {

@@ -169,12 +169,17 @@ fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
 
 /// Whether a name fits a pattern in which `*` stands for any text.
 fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => {
-            name.strip_prefix(start).is_some_and(|tail| (0..=tail.len()).any(|i| tail.is_char_boundary(i) && matches(rest, &tail[i..])))
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut left) = name.strip_prefix(start).and_then(|name| name.strip_suffix(end)) else { return false };
+    // The first place of each piece leaves most for those behind it.
+    middle.split('*').all(|piece| match left.find(piece) {
+        Some(at) => {
+            left = &left[at + piece.len()..];
+            true
         }
-    }
+        None => false,
+    })
 }
 
 #[cfg(test)]
@@ -186,5 +191,9 @@ mod tests {
         assert!(matches("blocks.*.ffn.*", "blocks.11.ffn.down"));
         assert!(matches("*", "head") && matches("head*", "head"));
         assert!(!matches("blocks.1.*", "blocks.11.ffn.down") && !matches("head", "heads"));
+        assert!(matches("b*.*.f*n", "blocks.11.ffn.down") && matches("**", "") && matches("a*a", "aa") && !matches("a*a", "a"));
+        assert!(!matches("*a*b*", "ba") && matches("*a*b*", "aab"));
+        // In time that does not grow with the ways to share the text out.
+        assert!(!matches(&format!("{}x", "*o".repeat(40)), &"o".repeat(60)));
     }
 }

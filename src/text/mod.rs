@@ -1,9 +1,11 @@
 //! Text to token ids and back.
 
+mod guard;
 mod llama2c;
 mod sentencepiece;
 
 use crate::error::{Error, Result};
+use guard::guard;
 use std::path::{Path, PathBuf};
 
 /// A tokenizer, whatever it was read from, held as a tokenizer.json.
@@ -31,23 +33,23 @@ impl Tokenizer {
 
     /// From the bytes of a tokenizer.json; `path` is for messages.
     pub fn from_json(json: Vec<u8>, path: &Path) -> Result<Self> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(&json).map_err(|e| Error::format(path, format!("not a valid tokenizer.json: {e}")))?;
+        let mut inner = guard(path, "not a valid tokenizer.json", || tokenizers::Tokenizer::from_bytes(&json))?;
         // A file that was saved behind a training run may cut every text at its
         // length of sequences.
-        inner.with_truncation(None).map_err(|e| Error::format(path, e.to_string()))?.with_padding(None);
+        guard(path, "cannot read texts as they stand", || inner.with_truncation(None).map(|_| ()))?;
+        inner.with_padding(None);
         Ok(Self { inner, json, path: path.to_owned() })
     }
 
     /// The ids of a text, without special tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| Error::format(&self.path, format!("cannot encode: {e}")))?;
+        let encoding = guard(&self.path, "cannot encode", || self.inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| Error::format(&self.path, format!("cannot decode: {e}")))
+        guard(&self.path, "cannot decode", || self.inner.decode(ids, true))
     }
 
     /// The id of a token.
