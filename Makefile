@@ -11,6 +11,9 @@ CARGO := cargo
 DATA ?= $(if $(THIMBLE_DATA),$(THIMBLE_DATA),../shared/data)
 THIMBLE := target/release/thimble
 
+# Threads of OpenMP that wait must not spin: tests run side by side.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures compat clean
 
 ifeq ($(origin LIBTORCH),undefined)

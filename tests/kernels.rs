@@ -368,7 +368,7 @@ fn dense_weights(float_type: FloatType, count: usize) -> (Vec<f32>, Vec<u8>) {
 }
 
 #[test]
-fn dot_and_axpy_are_within_the_bound() {
+fn dots_are_within_the_bound() {
     let random = Random::new(8, 0);
     for kernels in sets() {
         for len in 0..=130 {
@@ -376,14 +376,66 @@ fn dot_and_axpy_are_within_the_bound() {
             let mut sum = Sum::default();
             a.iter().zip(&b).for_each(|(a, b)| sum.add(f64::from(*a) * f64::from(*b)));
             sum.check((kernels.dot)(&a, &b), len as usize + 1, || format!("{} dot of {len}", kernels.isa));
-            let mut y = a.clone();
-            (kernels.axpy)(0.7, &b, &mut y);
-            for (i, found) in y.iter().enumerate() {
-                let mut sum = Sum::default();
-                sum.add(a[i].into());
-                sum.add(f64::from(0.7f32) * f64::from(b[i]));
-                sum.check(*found, 2, || format!("{} axpy of {len}", kernels.isa));
+        }
+    }
+}
+
+/// Heads of every width, caches of every length, rows that lie apart.
+#[test]
+fn attention_kernels_are_within_the_bound() {
+    let random = Random::new(9, 0);
+    for kernels in sets() {
+        for head_dim in [1, 2, 6, 8, 12, 16, 20, 32, 64, 80, 128] {
+            for rows in [1, 2, 7, 8, 9, 16, 31, 100] {
+                let stride = head_dim + 5;
+                let numbers =
+                    |stream: u64, n: usize| -> Vec<f32> { (0..n as u64).map(|i| random.uniform(stream << 32 | i) as f32 - 0.5).collect() };
+                let (query, keys) = (numbers(1, head_dim), numbers(2, (rows - 1) * stride + head_dim));
+                let what = || format!("{} head of {head_dim} over {rows}", kernels.isa);
+                let mut scores = vec![f32::NAN; rows];
+                (kernels.scores)(&query, &keys, stride, 3.0, &mut scores);
+                for (p, found) in scores.iter().enumerate() {
+                    let mut sum = Sum::default();
+                    query.iter().zip(&keys[p * stride..]).for_each(|(q, k)| sum.add(3.0 * f64::from(*q) * f64::from(*k)));
+                    sum.check(*found, head_dim + 2, what);
+                }
+                let mut out = numbers(3, head_dim);
+                let before = out.clone();
+                (kernels.weighted_sum)(&scores, &keys, stride, &mut out);
+                for (i, found) in out.iter().enumerate() {
+                    let mut sum = Sum::default();
+                    sum.add(before[i].into());
+                    scores.iter().enumerate().for_each(|(p, w)| sum.add(f64::from(*w) * f64::from(keys[p * stride + i])));
+                    sum.check(*found, rows + 2, what);
+                }
             }
+        }
+    }
+}
+
+/// Weights to a few units in the last place of f64's; scores far below the
+/// greatest come to nothing, NaN is not hidden.
+#[test]
+fn softmax_is_that_of_f64() {
+    let random = Random::new(10, 0);
+    for kernels in sets() {
+        for (len, spread) in [(1, 1.0), (3, 1.0), (8, 30.0), (9, 200.0), (64, 5.0), (100, 90.0), (513, 10.0)] {
+            let scores: Vec<f32> = (0..len).map(|i| ((random.uniform(i) - 0.5) * spread) as f32).collect();
+            let mut weights = scores.clone();
+            (kernels.softmax)(&mut weights);
+            let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exact: Vec<f64> = scores.iter().map(|s| f64::from(s - greatest).exp()).collect();
+            let total: f64 = exact.iter().sum();
+            for (found, exact) in weights.iter().zip(&exact) {
+                let exact = exact / total;
+                // 4 ulp for e^x and the division, half a one for each step of the sum.
+                let bound = exact * (4.0 + len as f64 / 2.0) * f64::from(f32::EPSILON) + 1e-37;
+                assert!((f64::from(*found) - exact).abs() <= bound, "{} softmax of {len}: {found} for {exact}", kernels.isa);
+            }
+            let mut broken = scores.clone();
+            broken[len as usize / 2] = f32::NAN;
+            (kernels.softmax)(&mut broken);
+            assert!(broken[len as usize / 2].is_nan(), "{} hides a NaN", kernels.isa);
         }
     }
 }

@@ -54,8 +54,14 @@ pub struct Kernels {
     pub quantize_block: fn(x: &[f32], codes: &mut [i8]) -> (f32, i32),
     /// Σ a·b
     pub dot: fn(a: &[f32], b: &[f32]) -> f32,
-    /// y += factor · x
-    pub axpy: fn(factor: f32, x: &[f32], y: &mut [f32]),
+    /// One head's scores: `out[p] = scale · Σ query · rows[p]`, row p of
+    /// `query.len()` numbers at `p · stride` of `rows`.
+    pub scores: fn(query: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]),
+    /// Scores to weights that sum to 1, in place.
+    pub softmax: fn(scores: &mut [f32]),
+    /// `out += Σ_p weights[p] · rows[p]`, row p of `out.len()` numbers at
+    /// `p · stride` of `rows`.
+    pub weighted_sum: fn(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]),
 }
 
 impl Kernels {

@@ -15,7 +15,9 @@ pub static KERNELS: Kernels = Kernels {
     dense_bf16: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
     quantize_block,
     dot,
-    axpy,
+    scores,
+    softmax,
+    weighted_sum,
 };
 
 /// Codes of one block, unit after unit, `[unit][row][column]`; zero behind the
@@ -113,8 +115,22 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += factor * x;
+fn scores(query: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+    for (p, out) in out.iter_mut().enumerate() {
+        *out = scale * dot(query, &rows[p * stride..p * stride + query.len()]);
+    }
+}
+
+fn softmax(scores: &mut [f32]) {
+    let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|s| *s = (*s - greatest).exp());
+    let inverse = scores.iter().sum::<f32>().recip();
+    scores.iter_mut().for_each(|s| *s *= inverse);
+}
+
+fn weighted_sum(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    for (p, weight) in weights.iter().enumerate() {
+        let row = &rows[p * stride..p * stride + out.len()];
+        out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
     }
 }

@@ -44,12 +44,9 @@ pub(super) fn attend(spec: &Attention, queries: &[f32], position: usize, cache: 
 fn attend_head(spec: &Attention, query: &[f32], head: usize, position: usize, cache: &BlockCache, out: &mut [f32], kernels: &Kernels) {
     let from = spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let offset = head / (spec.n_heads / spec.n_kv_heads) * spec.head_dim;
-    let at = |p: usize| p * cache.width + offset..p * cache.width + offset + spec.head_dim;
-    let mut scores: Vec<f32> = (from..=position).map(|p| spec.scale * (kernels.dot)(query, &cache.keys[at(p)])).collect();
-    let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|s| *s = (*s - greatest).exp());
-    let inverse = scores.iter().sum::<f32>().recip();
-    for (p, score) in (from..=position).zip(scores) {
-        (kernels.axpy)(score * inverse, &cache.values[at(p)], out);
-    }
+    let start = from * cache.width + offset;
+    let mut weights = vec![0.0; position + 1 - from];
+    (kernels.scores)(query, &cache.keys[start..], cache.width, spec.scale, &mut weights);
+    (kernels.softmax)(&mut weights);
+    (kernels.weighted_sum)(&weights, &cache.values[start..], cache.width, out);
 }

@@ -7,11 +7,13 @@
 //! | [`int8`] | packed weights × int8 activations |
 //! | [`panel`] | transposed f32 weights in L1 × f32 activations, packed or dense |
 //! | [`dense`] | dense number formats, and products of rows as they lie |
+//! | [`attention`] | one query head over a cache |
 //! | [`vector`] | kernels of one or two vectors |
 //!
 //! The functions of this file are what the table points to: they check lengths
 //! and step into functions that are compiled for these instructions.
 
+mod attention;
 mod codes;
 mod dense;
 mod int8;
@@ -33,7 +35,9 @@ pub static KERNELS: Kernels = Kernels {
     dense_bf16: dense_tile::<Bf16>,
     quantize_block,
     dot,
-    axpy,
+    scores,
+    softmax,
+    weighted_sum,
 };
 
 /// Whether this machine has them.
@@ -79,7 +83,17 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     unsafe { vector::dot(a, b) }
 }
 
-fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
+fn scores(query: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
     // SAFETY: the table is handed out only where `detect` holds.
-    unsafe { vector::axpy(factor, x, y) }
+    unsafe { attention::scores(query, rows, stride, scale, out) }
+}
+
+fn softmax(scores: &mut [f32]) {
+    // SAFETY: the table is handed out only where `detect` holds.
+    unsafe { attention::softmax(scores) }
+}
+
+fn weighted_sum(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    // SAFETY: the table is handed out only where `detect` holds.
+    unsafe { attention::weighted_sum(weights, rows, stride, out) }
 }

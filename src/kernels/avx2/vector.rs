@@ -1,7 +1,7 @@
 //! Kernels of one or two vectors.
 
 use super::dense::{F32, dots};
-use super::lanes::{load, store, store_codes, sum_i32};
+use super::lanes::{load, store_codes, sum_i32};
 use crate::kernels::BLOCK;
 use std::arch::x86_64::*;
 
@@ -57,19 +57,4 @@ fn quantize(x: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> (f32, i32) {
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let len = a.len().min(b.len());
     dots::<F32, 1, 4>([bytemuck::cast_slice(&a[..len])], &b[..len])[0]
-}
-
-/// y += factor · x
-#[target_feature(enable = "avx2,fma")]
-pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
-    let len = x.len().min(y.len());
-    let ((x, x_rest), (y, y_rest)) = (x[..len].as_chunks(), y[..len].as_chunks_mut());
-    let factors = _mm256_set1_ps(factor);
-    for (x, y) in x.iter().zip(y) {
-        let sum = _mm256_fmadd_ps(factors, load(x), load(y));
-        store(y, sum);
-    }
-    for (x, y) in x_rest.iter().zip(y_rest) {
-        *y = factor.mul_add(*x, *y);
-    }
 }
