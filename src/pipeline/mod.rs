@@ -10,19 +10,20 @@ mod verify;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
-use crate::eval::{Footprint, Measured, Window, evaluate, speed, windows};
+use crate::eval::{Evaluation, Footprint, Measured, Window, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
-use crate::report::{CompressReport, DecodeSpeed, GateResult};
+use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use tch::Tensor;
 
 /// What a run is asked for besides its recipe.
 pub struct Options<'a> {
@@ -68,61 +69,30 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let e = &recipe.evaluate;
     let windows = windows(&held_out[0], model.spec(), e.protocol, e.window, e.max_windows)?;
 
-    // Each stage starts from what the one before it has left.
-    let mut stages = Vec::new();
-    let mut store = model.store.clone();
-    let mut last_hidden = None;
-    for (i, stage) in recipe.stages.iter().enumerate() {
-        let done = match stage {
-            Stage::Rtn(plan) | Stage::Gptq { plan, .. } => {
-                quantize::run(stage, plan, &*store, &sequences, options.compute, &journal.stage(i)?, progress)?
-            }
-        };
-        store = Arc::new(done.model);
-        last_hidden = Some(done.last_hidden);
-        stages.push(done.report);
-    }
-    match recipe.output {
-        OutputFormat::Native => (),
-    }
-
-    // Measured on packed bytes as they will ship, then written with what was measured.
+    let run = Run { recipe: &recipe, model: &model, options, journal: &journal, progress };
+    let staged = run.stages(&sequences)?;
     let mut notes = Notes {
         recipe: serde_json::to_value(&recipe).expect("a recipe is JSON"),
         chat_template: model.chat_template.clone(),
         provenance: json!({ "tool": format!("thimble {}", env!("CARGO_PKG_VERSION")), "source": source_name(&model.path), "fingerprint": key }),
         ..Notes::default()
     };
-    let tokenizer = model.tokenizer.as_ref().map(|t| t.json());
-    let draft = journal.path("draft.thimble");
-    native::write_model(&draft, &*store, tokenizer, &notes)?;
-    let Measured { model: after, reference } = measure(&model, &draft, &recipe, &windows, options, progress)?;
-    let before = reference.expect("the original is the reference");
-
-    let mut size_bytes = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
-    let gate = loop {
-        let gate = judge(&recipe.gate, before.perplexity, after.perplexity, size_bytes);
-        notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages.iter().map(|s| s.without_times()).collect::<Vec<_>>() });
-        native::write_model(&draft, &*store, tokenizer, &notes)?;
-        let written = std::fs::metadata(&draft).map_err(Error::io("read", &draft))?.len();
-        if written == size_bytes {
-            break gate;
-        }
-        size_bytes = written;
+    let draft = match recipe.output {
+        OutputFormat::Native => run.write_measured(&staged, &windows, &mut notes)?,
     };
-    drop(store);
-    let written = NativeFile::open(&draft)?;
-    let read_back = verify::read_back(&written, &sequences[0], &last_hidden.expect("a recipe has a stage"), options)?;
+    drop(staged.store);
+    let written = NativeFile::open(&draft.path)?;
+    let read_back = verify::read_back(&written, &sequences[0], &staged.last_hidden, options)?;
     // Only what was read back and compared takes the place of an earlier model.
     let file = options.out.join(native::FILE_NAME);
-    std::fs::rename(&draft, &file).map_err(Error::io("write", &file))?;
+    std::fs::rename(&draft.path, &file).map_err(Error::io("write", &file))?;
     let (footprint, original) = (Footprint::of(&written)?, Footprint::of(&*model.store)?);
     let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&written, options)? };
     let mut report = CompressReport {
-        stages,
-        before,
-        after,
-        size_bytes,
+        stages: staged.reports,
+        before: draft.before,
+        after: draft.after,
+        size_bytes: draft.size_bytes,
         original_size_bytes: model.size_bytes(),
         footprint,
         original_bits_per_weight: original.bits_per_weight,
@@ -131,12 +101,95 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         peak_memory_bytes: memory.bytes(),
         seconds: start.elapsed().as_secs_f64(),
         resumed_blocks: journal.resumed(),
-        gate,
+        gate: draft.gate,
         files: vec![file],
     };
     report.write(options.out, &recipe, written.spec())?;
     journal.remove()?;
     Ok(report)
+}
+
+/// What the steps of a run have in common.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    model: &'a Model,
+    options: &'a Options<'a>,
+    journal: &'a Journal,
+    progress: &'a dyn Progress,
+}
+
+/// What the stages leave.
+struct Staged {
+    store: Arc<dyn WeightStore>,
+    /// See [`quantize::Done::last_hidden`].
+    last_hidden: Tensor,
+    reports: Vec<StageReport>,
+}
+
+/// A written file that is not yet in its place.
+struct Draft {
+    path: PathBuf,
+    before: Evaluation,
+    after: Evaluation,
+    gate: Option<GateResult>,
+    size_bytes: u64,
+}
+
+impl Run<'_> {
+    /// Each stage starts from what the one before it has left.
+    fn stages(&self, sequences: &[Vec<u32>]) -> Result<Staged> {
+        let mut reports = Vec::new();
+        let mut store = self.model.store.clone();
+        let mut last_hidden = None;
+        for (i, stage) in self.recipe.stages.iter().enumerate() {
+            let journal = self.journal.stage(i)?;
+            let done = match stage {
+                Stage::Rtn(plan) | Stage::Gptq { plan, .. } => {
+                    quantize::run(stage, plan, &*store, sequences, self.options.compute, &journal, self.progress)?
+                }
+            };
+            store = Arc::new(done.model);
+            last_hidden = Some(done.last_hidden);
+            reports.push(done.report);
+        }
+        Ok(Staged { store, last_hidden: last_hidden.expect("a recipe has a stage"), reports })
+    }
+
+    /// Measures packed bytes as they will ship, then writes them again with what
+    /// was measured.
+    fn write_measured(&self, staged: &Staged, windows: &[Window], notes: &mut Notes) -> Result<Draft> {
+        let tokenizer = self.model.tokenizer.as_ref().map(|t| t.json());
+        let path = self.journal.path("draft.thimble");
+        let write = |notes: &Notes| {
+            native::write_model(&path, &*staged.store, tokenizer, notes)?;
+            Ok::<_, Error>(std::fs::metadata(&path).map_err(Error::io("read", &path))?.len())
+        };
+        let mut size_bytes = write(notes)?;
+        let Measured { model: after, reference } = self.measure(&path, windows)?;
+        let before = reference.expect("the original is the reference");
+        let stages: Vec<_> = staged.reports.iter().map(StageReport::without_times).collect();
+        // The verdict is in the file whose size it judges: until both stand.
+        loop {
+            let gate = judge(&self.recipe.gate, before.perplexity, after.perplexity, size_bytes);
+            notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages });
+            let written = write(notes)?;
+            if written == size_bytes {
+                return Ok(Draft { path, before, after, gate, size_bytes });
+            }
+            size_bytes = written;
+        }
+    }
+
+    /// The original in full precision against the packed file with int8 activations.
+    fn measure(&self, file: &Path, windows: &[Window]) -> Result<Measured> {
+        let e = &self.recipe.evaluate;
+        let packed = runtime::open_weights(file)?;
+        let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, self.options.threads)?);
+        // The reference is never less than single precision, whatever calibration runs in.
+        let compute = Compute { kind: tch::Kind::Float, ..self.options.compute };
+        let mut original = TorchLogits::new(self.model.store.clone(), compute);
+        evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), self.progress)
+    }
 }
 
 /// The texts a recipe names; `None` where tokens are sampled from the model.
@@ -177,24 +230,6 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     }
     progress.end();
     Ok(())
-}
-
-/// The original in full precision against the packed file with int8 activations.
-fn measure(
-    model: &Model,
-    file: &Path,
-    recipe: &Recipe,
-    windows: &[Window],
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Measured> {
-    let e = &recipe.evaluate;
-    let packed = runtime::open_weights(file)?;
-    let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, options.threads)?);
-    // The reference is never less than single precision, whatever calibration runs in.
-    let compute = Compute { kind: tch::Kind::Float, ..options.compute };
-    let mut original = TorchLogits::new(model.store.clone(), compute);
-    evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), progress)
 }
 
 /// Tokens decoded per second by the native runtime, int8 activations where the
