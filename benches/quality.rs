@@ -96,11 +96,18 @@ fn main() {
     let mut table = String::new();
     let mut figures = Vec::new();
     let mut misses = Vec::new();
-    writeln!(table, "| bits | group | method | at home | gap taken away | away |\n|---|---|---|---|---|---|").unwrap();
+    writeln!(
+        table,
+        "| bits | group | method | perplexity at home | | gap taken away | perplexity away | |\n|---|---|---|---|---|---|---|---|"
+    )
+    .unwrap();
+    writeln!(table, "| 32 | | f32 | {:.4} | | | {:.3} | |", bench.before[0], bench.before[1]).unwrap();
+    let perplexity = |text: usize, increase: f64| bench.before[text] * (1.0 + increase / 100.0);
     for (bits, group) in [(8, 128), (8, 64), (4, 128), (4, 64), (3, 128), (3, 64), (2, 128), (2, 64)] {
         let scheme = format!("bits={bits} group_size={group}");
         let rtn = bench.increases(&format!("rtn {scheme}"), 0);
-        writeln!(table, "| {bits} | {group} | RTN | {:+.2} % | | {:+.2} % |", rtn[0], rtn[1]).unwrap();
+        let [home, away] = [0, 1].map(|t| perplexity(t, rtn[t]));
+        writeln!(table, "| {bits} | {group} | RTN | {home:.4} | {:+.2} % | | {away:.3} | {:+.2} % |", rtn[0], rtn[1]).unwrap();
         if let Some((.., known, tolerance)) = KNOWN_RTN.iter().find(|k| (k.0, k.1) == (bits, group))
             && (rtn[0] - known).abs() > *tolerance
         {
@@ -115,9 +122,10 @@ fn main() {
             let taken = 1.0 - home / rtn[0];
             let method = if act_order { "GPTQ, act-order" } else { "GPTQ" };
             let taken_text = if bits == 8 { String::new() } else { format!("{:.0} %", 100.0 * taken) };
+            let (at_home, abroad) = (perplexity(0, home), perplexity(1, away));
             writeln!(
                 table,
-                "| {bits} | {group} | {method} | {home:+.2} ± {home_error:.2} % | {taken_text} | {away:+.2} ± {away_error:.2} % |"
+                "| {bits} | {group} | {method} | {at_home:.4} | {home:+.2} ± {home_error:.2} % | {taken_text} | {abroad:.3} | {away:+.2} ± {away_error:.2} % |"
             )
             .unwrap();
             eprintln!("{}", table.lines().last().unwrap());
