@@ -44,6 +44,9 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     if window < MIN_WINDOW {
         return Err(Error::Usage(format!("a window of {window} tokens is too short: {MIN_WINDOW} at least")));
     }
+    if window > spec.context {
+        return Err(Error::Usage(format!("a window of {window} tokens is longer than the model's context of {}", spec.context)));
+    }
     if limit == Some(0) {
         return Err(Error::Usage("no window is to be read: the number of windows must be at least 1".into()));
     }

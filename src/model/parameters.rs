@@ -174,11 +174,6 @@ impl ModelSpec {
         self.parameters().into_iter().filter(move |p| p.part == part)
     }
 
-    /// Number of unique weights (tied ones counted once).
-    pub fn parameter_count(&self) -> u64 {
-        self.parameters().iter().map(|p| p.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
-    }
-
     /// Fails where a token is not in the vocabulary.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().position(|&id| id as usize >= self.vocab_size) {

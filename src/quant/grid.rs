@@ -2,7 +2,7 @@
 
 use super::{QuantizedTensor, Scheme};
 use half::f16;
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{ArrayView2, s};
 
 /// Floats that weights are solved in. f64 is for references and for Hessians
 /// that are badly conditioned.
@@ -115,9 +115,4 @@ pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTen
         }
     }
     quantized
-}
-
-/// What a matrix becomes by [`round_to_nearest`], in full precision.
-pub fn fake_quantize(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
-    round_to_nearest(weight, scheme).dequantize()
 }
