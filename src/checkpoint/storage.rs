@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Owner of a file's bytes.
 type Owner = dyn AsRef<[u8]> + Send + Sync;
@@ -36,6 +36,21 @@ impl Bytes {
         Self { range: 0..bytes.len(), owner: Arc::new(bytes) }
     }
 
+    /// `len` bytes that `fill` makes when they are first touched.
+    pub fn made_late(len: usize, fill: impl FnOnce() -> Vec<u8> + Send + 'static) -> Self {
+        Self { range: 0..len, owner: Arc::new(Late(LazyLock::new(Box::new(fill)))) }
+    }
+
+    /// How many bytes there are; touches none.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
     /// A view of a part of this view. Panics where `range` is outside.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.range.len(), "slice outside its bytes");
@@ -48,5 +63,14 @@ impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+/// Bytes that are made when they are first touched.
+struct Late(LazyLock<Vec<u8>, Box<dyn FnOnce() -> Vec<u8> + Send>>);
+
+impl AsRef<[u8]> for Late {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
