@@ -1,15 +1,19 @@
 //! Checkpoints on disk: names, shapes and lazy mapped views over one or many
 //! files. Nothing is read until a tensor is asked for.
 //!
-//! A new container = one file here that fills a [`Checkpoint`].
+//! A new container = one file or folder here that fills a [`Checkpoint`], and for
+//! Hugging Face directories a row in `directory.rs`.
 
 mod atomic;
+mod directory;
 pub mod llama2c;
+pub mod pytorch;
 pub mod safetensors;
 mod storage;
 mod tensor;
 
 pub use atomic::write_atomically;
+pub use directory::open_directory;
 pub use storage::Bytes;
 pub use tensor::{DenseTensor, FloatType};
 

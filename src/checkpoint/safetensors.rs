@@ -8,7 +8,7 @@
 use super::{Bytes, Checkpoint, DenseTensor, FloatType};
 use crate::error::{Error, Result};
 use safetensors::tensor::{Metadata, TensorInfo};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,41 +17,8 @@ pub const SINGLE: &str = "model.safetensors";
 /// Name of the list of shards.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Opens the weights of a Hugging Face directory.
-pub fn open(dir: &Path) -> Result<Checkpoint> {
-    let mut checkpoint = Checkpoint::new(dir);
-    let index = dir.join(INDEX);
-    if dir.join(SINGLE).exists() || !index.exists() {
-        add_file(&mut checkpoint, &dir.join(SINGLE))?;
-        return Ok(checkpoint);
-    }
-    let places = read_index(&index)?;
-    let mut held: BTreeMap<String, &String> = BTreeMap::new();
-    for shard in places.values().collect::<BTreeSet<_>>() {
-        if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard.starts_with('.') {
-            return Err(Error::format(&index, format!("shard name {shard:?} is no plain file name in this folder")));
-        }
-        held.extend(add_file(&mut checkpoint, &dir.join(shard))?.into_iter().map(|name| (name, shard)));
-    }
-    match places.iter().find(|(name, shard)| held.get(*name) != Some(shard)) {
-        Some((name, shard)) => Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) }),
-        None => Ok(checkpoint),
-    }
-}
-
-/// Tensor name -> shard file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not an index of shards: {e}")))?;
-    Ok(index.weight_map)
-}
-
 /// The names of all tensors in the file.
-fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<String>> {
+pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<String>> {
     let bytes = Bytes::map(path)?;
     let (start, header) = read_header(&bytes, path)?;
     let path = Arc::new(path.to_owned());

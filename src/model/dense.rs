@@ -3,7 +3,7 @@
 
 use super::ModelSpec;
 use super::families::{self, Source, Transform};
-use crate::checkpoint::{Checkpoint, DenseTensor, llama2c, safetensors};
+use crate::checkpoint::{self, Checkpoint, DenseTensor, llama2c};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +20,10 @@ pub struct DenseModel {
 }
 
 impl DenseModel {
-    /// Opens a Hugging Face directory: `config.json` beside safetensors.
+    /// Opens a Hugging Face directory: `config.json` beside safetensors or `pytorch_model.bin`.
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
         let (spec, sources) = families::read_config(&dir.join(families::CONFIG))?;
-        Self::new(spec, safetensors::open(dir)?, sources)
+        Self::new(spec, checkpoint::open_directory(dir)?, sources)
     }
 
     /// Opens a llama2.c `.bin`.

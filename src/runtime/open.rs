@@ -1,7 +1,7 @@
 //! What a model argument holds, told apart by content: a Hugging Face directory,
 //! a native file or its directory, a llama2.c `.bin`.
 
-use crate::checkpoint::{Bytes, llama2c};
+use crate::checkpoint::{Bytes, llama2c, pytorch};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, ModelSpec};
@@ -93,6 +93,9 @@ fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
         }
         () if bytes.get(8) == Some(&b'{') => {
             Err(Error::format(path, format!("a safetensors file without a configuration: name the folder that holds it and {CONFIG}")))
+        }
+        () if pytorch::recognises(&bytes) => {
+            Err(Error::format(path, format!("a PyTorch checkpoint without a configuration: name the folder that holds it and {CONFIG}")))
         }
         () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, with_tokenizer),
         () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),

@@ -1,0 +1,156 @@
+//! PyTorch's own checkpoints: `pytorch_model.bin`, or shards named by
+//! `pytorch_model.bin.index.json`. A zip archive holds a pickle, which says what
+//! there is, and a file of numbers for every storage.
+//!
+//! A pickle is a program. This one is read by a machine that runs nothing: it
+//! knows the few names that tensors are made of, and refuses a file that says any
+//! other. Tensors are views of the mapped file; those whose numbers do not follow
+//! each other there are gathered when they are first touched.
+//!
+//! Source: `torch/serialization.py` (`_save`, `_load`) and
+//! `caffe2/serialize/inline_container.h`, which describes the archive.
+
+mod globals;
+mod pickle;
+mod rebuild;
+mod state_dict;
+mod strided;
+mod value;
+mod zip;
+
+use super::{Bytes, Checkpoint, DenseTensor, FloatType};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use value::Tensor;
+
+/// Name of the file of a model that is not sharded.
+pub const SINGLE: &str = "pytorch_model.bin";
+/// Name of the list of shards.
+pub const INDEX: &str = "pytorch_model.bin.index.json";
+
+/// Outcome of what knows no file name; the caller adds it.
+type Outcome<T> = std::result::Result<T, String>;
+
+/// Whether this begins as a checkpoint does.
+pub fn recognises(bytes: &[u8]) -> bool {
+    zip::recognises(bytes)
+}
+
+/// The names of all tensors in the file.
+pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<String>> {
+    let fail = |reason: String| Error::format(path, reason);
+    let bytes = Bytes::map(path)?;
+    let archive = Archive::open(&bytes).map_err(fail)?;
+    let (values, root) = pickle::read(&bytes[archive.pickle.clone()]).map_err(fail)?;
+    let tensors = state_dict::tensors(&values, root).map_err(fail)?;
+    // Gathered tensors take memory: together no more than the file has bytes, for
+    // a few bytes may claim to be any number of numbers.
+    let mut budget = bytes.len();
+    let path = Arc::new(path.to_owned());
+    for (name, tensor) in &tensors {
+        let Some(float_type) = tensor.dtype.float_type.filter(|_| !tensor.is_altered) else {
+            let what = if tensor.is_altered { " in a lazy view (negated or conjugated)" } else { "" };
+            checkpoint.unread.insert((*name).to_owned(), format!("{}{what}", tensor.dtype.name));
+            continue;
+        };
+        let seen = archive.view(&bytes, tensor, float_type, &mut budget);
+        let bytes = seen.map_err(|reason| fail(format!("tensor {}: {reason}", shown(name))))?;
+        checkpoint.insert(DenseTensor { name: (*name).to_owned(), path: path.clone(), float_type, shape: tensor.shape.clone(), bytes })?;
+    }
+    Ok(tensors.into_iter().map(|(name, _)| name.to_owned()).collect())
+}
+
+/// What is where in the file.
+struct Archive {
+    pickle: Range<usize>,
+    /// The files of storages, by their key.
+    storages: BTreeMap<String, Range<usize>>,
+}
+
+impl Archive {
+    fn open(bytes: &[u8]) -> Outcome<Self> {
+        if is_legacy(bytes) {
+            let reason =
+                "in the format of torch before 1.6, which is not read: save it again with a newer torch, or convert it to safetensors";
+            return Err(reason.into());
+        }
+        if !zip::recognises(bytes) {
+            return Err(format!("truncated or not a checkpoint of torch.save: it has {} bytes and does not begin as one", bytes.len()));
+        }
+        let files = zip::read(bytes)?;
+        // All lie in one folder, named as the file once was.
+        let mut folders = files.keys().filter_map(|name| name.strip_suffix("/data.pkl")).filter(|folder| !folder.contains('/'));
+        let (folder, other) = (folders.next().ok_or("a zip archive, but none of torch.save: no data.pkl is in it")?, folders.next());
+        if other.is_some() {
+            return Err("holds two files data.pkl".into());
+        }
+        let file = |name: &str| files.get(format!("{folder}/{name}").as_str()).cloned();
+        if file("constants.pkl").is_some() {
+            return Err("a TorchScript program: save the model's state_dict instead".into());
+        }
+        // Files older than the mark are of the machine that wrote them, and few were big-endian.
+        match file("byteorder").map(|place| &bytes[place]) {
+            None | Some(b"little") => {}
+            Some(other) => return Err(format!("its byteorder is {}: only little is read", shown(&String::from_utf8_lossy(other)))),
+        }
+        let prefix = format!("{folder}/data/");
+        let storage = |(name, place): (&&str, &Range<usize>)| Some((name.strip_prefix(&prefix)?.to_owned(), place.clone()));
+        Ok(Self { pickle: file("data.pkl").expect("found above"), storages: files.iter().filter_map(storage).collect() })
+    }
+
+    /// The numbers of a tensor, row by row; `budget` bytes at most may be gathered.
+    fn view(&self, bytes: &Bytes, tensor: &Tensor, float_type: FloatType, budget: &mut usize) -> Outcome<Bytes> {
+        let Tensor { storage, offset, shape, strides, .. } = tensor;
+        let size = float_type.size_bytes();
+        let key = shown(storage.key);
+        let place = self.storages.get(storage.key).ok_or_else(|| format!("its storage data/{key} is not in the archive"))?.clone();
+        let expected = storage.len.checked_mul(storage.dtype.map_or(1, |_| size));
+        if expected != Some(place.len()) {
+            let expected = expected.map_or("more than there can be".to_owned(), |n| n.to_string());
+            return Err(format!("its storage data/{key} takes {expected} bytes, its file has {}", place.len()));
+        }
+        let held = place.len() / size;
+        let fits = strided::reach(*offset, shape, strides).is_some_and(|reach| reach <= held);
+        let len = strided::len(shape).and_then(|len| len.checked_mul(size)).filter(|_| fits).ok_or_else(|| {
+            format!("shape {shape:?} with strides {strides:?} from number {offset} is not within its storage data/{key} of {held} numbers")
+        })?;
+        if strided::is_contiguous(shape, strides) {
+            let start = if len == 0 { place.start } else { place.start + offset * size };
+            return Ok(bytes.slice(start..start + len));
+        }
+        *budget = budget.checked_sub(len).ok_or_else(|| {
+            format!(
+                "shape {shape:?} with strides {strides:?}: tensors that are no plain part of their storage take more bytes than the file"
+            )
+        })?;
+        let (source, offset, shape, strides) = (bytes.slice(place), *offset, shape.clone(), strides.clone());
+        Ok(Bytes::made_late(len, move || strided::gather(&source, size, offset, &shape, &strides)))
+    }
+}
+
+/// Before 1.6 a file was a row of pickles, the first of which is this number
+/// (`MAGIC_NUMBER` in `torch/serialization.py`).
+fn is_legacy(bytes: &[u8]) -> bool {
+    const MAGIC: [u8; 16] = 0x1950_a86a_20f9_469c_fc6c_u128.to_le_bytes();
+    // Behind the pickle's protocol and, from 4 on, the length of its frame.
+    bytes[..bytes.len().min(32)].windows(10).any(|window| window == &MAGIC[..10])
+}
+
+/// A little-endian number of `width` bytes, at most eight.
+fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(width)?)?;
+    Some(bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+}
+
+/// A text of the file, fit for a message: on one line, and not too long.
+fn shown(text: &str) -> String {
+    const MAX: usize = 100;
+    let mut shown: String = text.chars().take(MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
