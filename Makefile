@@ -78,9 +78,10 @@ bench-quality: setup
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory
 
-# Rewrites tests/data/fixtures with the libraries that define them.
+# Rewrites tests/data/fixtures and tests/data/pytorch with the libraries that define them.
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py
+	.venv-compat/bin/python python-compat/write_pickles.py
 # Our files through other people's readers.
 compat: .venv-compat/ready
 	$(CARGO) build
