@@ -440,7 +440,7 @@ fn native_model(path: &Path) {
         (parameter.name, Weight::Packed(PackedTensor::pack(&tensor, layout)))
     };
     let weights: Vec<_> = model.spec().parameters().into_iter().map(quantize).collect();
-    let tokenizer = model.tokenizer.as_ref().map(|t| t.json());
+    let tokenizer = model.tokenizer.as_ref().map(|t| t.file());
     native::write(path, model.spec(), &weights, tokenizer, &Notes::default()).unwrap();
 }
 

@@ -22,7 +22,7 @@ pub struct Args {
     /// The folder to write model.thimble, report.html, report.json and README.md to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// A tokenizer.json or llama2.c tokenizer.bin, instead of the model's own
+    /// A tokenizer.json, sentencepiece model, vocab.json (with merges.txt), RWKV vocabulary or llama2.c tokenizer.bin, instead of the model's own
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Change a value of the recipe: gptq.bits=3, 2.gptq.bits=3, calibration.sequences=64

@@ -25,7 +25,7 @@ pub struct ModelArgs {
     /// A Hugging Face directory, a folder with model.thimble or that file, or a llama2.c .bin
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// A tokenizer.json or llama2.c tokenizer.bin, instead of the model's own
+    /// A tokenizer.json, sentencepiece model, vocab.json (with merges.txt), RWKV vocabulary or llama2.c tokenizer.bin, instead of the model's own
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }

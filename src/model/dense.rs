@@ -70,6 +70,15 @@ impl DenseModel {
         self.spec.special.bos = Some(id);
     }
 
+    /// Sets what begins and what ends a text, where the configuration does not say.
+    pub fn default_special(&mut self, bos: Option<u32>, eos: Option<u32>) {
+        let special = &mut self.spec.special;
+        special.bos = special.bos.or(bos);
+        if special.eos.is_empty() {
+            special.eos.extend(eos);
+        }
+    }
+
     /// The files of its weights.
     pub fn files(&self) -> Vec<Arc<PathBuf>> {
         self.checkpoint.files()

@@ -16,7 +16,7 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
     hasher.update(format!("{compute:?}").as_bytes());
     hasher.update(&serde_json::to_vec(recipe).expect("a recipe is JSON"));
     hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
-    hasher.update(model.tokenizer.as_ref().map_or(b"", |t| t.json()));
+    hasher.update(model.tokenizer.as_ref().map_or(b"", |t| t.file()));
     for text in texts {
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
     }

@@ -158,7 +158,7 @@ impl Run<'_> {
     /// Measures packed bytes as they will ship, then writes them again with what
     /// was measured.
     fn write_measured(&self, staged: &Staged, windows: &[Window], notes: &mut Notes) -> Result<Draft> {
-        let tokenizer = self.model.tokenizer.as_ref().map(|t| t.json());
+        let tokenizer = self.model.tokenizer.as_ref().map(|t| t.file());
         let path = self.journal.path("draft.thimble");
         let write = |notes: &Notes| {
             native::write_model(&path, &*staged.store, tokenizer, notes)?;

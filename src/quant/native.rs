@@ -273,7 +273,7 @@ impl NativeFile {
         &self.schemes
     }
 
-    /// The bytes of a tokenizer.json.
+    /// The bytes of its tokenizer's file.
     pub fn tokenizer(&self) -> Option<&[u8]> {
         self.tokenizer.as_deref()
     }

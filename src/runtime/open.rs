@@ -52,9 +52,8 @@ impl Model {
     /// The tokenizer, or an error that says how to supply one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            let reason =
-                "no tokenizer was found with this model; name one with --tokenizer FILE (tokenizer.json or llama2.c's tokenizer.bin)";
-            Error::format(&self.path, reason)
+            let readable = Tokenizer::READABLE;
+            Error::format(&self.path, format!("no tokenizer was found with this model; name one with --tokenizer FILE ({readable})"))
         })
     }
 
@@ -104,20 +103,22 @@ fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
 
 fn open_native(path: &Path, file: &Path, with_tokenizer: bool) -> Result<Model> {
     let native = Arc::new(NativeFile::open(file)?);
-    let tokenizer = native.tokenizer().filter(|_| with_tokenizer).map(|json| Tokenizer::from_json(json.to_vec(), file)).transpose()?;
+    let tokenizer = native.tokenizer().filter(|_| with_tokenizer).map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose()?;
     let chat_template = native.notes().chat_template.clone();
     Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), tokenizer, chat_template })
 }
 
 fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
-    let file = dir.join("tokenizer.json");
-    let tokenizer = (with_tokenizer && file.exists()).then(|| Tokenizer::open(&file)).transpose()?;
+    let tokenizer = if with_tokenizer { Tokenizer::find(dir)? } else { None };
     let config = read_json(&dir.join("tokenizer_config.json"))?;
     // The tokenizer's word for the beginning of text wins over the model's number.
     let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
     if let Some(id) = bos.and_then(|token| tokenizer.as_ref()?.id(token)) {
         model.set_bos(id);
+    }
+    if let Some(tokenizer) = &tokenizer {
+        model.default_special(tokenizer.bos(), tokenizer.eos());
     }
     let chat_template = config["chat_template"].clone();
     Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template })

@@ -1,71 +1,171 @@
 //! Text to token ids and back.
 
+mod added;
+mod byte_level;
+mod fairseq;
 mod guard;
+mod hugging_face;
 mod llama2c;
+mod model_proto;
+mod protobuf;
 mod sentencepiece;
+mod world;
 
 use crate::error::{Error, Result};
-use guard::guard;
+use added::Beside;
+use hugging_face::HuggingFace;
+use sentencepiece::Vocabulary;
 use std::path::{Path, PathBuf};
+use world::World;
 
-/// A tokenizer, whatever it was read from, held as a tokenizer.json.
+/// What a file holds, or what is wrong with it.
+type Sound<T> = std::result::Result<T, String>;
+
+/// A tokenizer, whatever it was read from.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    json: Vec<u8>,
+    kind: Kind,
+    file: Vec<u8>,
     path: PathBuf,
+    bos: Option<u32>,
+    eos: Option<u32>,
 }
 
+enum Kind {
+    HuggingFace(Box<HuggingFace>),
+    World(World),
+}
+
+/// Names of files that hold a tokenizer, best first, with what must lie beside
+/// them. A `*` stands for anything.
+const CANDIDATES: [(&str, Option<&str>); 6] = [
+    ("tokenizer.json", None),
+    ("tokenizer.model", None),
+    ("spiece.model", None),
+    ("sentencepiece.bpe.model", None),
+    ("vocab.json", Some(byte_level::MERGES)),
+    ("rwkv_vocab*.txt", None),
+];
+
+const NOT_JSON: &str = "not a valid tokenizer.json";
+
 impl Tokenizer {
-    /// Opens a tokenizer.json or a llama2.c tokenizer.bin, told apart by content.
+    /// What can be opened, for messages.
+    pub const READABLE: &str = "tokenizer.json, sentencepiece's tokenizer.model, vocab.json with merges.txt beside it, \
+         rwkv_vocab_v20230424.txt or llama2.c's tokenizer.bin";
+
+    /// Opens a file of any kind, told apart by content. A sentencepiece model and
+    /// a vocab.json are read with what lies beside them.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
-            return Self::from_json(bytes, path);
+        if is_json(&bytes) && byte_level::recognises(&bytes) {
+            let json = byte_level::tokenizer_json(&bytes, path)?;
+            return Self::converted(&json, path);
         }
-        let pieces = llama2c::read_pieces(&bytes).ok_or_else(|| {
-            Error::format(
-                path,
-                "neither a tokenizer.json nor a llama2.c tokenizer; a sentencepiece tokenizer.model must be converted to tokenizer.json",
-            )
-        })?;
-        Self::from_json(sentencepiece::tokenizer_json(&pieces).to_string().into_bytes(), path)
+        if let Some(vocabulary) = llama2c::read(&bytes) {
+            return Self::from_vocabulary(&vocabulary, &[], path);
+        }
+        if !is_json(&bytes) && model_proto::recognises(&bytes) {
+            return Self::open_sentencepiece(&bytes, path);
+        }
+        Self::from_file(bytes, path)
     }
 
-    /// From the bytes of a tokenizer.json; `path` is for messages.
-    pub fn from_json(json: Vec<u8>, path: &Path) -> Result<Self> {
-        let mut inner = guard(path, "not a valid tokenizer.json", || tokenizers::Tokenizer::from_bytes(&json))?;
-        // A file that was saved behind a training run may cut every text at its
-        // length of sequences.
-        guard(path, "cannot read texts as they stand", || inner.with_truncation(None).map(|_| ()))?;
-        inner.with_padding(None);
-        Ok(Self { inner, json, path: path.to_owned() })
+    /// Opens the tokenizer in a folder, where there is one.
+    pub fn find(dir: &Path) -> Result<Option<Self>> {
+        for (name, other) in CANDIDATES {
+            let there = other.is_none_or(|other| dir.join(other).exists());
+            if let Some(path) = file_named(dir, name).filter(|_| there) {
+                return Self::open(&path).map(Some);
+            }
+        }
+        Ok(None)
     }
 
-    /// The ids of a text, without special tokens.
+    /// From the bytes of a file that stands for itself, as [`Tokenizer::file`]
+    /// gives them; `path` is for messages.
+    pub fn from_file(file: Vec<u8>, path: &Path) -> Result<Self> {
+        let (kind, end) = if is_json(&file) {
+            (Kind::HuggingFace(Box::new(HuggingFace::read(&file, path, NOT_JSON)?)), None)
+        } else if world::recognises(&file) {
+            let world = World::read(&file).map_err(|reason| Error::format(path, format!("not a sound world vocabulary: {reason}")))?;
+            (Kind::World(world), Some(world::END_OF_TEXT))
+        } else {
+            let reason = format!("not a tokenizer that is known: neither {}", Self::READABLE);
+            return Err(Error::format(path, reason));
+        };
+        Ok(Self { kind, file, path: path.to_owned(), bos: end, eos: end })
+    }
+
+    fn open_sentencepiece(bytes: &[u8], path: &Path) -> Result<Self> {
+        let error = |reason| Error::format(path, format!("not a sentencepiece model that can be read: {reason}"));
+        let beside = Beside::read(path)?;
+        let mut vocabulary = model_proto::read(bytes).map_err(error)?;
+        if beside.model_type() == Some(fairseq::FAMILY) {
+            vocabulary = fairseq::reorder(vocabulary).map_err(error)?;
+        }
+        let ids = vocabulary.ids();
+        let added = beside.tokens(|token| ids.get(token).copied())?;
+        Self::from_vocabulary(&vocabulary, &added, path)
+    }
+
+    fn from_vocabulary(vocabulary: &Vocabulary, added: &[added::Added], path: &Path) -> Result<Self> {
+        let json = sentencepiece::tokenizer_json(vocabulary, added);
+        let json = json.map_err(|reason| Error::format(path, format!("not a vocabulary that can be read: {reason}")))?;
+        Ok(Self { bos: vocabulary.bos, eos: vocabulary.eos, ..Self::converted(&json, path)? })
+    }
+
+    fn converted(json: &serde_json::Value, path: &Path) -> Result<Self> {
+        let file = json.to_string().into_bytes();
+        let kind = Kind::HuggingFace(Box::new(HuggingFace::read(&file, path, "cannot be put as a tokenizer.json")?));
+        Ok(Self { kind, file, path: path.to_owned(), bos: None, eos: None })
+    }
+
+    /// The ids of a text, without special tokens around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guard(&self.path, "cannot encode", || self.inner.encode_fast(text, false))?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.encode(text, &self.path),
+            Kind::World(world) => Ok(world.encode(text)),
+        }
     }
 
     /// The text of ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guard(&self.path, "cannot decode", || self.inner.decode(ids, true))
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.decode(ids, &self.path),
+            Kind::World(world) => Ok(world.decode(ids)),
+        }
     }
 
-    /// The id of a token.
+    /// The id of a token; a world vocabulary knows none by a name.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.id(token),
+            Kind::World(_) => None,
+        }
     }
 
-    /// The bytes of its tokenizer.json.
-    pub fn json(&self) -> &[u8] {
-        &self.json
+    /// What begins a text, where the file says so (a tokenizer.json does not).
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// What ends a text, where the file says so.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The bytes of a file with all of it: a tokenizer.json, or a world vocabulary.
+    pub fn file(&self) -> &[u8] {
+        &self.file
     }
 
     /// Fails where a token has no row in an embedding of `vocab_size`.
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        let vocabulary = self.inner.get_vocab(true);
-        match vocabulary.into_iter().max_by_key(|(_, id)| *id) {
+        let last = match &self.kind {
+            Kind::HuggingFace(inner) => inner.last(),
+            Kind::World(world) => world.last(),
+        };
+        match last {
             Some((token, id)) if id as usize >= vocab_size => {
                 let reason = format!(
                     "token {token:?} has id {id}, but the model's embedding has {vocab_size} rows: this tokenizer belongs to another model"
@@ -75,4 +175,19 @@ impl Tokenizer {
             _ => Ok(()),
         }
     }
+}
+
+/// A text that begins with `{`. (sentencepiece models have zero bytes; to some a
+/// length would give such a beginning.)
+fn is_json(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'{') && !bytes.contains(&0)
+}
+
+/// The first file of that name in a folder, by the alphabet.
+fn file_named(dir: &Path, name: &str) -> Option<PathBuf> {
+    let Some((start, end)) = name.split_once('*') else {
+        return Some(dir.join(name)).filter(|path| path.exists());
+    };
+    let fits = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(start) && n.ends_with(end));
+    std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(fits).min()
 }

@@ -1,67 +1,227 @@
-//! From the pieces and scores of a sentencepiece BPE vocabulary to the
-//! tokenizer.json that gives the same ids.
+//! From a sentencepiece vocabulary to the tokenizer.json that gives the same ids.
 //!
-//! Source: transformers, `convert_slow_tokenizer.py` (`generate_merges`,
-//! `LlamaConverter`).
+//! Where the two libraries differ: a control piece that is written in a text
+//! stands for itself, as in transformers, and what lies between is read as texts
+//! of their own.
+//!
+//! Sources: google/sentencepiece, `normalizer.cc`, `bpe_model.cc` and
+//! `unigram_model.cc`; transformers, `convert_slow_tokenizer.py`
+//! (`generate_merges`, `SpmConverter`).
 
+use super::Sound;
+use super::added::Added;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What stands for a blank.
+const BLANK: &str = "\u{2581}";
+/// The longest piece that may come of merges, in bytes: sentencepiece trains to
+/// 16 characters by default, and what is tried grows with the square.
+const LONGEST: usize = 512;
+
+/// A vocabulary and how texts are read with it.
+pub struct Vocabulary {
+    /// In order of their ids.
+    pub pieces: Vec<Piece>,
+    /// How a text is split into them.
+    pub algorithm: Algorithm,
+    /// What is done to a text before.
+    pub normalizer: Normalizer,
+    /// Beginning of a text, where there is a piece for it.
+    pub bos: Option<u32>,
+    /// End of a text, where there is a piece for it.
+    pub eos: Option<u32>,
+}
+
+impl Vocabulary {
+    /// Ids by text.
+    pub fn ids(&self) -> HashMap<&str, u32> {
+        (0..).zip(&self.pieces).map(|(id, piece)| (piece.text.as_str(), id)).collect()
+    }
+}
 
 /// One entry of the vocabulary; its id is its place.
 pub struct Piece {
     /// With U+2581 for blanks, `<0x0A>` for single bytes.
     pub text: String,
-    /// Higher merges first.
+    /// Higher merges first; for unigrams the logarithm of a probability.
     pub score: f32,
+    /// What it is for.
+    pub kind: Kind,
 }
 
-/// A tokenizer.json over the pieces; 0, 1, 2 are unknown, beginning and end.
-pub fn tokenizer_json(pieces: &[Piece]) -> Value {
-    let special = |id: usize| json!({ "id": id, "content": pieces[id].text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
-    let vocabulary: Map<String, Value> = pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect();
-    let byte_fallback = pieces.iter().any(|p| p.text == "<0x0A>");
-    let replace = |pattern: Value, content: &str| json!({ "type": "Replace", "pattern": pattern, "content": content });
-    json!({
+/// Kinds of pieces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Found by training.
+    Normal,
+    /// Stands for what no other piece does.
+    Unknown,
+    /// Never made of text.
+    Control,
+    /// Always one piece, whatever is around it.
+    UserDefined,
+    /// Not to be used.
+    Unused,
+    /// One byte of a character that no piece has.
+    Byte,
+}
+
+/// Ways to split a text into pieces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Merges of neighbours, best score first.
+    Bpe,
+    /// The split with the greatest sum of scores.
+    Unigram,
+}
+
+/// What is done to a text before it is split, in this order.
+pub struct Normalizer {
+    /// Replacements of characters; may be empty.
+    pub charsmap: Vec<u8>,
+    /// Blanks at the ends go, and so do blanks after blanks.
+    pub remove_extra_whitespaces: bool,
+    /// A blank goes before a text.
+    pub add_dummy_prefix: bool,
+    /// U+2581 is written for a blank.
+    pub escape_whitespaces: bool,
+}
+
+/// A tokenizer.json over the pieces, with tokens that were added beside them.
+pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Sound<Value> {
+    let unknown = check(vocabulary)?;
+    let pieces = &vocabulary.pieces;
+    let own = pieces.iter().enumerate().filter(|(_, p)| matches!(p.kind, Kind::Unknown | Kind::Control));
+    let mut special: Vec<Added> = own.map(|(id, p)| Added::special(id as u32, &p.text)).collect();
+    let (model, pre_tokenizer) = match vocabulary.algorithm {
+        Algorithm::Bpe => (bpe(vocabulary, unknown, added)?, user_defined(pieces)),
+        Algorithm::Unigram => (unigram(vocabulary, unknown, added)?, reserved(pieces)),
+    };
+    // A blank before the text would go before their texts as well.
+    let added = added.iter().map(|token| Added { normalized: false, ..token.clone() });
+    special.retain(|own| !added.clone().any(|token| token.id == own.id));
+    special.extend(added);
+    special.sort_by_key(|token| token.id);
+    Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": [special(0), special(1), special(2)],
-        "normalizer": { "type": "Sequence", "normalizers": [
-            // sentencepiece's remove_extra_whitespaces, on in the vocabularies that llama2.c trains
-            replace(json!({ "Regex": "\\A +| +\\z" }), ""),
-            replace(json!({ "Regex": " {2,}" }), " "),
-            { "type": "Prepend", "prepend": "\u{2581}" },
-            replace(json!({ "String": " " }), "\u{2581}"),
-        ] },
-        "pre_tokenizer": null,
+        "added_tokens": special,
+        "normalizer": normalizer(&vocabulary.normalizer)?,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
-        "decoder": { "type": "Sequence", "decoders": [
-            replace(json!({ "String": "\u{2581}" }), " "),
-            { "type": "ByteFallback" },
-            { "type": "Fuse" },
-            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
-        ] },
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": pieces[0].text,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": byte_fallback,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": merges(pieces),
-        },
-    })
+        "decoder": decoder(&vocabulary.normalizer),
+        "model": model,
+    }))
+}
+
+/// Fails where a vocabulary is not sound, or cannot be put as a tokenizer.json.
+/// The id of the unknown piece.
+fn check(vocabulary: &Vocabulary) -> Sound<usize> {
+    let mut seen = HashSet::new();
+    let mut unknown = None;
+    for (id, piece) in vocabulary.pieces.iter().enumerate() {
+        let Piece { text, score, kind } = piece;
+        let wrong = |what: &str| Err(format!("piece {id}, {text:?}, {what}"));
+        match kind {
+            _ if text.is_empty() => return wrong("is empty"),
+            _ if !score.is_finite() => return wrong("has a score that is not finite"),
+            _ if !seen.insert(text) => return wrong("is there twice"),
+            Kind::Unused => return wrong("is marked as unused, which cannot be read"),
+            Kind::Normal if vocabulary.algorithm == Algorithm::Bpe && text.len() > LONGEST => {
+                return Err(format!("piece {id} is of {} bytes; expected at most {LONGEST}", text.len()));
+            }
+            Kind::Unknown if unknown.is_some() => return wrong("is a second unknown piece"),
+            Kind::Unknown => unknown = Some(id),
+            _ => {}
+        }
+    }
+    unknown.ok_or_else(|| format!("none of {} pieces is the unknown one", vocabulary.pieces.len()))
+}
+
+fn replace(pattern: Value, content: &str) -> Value {
+    json!({ "type": "Replace", "pattern": pattern, "content": content })
+}
+
+fn normalizer(spec: &Normalizer) -> Sound<Value> {
+    let mut steps = Vec::new();
+    if !spec.charsmap.is_empty() {
+        check_charsmap(&spec.charsmap)?;
+        steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&spec.charsmap) }));
+    }
+    let blank = if spec.escape_whitespaces { BLANK } else { " " };
+    if spec.remove_extra_whitespaces {
+        steps.push(replace(json!({ "Regex": "\\A +| +\\z" }), ""));
+        steps.push(replace(json!({ "Regex": " {2,}" }), " "));
+    }
+    if spec.add_dummy_prefix {
+        steps.push(json!({ "type": "Prepend", "prepend": blank }));
+    }
+    if spec.escape_whitespaces {
+        steps.push(replace(json!({ "String": " " }), BLANK));
+    }
+    if spec.remove_extra_whitespaces && spec.escape_whitespaces {
+        // U+2581 at the end of the text itself is taken for a blank there.
+        steps.push(replace(json!({ "Regex": "\u{2581}+\\z" }), ""));
+    }
+    Ok(json!({ "type": "Sequence", "normalizers": steps }))
+}
+
+/// The library reserves as much memory as the charsmap says that its trie takes.
+fn check_charsmap(charsmap: &[u8]) -> Sound<()> {
+    let size = charsmap.first_chunk().map(|size| u32::from_le_bytes(*size) as usize);
+    match size {
+        Some(size) if size >= 4 && size % 4 == 0 && size <= charsmap.len() - 4 => Ok(()),
+        _ => Err(format!("its precompiled_charsmap of {} bytes does not hold a trie of {} bytes", charsmap.len(), size.unwrap_or(0))),
+    }
+}
+
+fn decoder(spec: &Normalizer) -> Value {
+    let mut steps = Vec::new();
+    if spec.escape_whitespaces {
+        steps.push(replace(json!({ "String": BLANK }), " "));
+    }
+    steps.extend([json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })]);
+    let blanks = match (spec.add_dummy_prefix, spec.remove_extra_whitespaces) {
+        (_, true) => u32::MAX,
+        (true, false) => 1,
+        (false, false) => 0,
+    };
+    steps.push(json!({ "type": "Strip", "content": " ", "start": blanks, "stop": 0 }));
+    json!({ "type": "Sequence", "decoders": steps })
+}
+
+fn has_bytes(pieces: &[Piece]) -> bool {
+    pieces.iter().any(|p| p.kind == Kind::Byte)
+}
+
+fn bpe(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
+    let pieces = &vocabulary.pieces;
+    let mut ids: Map<String, Value> = pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect();
+    super::added::insert(&mut ids, added)?;
+    Ok(json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": pieces[unknown].text,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": true,
+        "byte_fallback": has_bytes(pieces),
+        // Symbols of the user are cut out beforehand, and no merges lead to them.
+        "ignore_merges": pieces.iter().any(|p| p.kind == Kind::UserDefined),
+        "vocab": ids,
+        "merges": merges(pieces),
+    }))
 }
 
 /// Every way to make a piece of two others, best score first; within a piece in
 /// order of the parts' ids.
 fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
-    let ids: HashMap<&str, usize> = pieces.iter().enumerate().map(|(id, p)| (p.text.as_str(), id)).collect();
+    let normal = || pieces.iter().enumerate().filter(|(_, p)| p.kind == Kind::Normal);
+    let ids: HashMap<&str, usize> = normal().map(|(id, p)| (p.text.as_str(), id)).collect();
     let mut all = Vec::new();
-    for piece in pieces {
+    for (_, piece) in normal() {
         let splits = piece.text.char_indices().skip(1).map(|(at, _)| piece.text.split_at(at));
         let mut parts: Vec<_> = splits.filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?))).collect();
         parts.sort_unstable();
@@ -69,4 +229,82 @@ fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
     }
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     all.into_iter().map(|(_, left, right)| [pieces[left].text.as_str(), pieces[right].text.as_str()]).collect()
+}
+
+/// Cuts out symbols of the user, the longest first.
+fn user_defined(pieces: &[Piece]) -> Value {
+    let mut symbols: Vec<&str> = pieces.iter().filter(|p| p.kind == Kind::UserDefined).map(|p| p.text.as_str()).collect();
+    symbols.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    split(&symbols.into_iter().map(literal).collect::<Vec<_>>(), "Isolated")
+}
+
+/// Cuts through what is spelled as a piece that is none of text: the library
+/// would take it for the piece.
+fn reserved(pieces: &[Piece]) -> Value {
+    let texts = pieces.iter().filter(|p| !matches!(p.kind, Kind::Normal | Kind::UserDefined)).map(|p| p.text.as_str());
+    let mut behind: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (first, rest) in texts.filter_map(|text| Some(text.split_at(text.char_indices().nth(1)?.0))) {
+        behind.entry(first).or_default().push(literal(rest));
+    }
+    let cuts: Vec<String> = behind.iter().map(|(first, rest)| format!("{}(?={})", literal(first), rest.join("|"))).collect();
+    split(&cuts, "MergedWithPrevious")
+}
+
+fn split(patterns: &[String], behavior: &str) -> Value {
+    if patterns.is_empty() {
+        return Value::Null;
+    }
+    json!({ "type": "Split", "pattern": { "Regex": patterns.join("|") }, "behavior": behavior, "invert": false })
+}
+
+/// A pattern for nothing but the text.
+fn literal(text: &str) -> String {
+    text.chars().flat_map(|c| r"\.+*?()|[]{}^$".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
+    let pieces = &vocabulary.pieces;
+    // A symbol of the user beats every split of it.
+    let best = pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| p.score).fold(f32::NEG_INFINITY, f32::max);
+    let best = if best.is_finite() { best } else { 0.0 };
+    let score = |piece: &Piece| match piece.kind {
+        Kind::UserDefined => f64::from(piece.text.len() as f32 * best) - 0.1,
+        _ => f64::from(piece.score),
+    };
+    let mut all: Vec<Value> = pieces.iter().map(|p| json!([p.text, score(p)])).collect();
+    for token in added {
+        match pieces.get(token.id as usize) {
+            Some(piece) if piece.text == token.content => {}
+            None if token.id as usize == all.len() => all.push(json!([token.content, 0.0])),
+            _ => return Err(format!("the added token {:?} has id {}, where {} are taken", token.content, token.id, all.len())),
+        }
+    }
+    Ok(json!({ "type": "Unigram", "unk_id": unknown, "byte_fallback": has_bytes(pieces), "vocab": all }))
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits = three.iter().fold(0, |bits, &b| bits << 8 | u32::from(b)) << (8 * (3 - three.len()));
+        for digit in 0..4 {
+            let kept = digit <= three.len();
+            text.push(if kept { DIGITS[(bits >> (18 - 6 * digit)) as usize & 63] as char } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    /// The test vectors of RFC 4648, section 10.
+    #[test]
+    fn base64_of_the_standard() {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
 }

@@ -1,0 +1,222 @@
+//! RWKV's world vocabulary: a line for each token, with its id, a Python literal
+//! (`'text'` or `b'bytes'`) and its length in bytes. A text is split from its
+//! beginning on, each time by the longest token that fits. Id 0 ends a text and
+//! is in no line.
+//!
+//! Source: BlinkDL/ChatRWKV, `tokenizer/rwkv_tokenizer.py`.
+
+use super::Sound;
+use std::collections::HashMap;
+use std::str::Chars;
+
+/// Ends a text.
+pub const END_OF_TEXT: u32 = 0;
+
+/// The vocabulary, as a tree over the bytes of its tokens.
+pub struct World {
+    /// The children of a node lie beside each other, in order of their bytes.
+    nodes: Vec<Node>,
+    tokens: HashMap<u32, Vec<u8>>,
+}
+
+struct Node {
+    /// The last byte on the way here.
+    byte: u8,
+    /// The token that ends here, or [`END_OF_TEXT`].
+    id: u32,
+    first_child: usize,
+    children: u16,
+}
+
+/// Whether bytes begin with an id and a literal.
+pub fn recognises(bytes: &[u8]) -> bool {
+    let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
+    let rest = bytes[digits..].strip_prefix(b" ").filter(|_| digits > 0).unwrap_or_default();
+    matches!(rest.strip_prefix(b"b").unwrap_or(rest), [b'\'' | b'"', ..])
+}
+
+impl World {
+    /// From the whole file.
+    pub fn read(bytes: &[u8]) -> Sound<Self> {
+        let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}"))?;
+        let mut tokens = HashMap::new();
+        let mut ids = HashMap::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let wrong = |what: String| format!("line {number}: {what}");
+            let (id, token) = entry(line).map_err(wrong)?;
+            if let Some(other) = ids.insert(token.clone(), id) {
+                return Err(wrong(format!("the token of id {id} is that of id {other}")));
+            }
+            if tokens.insert(id, token).is_some() {
+                return Err(wrong(format!("id {id} is there twice")));
+            }
+        }
+        if let Some(byte) = (0..=u8::MAX).find(|byte| !ids.contains_key(&[*byte][..])) {
+            return Err(format!("{} tokens, none of which is the byte {byte:#04x} (truncated?)", tokens.len()));
+        }
+        let mut sorted: Vec<(Vec<u8>, u32)> = ids.into_iter().collect();
+        sorted.sort_unstable();
+        Ok(Self { nodes: tree(&sorted), tokens })
+    }
+
+    /// The ids of a text.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut rest = text.as_bytes();
+        let mut ids = Vec::new();
+        while !rest.is_empty() {
+            let (id, length) = self.longest(rest);
+            ids.push(id);
+            rest = &rest[length..];
+        }
+        ids
+    }
+
+    /// The longest token that bytes begin with, and its length.
+    fn longest(&self, bytes: &[u8]) -> (u32, usize) {
+        let mut node = &self.nodes[0];
+        let mut found = (END_OF_TEXT, 1);
+        for (length, &byte) in (1..).zip(bytes) {
+            let children = &self.nodes[node.first_child..][..node.children.into()];
+            let Ok(at) = children.binary_search_by_key(&byte, |child| child.byte) else { break };
+            node = &children[at];
+            if node.id != END_OF_TEXT {
+                found = (node.id, length);
+            }
+        }
+        found
+    }
+
+    /// The text of ids; what is not UTF-8 becomes U+FFFD, and what is no token is
+    /// left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().filter_map(|id| self.tokens.get(id)).flatten().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The token of the greatest id.
+    pub fn last(&self) -> Option<(String, u32)> {
+        let (id, bytes) = self.tokens.iter().max_by_key(|(id, _)| **id)?;
+        Some((String::from_utf8_lossy(bytes).into_owned(), *id))
+    }
+}
+
+/// The tree over tokens in order of their bytes; breadth first, so that the
+/// children of a node are one run.
+fn tree(sorted: &[(Vec<u8>, u32)]) -> Vec<Node> {
+    let mut nodes = vec![Node { byte: 0, id: END_OF_TEXT, first_child: 0, children: 0 }];
+    // Which tokens go through a node, all of which begin with the same `depth` bytes.
+    let mut below = vec![(0..sorted.len(), 0)];
+    let mut at = 0;
+    while at < nodes.len() {
+        let (mut tokens, depth) = below[at].clone();
+        if let Some((_, id)) = sorted.get(tokens.start).filter(|(token, _)| !tokens.is_empty() && token.len() == depth) {
+            nodes[at].id = *id;
+            tokens.start += 1;
+        }
+        nodes[at].first_child = nodes.len();
+        while !tokens.is_empty() {
+            let byte = sorted[tokens.start].0[depth];
+            let length = sorted[tokens.clone()].partition_point(|(token, _)| token[depth] == byte);
+            nodes[at].children += 1;
+            nodes.push(Node { byte, id: END_OF_TEXT, first_child: 0, children: 0 });
+            below.push((tokens.start..tokens.start + length, depth + 1));
+            tokens.start += length;
+        }
+        at += 1;
+    }
+    nodes
+}
+
+fn entry(line: &str) -> Sound<(u32, Vec<u8>)> {
+    const EXPECTED: &str = "expected an id, a literal and its length";
+    let (id, rest) = line.split_once(' ').ok_or(EXPECTED)?;
+    let (literal, length) = rest.rsplit_once(' ').ok_or(EXPECTED)?;
+    let id = id.parse().ok().filter(|id| *id != END_OF_TEXT);
+    let id = id.ok_or_else(|| format!("expected an id of 32 bits above 0 in {line:?}"))?;
+    let token = parse(literal).filter(|token| !token.is_empty()).ok_or_else(|| format!("{literal} is no literal of a token"))?;
+    if length.parse() != Ok(token.len()) {
+        return Err(format!("the token is of {} bytes, but the line says {length}", token.len()));
+    }
+    Ok((id, token))
+}
+
+/// A Python literal, as `repr` writes it.
+fn parse(literal: &str) -> Option<Vec<u8>> {
+    let (quoted, is_bytes) = literal.strip_prefix('b').map_or((literal, false), |quoted| (quoted, true));
+    let quote = quoted.chars().next().filter(|quote| ['\'', '"'].contains(quote))?;
+    let mut inside = quoted[1..].strip_suffix(quote)?.chars();
+    let mut token = Vec::new();
+    while let Some(c) = inside.next() {
+        let c = match c {
+            '\\' => escaped(&mut inside)?,
+            c if c == quote || is_bytes && !c.is_ascii() => return None,
+            c => c,
+        };
+        match is_bytes {
+            true => token.push(u8::try_from(c).ok()?),
+            false => token.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Some(token)
+}
+
+/// What a backslash stands for with what comes after it.
+fn escaped(rest: &mut Chars) -> Option<char> {
+    let digits = match rest.next()? {
+        'n' => return Some('\n'),
+        'r' => return Some('\r'),
+        't' => return Some('\t'),
+        c @ ('\\' | '\'' | '"') => return Some(c),
+        'x' => 2,
+        'u' => 4,
+        'U' => 8,
+        _ => return None,
+    };
+    let (code, after) = rest.as_str().split_at_checked(digits)?;
+    *rest = after.chars();
+    let code = code.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(code, 16))?.ok()?;
+    char::from_u32(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals() {
+        let sound: [(&str, &[u8]); 9] = [
+            ("'a b'", b"a b"),
+            (r"'\\\''", br"\'"),
+            ("\"'\"", b"'"),
+            (r"'\t\r\n'", b"\t\r\n"),
+            (r"'\x85'", "\u{85}".as_bytes()),
+            (r"'\u3000\U0001f600'", "\u{3000}\u{1f600}".as_bytes()),
+            ("'é'", "é".as_bytes()),
+            (r"b'\xe4\xbd'", b"\xe4\xbd"),
+            ("b\"'\\\"\"", b"'\""),
+        ];
+        for (literal, token) in sound {
+            assert_eq!(parse(literal).as_deref(), Some(token), "{literal}");
+        }
+        for broken in [
+            "",
+            "a",
+            "'",
+            "b",
+            "b'",
+            "'a",
+            "'a\"",
+            "'a'b'",
+            r"'\'",
+            r"'\q'",
+            r"'\x4'",
+            r"'\x+4'",
+            r"'\ud800'",
+            r"'\Uffffffff'",
+            "b'é'",
+            r"'\xé'",
+        ] {
+            assert_eq!(parse(broken), None, "{broken}");
+        }
+    }
+}
