@@ -7,7 +7,7 @@ use crate::model::families::CONFIG;
 use crate::model::{DenseModel, ModelSpec};
 use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile};
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, optional_json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ fn open_native(path: &Path, file: &Path, with_tokenizer: bool) -> Result<Model> 
 fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
     let tokenizer = if with_tokenizer { Tokenizer::find(dir)? } else { None };
-    let config = read_json(&dir.join("tokenizer_config.json"))?;
+    let config = optional_json(&dir.join("tokenizer_config.json"))?;
     // The tokenizer's word for the beginning of text wins over the model's number.
     let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
     if let Some(id) = bos.and_then(|token| tokenizer.as_ref()?.id(token)) {
@@ -122,15 +122,6 @@ fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     }
     let chat_template = config["chat_template"].clone();
     Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template })
-}
-
-/// An optional file; `null` where it is not there.
-fn read_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(e) => Err(Error::io("read", path)(e)),
-    }
 }
 
 fn open_llama2c(path: &Path, with_tokenizer: bool) -> Result<Model> {

@@ -2,6 +2,8 @@
 
 mod added;
 mod byte_level;
+mod charsmap;
+mod cuts;
 mod fairseq;
 mod guard;
 mod hugging_face;
@@ -13,6 +15,7 @@ mod world;
 
 use crate::error::{Error, Result};
 use added::Beside;
+pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
 use sentencepiece::Vocabulary;
 use std::path::{Path, PathBuf};

@@ -10,9 +10,9 @@ use super::sentencepiece::{Algorithm, Kind, Normalizer, Piece, Vocabulary};
 /// Whether bytes begin as such a file does: with a piece.
 pub fn recognises(bytes: &[u8]) -> bool {
     const PIECES: u8 = 1 << 3 | 2;
-    // A length of one byte or two, then any field of a piece: text, score or kind.
-    let inside = |at: usize| bytes.get(at).is_some_and(|tag| [0x0a, 0x15, 0x18].contains(tag));
-    bytes.first() == Some(&PIECES) && bytes.get(1).is_some_and(|&length| if length < 0x80 { inside(2) } else { inside(3) })
+    // Behind its length comes any field of a piece: text, score or kind.
+    let field = bytes.iter().skip(1).skip_while(|&&b| b >= 0x80).nth(1);
+    bytes.first() == Some(&PIECES) && field.is_some_and(|tag| [0x0a, 0x15, 0x18].contains(tag))
 }
 
 /// The whole file. The specs are looked for, though every field of theirs has a

@@ -1,17 +1,20 @@
 //! From a sentencepiece vocabulary to the tokenizer.json that gives the same ids.
 //!
-//! Where the two libraries differ: a control piece that is written in a text
-//! stands for itself, as in transformers, and what lies between is read as texts
-//! of their own.
+//! A control piece that is written in a text stands for itself, as in
+//! transformers, and what lies between is read as texts of their own. What cannot
+//! be put as a tokenizer.json: the library replaces by a charsmap no character
+//! together with more than one mark, nor half-width kana with theirs (nor does
+//! transformers, which reads the charsmap with it); where there are symbols of the
+//! user, what lies between two is one piece if there is such a piece.
 //!
 //! Sources: google/sentencepiece, `normalizer.cc`, `bpe_model.cc` and
 //! `unigram_model.cc`; transformers, `convert_slow_tokenizer.py`
 //! (`generate_merges`, `SpmConverter`).
 
-use super::Sound;
-use super::added::Added;
+use super::added::{self, Added};
+use super::{Sound, charsmap, cuts};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// What stands for a blank.
 const BLANK: &str = "\u{2581}";
@@ -94,9 +97,12 @@ pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Sound<Value> 
     let pieces = &vocabulary.pieces;
     let own = pieces.iter().enumerate().filter(|(_, p)| matches!(p.kind, Kind::Unknown | Kind::Control));
     let mut special: Vec<Added> = own.map(|(id, p)| Added::special(id as u32, &p.text)).collect();
-    let (model, pre_tokenizer) = match vocabulary.algorithm {
-        Algorithm::Bpe => (bpe(vocabulary, unknown, added)?, user_defined(pieces)),
-        Algorithm::Unigram => (unigram(vocabulary, unknown, added)?, reserved(pieces)),
+    let (model, pre_tokenizers) = match vocabulary.algorithm {
+        Algorithm::Bpe if has(Kind::UserDefined, pieces) => {
+            (bpe(vocabulary, unknown, added)?, json!([cuts::around_symbols(pieces), cuts::through_reserved(pieces)]))
+        }
+        Algorithm::Bpe => (bpe(vocabulary, unknown, added)?, json!([])),
+        Algorithm::Unigram => (unigram(vocabulary, unknown, added)?, json!([cuts::through_reserved(pieces)])),
     };
     // A blank before the text would go before their texts as well.
     let added = added.iter().map(|token| Added { normalized: false, ..token.clone() });
@@ -109,7 +115,7 @@ pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Sound<Value> 
         "padding": null,
         "added_tokens": special,
         "normalizer": normalizer(&vocabulary.normalizer)?,
-        "pre_tokenizer": pre_tokenizer,
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": pre_tokenizers },
         "post_processor": null,
         "decoder": decoder(&vocabulary.normalizer),
         "model": model,
@@ -147,8 +153,7 @@ fn replace(pattern: Value, content: &str) -> Value {
 fn normalizer(spec: &Normalizer) -> Sound<Value> {
     let mut steps = Vec::new();
     if !spec.charsmap.is_empty() {
-        check_charsmap(&spec.charsmap)?;
-        steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&spec.charsmap) }));
+        steps.push(charsmap::normalizer(&spec.charsmap)?);
     }
     let blank = if spec.escape_whitespaces { BLANK } else { " " };
     if spec.remove_extra_whitespaces {
@@ -168,15 +173,6 @@ fn normalizer(spec: &Normalizer) -> Sound<Value> {
     Ok(json!({ "type": "Sequence", "normalizers": steps }))
 }
 
-/// The library reserves as much memory as the charsmap says that its trie takes.
-fn check_charsmap(charsmap: &[u8]) -> Sound<()> {
-    let size = charsmap.first_chunk().map(|size| u32::from_le_bytes(*size) as usize);
-    match size {
-        Some(size) if size >= 4 && size % 4 == 0 && size <= charsmap.len() - 4 => Ok(()),
-        _ => Err(format!("its precompiled_charsmap of {} bytes does not hold a trie of {} bytes", charsmap.len(), size.unwrap_or(0))),
-    }
-}
-
 fn decoder(spec: &Normalizer) -> Value {
     let mut steps = Vec::new();
     if spec.escape_whitespaces {
@@ -192,14 +188,14 @@ fn decoder(spec: &Normalizer) -> Value {
     json!({ "type": "Sequence", "decoders": steps })
 }
 
-fn has_bytes(pieces: &[Piece]) -> bool {
-    pieces.iter().any(|p| p.kind == Kind::Byte)
+fn has(kind: Kind, pieces: &[Piece]) -> bool {
+    pieces.iter().any(|p| p.kind == kind)
 }
 
 fn bpe(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
     let pieces = &vocabulary.pieces;
     let mut ids: Map<String, Value> = pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect();
-    super::added::insert(&mut ids, added)?;
+    added::insert(&mut ids, added)?;
     Ok(json!({
         "type": "BPE",
         "dropout": null,
@@ -207,9 +203,9 @@ fn bpe(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value>
         "continuing_subword_prefix": null,
         "end_of_word_suffix": null,
         "fuse_unk": true,
-        "byte_fallback": has_bytes(pieces),
+        "byte_fallback": has(Kind::Byte, pieces),
         // Symbols of the user are cut out beforehand, and no merges lead to them.
-        "ignore_merges": pieces.iter().any(|p| p.kind == Kind::UserDefined),
+        "ignore_merges": has(Kind::UserDefined, pieces),
         "vocab": ids,
         "merges": merges(pieces),
     }))
@@ -231,37 +227,6 @@ fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
     all.into_iter().map(|(_, left, right)| [pieces[left].text.as_str(), pieces[right].text.as_str()]).collect()
 }
 
-/// Cuts out symbols of the user, the longest first.
-fn user_defined(pieces: &[Piece]) -> Value {
-    let mut symbols: Vec<&str> = pieces.iter().filter(|p| p.kind == Kind::UserDefined).map(|p| p.text.as_str()).collect();
-    symbols.sort_by_key(|text| std::cmp::Reverse(text.len()));
-    split(&symbols.into_iter().map(literal).collect::<Vec<_>>(), "Isolated")
-}
-
-/// Cuts through what is spelled as a piece that is none of text: the library
-/// would take it for the piece.
-fn reserved(pieces: &[Piece]) -> Value {
-    let texts = pieces.iter().filter(|p| !matches!(p.kind, Kind::Normal | Kind::UserDefined)).map(|p| p.text.as_str());
-    let mut behind: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (first, rest) in texts.filter_map(|text| Some(text.split_at(text.char_indices().nth(1)?.0))) {
-        behind.entry(first).or_default().push(literal(rest));
-    }
-    let cuts: Vec<String> = behind.iter().map(|(first, rest)| format!("{}(?={})", literal(first), rest.join("|"))).collect();
-    split(&cuts, "MergedWithPrevious")
-}
-
-fn split(patterns: &[String], behavior: &str) -> Value {
-    if patterns.is_empty() {
-        return Value::Null;
-    }
-    json!({ "type": "Split", "pattern": { "Regex": patterns.join("|") }, "behavior": behavior, "invert": false })
-}
-
-/// A pattern for nothing but the text.
-fn literal(text: &str) -> String {
-    text.chars().flat_map(|c| r"\.+*?()|[]{}^$".contains(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
 fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
     let pieces = &vocabulary.pieces;
     // A symbol of the user beats every split of it.
@@ -279,32 +244,5 @@ fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Va
             _ => return Err(format!("the added token {:?} has id {}, where {} are taken", token.content, token.id, all.len())),
         }
     }
-    Ok(json!({ "type": "Unigram", "unk_id": unknown, "byte_fallback": has_bytes(pieces), "vocab": all }))
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0, |bits, &b| bits << 8 | u32::from(b)) << (8 * (3 - three.len()));
-        for digit in 0..4 {
-            let kept = digit <= three.len();
-            text.push(if kept { DIGITS[(bits >> (18 - 6 * digit)) as usize & 63] as char } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    /// The test vectors of RFC 4648, section 10.
-    #[test]
-    fn base64_of_the_standard() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
+    Ok(json!({ "type": "Unigram", "unk_id": unknown, "byte_fallback": has(Kind::Byte, pieces), "vocab": all }))
 }
