@@ -62,12 +62,14 @@ pub enum Error {
         first: usize,
     },
     /// `config.json` names a family that is not known.
-    #[error("{path}: unknown model_type \"{found}\"; known are {known}")]
+    #[error("{path}: unknown model_type \"{found}\"{nearest}; known are {known}")]
     UnknownModelType {
         /// The configuration.
         path: PathBuf,
         /// What it says.
         found: String,
+        /// What family comes near, and what differs.
+        nearest: String,
         /// The families there are.
         known: String,
     },

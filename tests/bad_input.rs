@@ -1110,8 +1110,8 @@ mod compress {
             });
             file(model.join("config.json"), config.to_string());
             file(model.join("tokenizer.json"), damage::tokenizer(damage::VOCABULARY).to_string());
-            let (_, sources) = thimble::model::families::read_config(&model.join("config.json")).unwrap();
-            let (spec, _) = thimble::model::families::read_config(&model.join("config.json")).unwrap();
+            let (spec, family) = thimble::model::families::read_config(&model.join("config.json")).unwrap();
+            let tensor = |p: &thimble::model::Parameter| family.names.sources(&spec, p).remove(0).tensors.remove(0);
             let random = thimble::random::Random::new(7, 0);
             let mut counter = 0;
             let mut draw = |shape: &[usize]| -> Vec<u8> {
@@ -1121,8 +1121,7 @@ mod compress {
                 };
                 (0..shape.iter().product()).map(number).flat_map(f32::to_le_bytes).collect()
             };
-            let made: Vec<_> =
-                spec.parameters().into_iter().zip(&sources).map(|(p, (_, s))| (&s.tensor, draw(&p.shape), p.shape)).collect();
+            let made: Vec<_> = spec.parameters().into_iter().map(|p| (tensor(&p), draw(&p.shape), p.shape)).collect();
             let views = made.iter().map(|(name, bytes, shape)| {
                 (name.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
             });

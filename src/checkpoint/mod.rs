@@ -56,6 +56,13 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The name that a tensor has here: this one, or, as in checkpoints of models
+    /// without their head, what is behind its first part (`transformer.`, `model.`).
+    pub fn find<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let rest = name.split_once('.').map(|(_, rest)| rest);
+        [Some(name), rest].into_iter().flatten().find(|name| self.tensors.contains_key(*name))
+    }
+
     /// A view of a tensor.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
         let (name, path) = (name.to_owned(), self.origin.clone());

@@ -100,6 +100,47 @@ impl DenseTensor {
         }
     }
 
+    fn row_bytes(&self) -> usize {
+        self.shape[1..].iter().product::<usize>() * self.float_type.size_bytes()
+    }
+
+    /// A view of some rows that follow each other.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        let size = self.row_bytes();
+        let shape = [&[rows.len()], &self.shape[1..]].concat();
+        Self { shape, bytes: self.bytes.slice(rows.start * size..rows.end * size), ..self.clone() }
+    }
+
+    /// A copy of `count` rows, the i-th from `row(i)`; made when it is first touched.
+    pub fn gather(&self, count: usize, row: impl Fn(usize) -> usize + Send + 'static) -> Self {
+        let size = self.row_bytes();
+        let from = self.bytes.clone();
+        let gathered = move || (0..count).map(row).flat_map(|row| from[row * size..(row + 1) * size].iter().copied()).collect();
+        Self { shape: [&[count], &self.shape[1..]].concat(), bytes: Bytes::made_late(count * size, gathered), ..self.clone() }
+    }
+
+    /// A matrix the other way round, made when it is first touched; a vector as it is.
+    pub fn transposed(&self) -> Self {
+        let &[rows, columns] = &self.shape[..] else { return self.clone() };
+        let size = self.float_type.size_bytes();
+        let from = self.bytes.clone();
+        // Some columns at a time, so that the lines of a row that are read serve them all.
+        const COLUMNS: usize = 64;
+        let turn = move || {
+            let mut turned = vec![0u8; from.len()];
+            turned.par_chunks_mut(COLUMNS * rows * size).enumerate().for_each(|(block, turned)| {
+                for row in 0..rows {
+                    for (i, column) in (block * COLUMNS..columns.min((block + 1) * COLUMNS)).enumerate() {
+                        let at = (row * columns + column) * size;
+                        turned[(i * rows + row) * size..][..size].copy_from_slice(&from[at..at + size]);
+                    }
+                }
+            });
+            turned
+        };
+        Self { shape: vec![columns, rows], bytes: Bytes::made_late(self.bytes.len(), turn), ..self.clone() }
+    }
+
     fn widen(&self, read: impl Fn(&[u8]) -> f32 + Sync + Send) -> Vec<f32> {
         self.bytes.par_chunks_exact(self.float_type.size_bytes()).with_min_len(1 << 16).map(read).collect()
     }

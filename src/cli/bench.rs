@@ -3,6 +3,7 @@
 use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, WeightsArgs};
 use super::{Done, number};
+use crate::error::Error;
 use crate::eval::speed;
 use crate::memory::peak_resident_bytes;
 use crate::runtime::Decoder;
@@ -19,12 +20,12 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     model: WeightsArgs,
-    /// Tokens read at once
-    #[arg(long, default_value_t = 512, value_name = "N", value_parser = number(1..=1 << 20))]
-    prompt_tokens: usize,
-    /// Tokens then made one by one
-    #[arg(long, default_value_t = 128, value_name = "N", value_parser = number(1..=1 << 20))]
-    gen_tokens: usize,
+    /// Tokens read at once [default: 512, fewer where the model ends before]
+    #[arg(long, value_name = "N", value_parser = number(1..=1 << 20))]
+    prompt_tokens: Option<usize>,
+    /// Tokens then made one by one [default: 128, fewer where the model ends before]
+    #[arg(long, value_name = "N", value_parser = number(1..=1 << 20))]
+    gen_tokens: Option<usize>,
     /// Runs, of which the median counts
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = number(1..=1 << 20))]
     repeat: usize,
@@ -49,12 +50,26 @@ struct Report {
     load_ms: f64,
 }
 
+/// Tokens of the prompt and behind it: as asked for, or as many as usual and as there
+/// is room for in the longest sequence of the model.
+fn tokens(args: &Args, longest: Option<usize>) -> Result<(usize, usize), Error> {
+    let longest = longest.unwrap_or(usize::MAX);
+    let generated = args.gen_tokens.unwrap_or(128.min(longest / 4).max(1));
+    let prompt = args.prompt_tokens.unwrap_or(512.min(longest.saturating_sub(generated)).max(1));
+    if prompt + generated <= longest {
+        return Ok((prompt, generated));
+    }
+    let asked = format!("--prompt-tokens {prompt} and --gen-tokens {generated}");
+    Err(Error::Usage(format!("{asked} are together more than the {longest} positions of the model")))
+}
+
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let start = Instant::now();
     let model = args.model.open()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
-    let speed = speed::measure(&decoder, args.prompt_tokens, args.gen_tokens, args.repeat)?;
+    let (prompt, generated) = tokens(&args, decoder.spec().longest_sequence())?;
+    let speed = speed::measure(&decoder, prompt, generated, args.repeat)?;
     let peak_memory_bytes = peak_resident_bytes();
     let report = Report {
         prefill_tokens_per_s: speed.prefill_tokens_per_s,

@@ -4,7 +4,7 @@ use super::Done;
 use super::output::{Output, bytes, table};
 use super::source::WeightsArgs;
 use crate::eval::Footprint;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, describe};
 use crate::quant::Weight;
 use crate::quant::native::StoredScheme;
 use crate::runtime::Model;
@@ -88,7 +88,6 @@ fn text(report: &Report) -> String {
         ("parameters", report.footprint.parameters.to_string()),
         ("blocks, hidden size", format!("{}, {}", spec.blocks.len(), spec.hidden_size)),
         ("vocabulary, context", format!("{}, {}", spec.vocab_size, spec.context)),
-        ("head", if spec.tied { "tied to the embeddings" } else { "of its own" }.to_owned()),
         ("size", bytes(report.size_bytes)),
         (
             "bits per weight",
@@ -106,11 +105,18 @@ fn text(report: &Report) -> String {
     if let Some(gate) = report.quality["gate"].as_str() {
         rows.push(("quality gate", gate.to_owned()));
     }
-    let mut text = table(&rows.into_iter().map(|(k, v)| vec![k.to_owned(), v]).collect::<Vec<_>>());
+    let mut text = pairs(rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+    text = format!("{text}\n\n{}", pairs(describe(spec)));
     if let Some(tensors) = &report.tensors {
         let rows: Vec<_> =
             tensors.iter().map(|t| vec![t.name.clone(), format!("{:?}", t.shape), t.stored.clone(), bytes(t.bytes)]).collect();
         text = format!("{text}\n\n{}", table(&rows));
     }
     text
+}
+
+/// Two columns, both to the left.
+fn pairs(rows: Vec<(String, String)>) -> String {
+    let width = rows.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+    rows.into_iter().map(|(key, value)| format!("{key:<width$}  {value}")).collect::<Vec<_>>().join("\n")
 }

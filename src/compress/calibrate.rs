@@ -1,11 +1,10 @@
 //! Activation statistics, streamed block by block: hidden states of all
 //! calibration sequences are kept, weights of one block at a time.
 
-use super::decoder::{block_forward, embed};
-use super::tensors::{Compute, Parameters};
+use super::decoder::{Entrance, Listener, block_forward};
+use super::tensors::Parameters;
 use crate::model::spec::Block;
 use crate::progress::Progress;
-use crate::quant::Weight;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -26,10 +25,11 @@ pub struct Statistics {
 
 impl Stream {
     /// The embedded sequences, all of one length.
-    pub fn start(sequences: &[Vec<u32>], embeddings: &Weight, compute: Compute) -> Self {
+    pub fn start(sequences: &[Vec<u32>], entrance: &Entrance) -> Self {
+        let _no_grad = tch::no_grad_guard();
         let batch = |some: &[Vec<u32>]| {
             let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
-            embed(embeddings, &sequences, compute)
+            entrance.forward(&sequences)
         };
         Self { batches: sequences.chunks(BATCH).map(batch).collect() }
     }
@@ -42,6 +42,11 @@ impl Stream {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    /// The same place once more.
+    pub fn again(&self) -> Self {
+        Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect() }
     }
 
     /// Runs a block and gathers statistics; the stream stays before the block.
@@ -57,9 +62,20 @@ impl Stream {
 
     /// Moves past a block.
     pub fn advance(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) {
+        self.pass(spec, weights, progress, &mut |_, _| ());
+    }
+
+    /// The same, gathering statistics.
+    pub fn advance_observed(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
+        let mut statistics = Statistics::default();
+        self.pass(spec, weights, progress, &mut |input, x| statistics.add(input, x));
+        statistics
+    }
+
+    fn pass(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress, hear: &mut Listener) {
         let _no_grad = tch::no_grad_guard();
         for x in &mut self.batches {
-            *x = block_forward(spec, weights, x, &mut |_, _| ());
+            *x = block_forward(spec, weights, x, hear);
             progress.advance(1);
         }
     }
@@ -77,6 +93,18 @@ impl Statistics {
         let (sum, count) = self.sums.entry(input).or_insert_with(|| (Tensor::zeros([width, width], (Kind::Float, x.device())), 0));
         let _ = sum.addmm_(&x.tr(), &x);
         *count += tokens;
+    }
+
+    /// Adds what others have of an input, where they have any.
+    pub fn take_over(&mut self, others: &mut Self, input: &'static str) {
+        let Some((sum, count)) = others.sums.remove(input) else { return };
+        match self.sums.get_mut(input) {
+            Some((all, tokens)) => {
+                let _ = all.g_add_(&sum);
+                *tokens += count;
+            }
+            None => drop(self.sums.insert(input, (sum, count))),
+        }
     }
 
     /// Takes the Hessian 2/n · Σ x xᵀ `[in, in]` of an input's squared error

@@ -1,9 +1,8 @@
 //! The differentiable decoder as a [`LogitSource`].
 
-use super::decoder::{block_forward, embed, head_forward};
-use super::tensors::{Compute, Parameter, Parameters, to_vec};
+use super::decoder::{Entrance, Exit, block_forward};
+use super::tensors::{Compute, Parameters, to_vec};
 use crate::error::Result;
-use crate::model::parameters::{EMBEDDINGS, FINAL_NORM};
 use crate::model::{LogitSource, ModelSpec};
 use crate::quant::WeightStore;
 use std::ops::Range;
@@ -17,7 +16,7 @@ pub struct TorchLogits {
     store: Arc<dyn WeightStore>,
     compute: Compute,
     kept: Vec<Option<Parameters>>,
-    head: Option<(Parameter, Parameter)>,
+    exit: Option<Exit>,
     hidden: Option<Tensor>,
 }
 
@@ -25,7 +24,7 @@ impl TorchLogits {
     /// Over a model's weights.
     pub fn new(store: Arc<dyn WeightStore>, compute: Compute) -> Self {
         let kept = store.spec().blocks.iter().map(|_| None).collect();
-        Self { store, compute, kept, head: None, hidden: None }
+        Self { store, compute, kept, exit: None, hidden: None }
     }
 }
 
@@ -37,8 +36,9 @@ impl LogitSource for TorchLogits {
     fn run_window(&mut self, ids: &[u32]) -> Result<()> {
         let spec = self.store.spec();
         spec.check_ids(ids)?;
+        spec.check_length(ids.len())?;
         let _no_grad = tch::no_grad_guard();
-        let mut x = embed(&self.store.weight(EMBEDDINGS)?, &[ids], self.compute);
+        let mut x = Entrance::load(spec, |name| self.store.weight(name), self.compute)?.forward(&[ids]);
         for (i, block) in spec.blocks.iter().enumerate() {
             let weights = match self.kept[i].take() {
                 Some(weights) => weights,
@@ -56,13 +56,12 @@ impl LogitSource for TorchLogits {
     fn logits(&mut self, positions: Range<usize>) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
         let spec = self.store.spec();
-        if self.head.is_none() {
-            let load = |name: &str| Ok::<_, crate::Error>(Parameter::load(self.store.weight(name)?, self.compute));
-            self.head = Some((load(FINAL_NORM)?, load(spec.head_name())?));
+        if self.exit.is_none() {
+            self.exit = Some(Exit::load(spec, |name| self.store.weight(name), self.compute)?);
         }
-        let (norm, head) = self.head.as_ref().expect("just loaded");
+        let exit = self.exit.as_ref().expect("just loaded");
         let hidden = self.hidden.as_ref().expect("run_window comes first");
         let hidden = hidden.narrow(0, positions.start as i64, positions.len() as i64);
-        Ok(to_vec(&head_forward(spec, norm.tensor(), head.tensor(), &hidden)))
+        Ok(to_vec(&exit.forward(spec, &hidden)))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
-use crate::model::{ModelSpec, Part};
+use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::{Weight, WeightStore};
 use ndarray::Array2;
 use std::collections::BTreeMap;
@@ -55,13 +55,14 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
         FloatType::F16 => Kind::Half,
         FloatType::Bf16 => Kind::BFloat16,
     };
+    assert_eq!(dense.bytes.len() as i64, shape.iter().product::<i64>() * dense.float_type.size_bytes() as i64, "bytes of a shape");
     let start = dense.bytes.as_ptr();
     if start.align_offset(dense.float_type.size_bytes()) != 0 {
         return Tensor::from_data_size(&dense.bytes, shape, kind);
     }
     let strides: Vec<i64> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
     // SAFETY: the bytes are as long as the shape says (checked when they were
-    // read) and aligned. `Parameter` holds the map and the tensor; the tensor is
+    // read, and above) and aligned. `Parameter` holds the map and the tensor; the tensor is
     // lent out inside this crate alone, where results of operations, but no
     // shallow clones or views of it, outlive the parameter, and nothing writes to
     // it in place.
@@ -74,12 +75,17 @@ pub struct Parameters(BTreeMap<String, Parameter>);
 impl Parameters {
     /// Those of a block, under names such as `attn.q`.
     pub fn block(store: &dyn WeightStore, block: usize, compute: Compute) -> Result<Self> {
-        let prefix = ModelSpec::block_name(block, "");
-        let load = |p: crate::model::Parameter| {
-            let weight = store.weight(&p.name)?;
-            Ok((p.name[prefix.len()..].to_owned(), Parameter::load(weight, compute)))
+        Self::of_block(store.spec(), block, |name| store.weight(name), compute)
+    }
+
+    /// The same from where `weight` finds parameters by canonical name; some may be
+    /// another block's.
+    pub fn of_block(spec: &ModelSpec, block: usize, weight: impl Fn(&str) -> Result<Weight>, compute: Compute) -> Result<Self> {
+        let load = |(role, ..): (String, Vec<usize>, ParameterKind)| {
+            let weight = weight(&spec.block_name(block, &role))?;
+            Ok((role, Parameter::load(weight, compute)))
         };
-        store.spec().parameters_of(Part::Block(block)).map(load).collect::<Result<_>>().map(Self)
+        spec.roles(block).into_iter().map(load).collect::<Result<_>>().map(Self)
     }
 
     /// From weights at hand.

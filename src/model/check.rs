@@ -3,7 +3,8 @@
 //! or divide by zero further up.
 
 use super::ModelSpec;
-use super::spec::{Attention, Block, Mixer, Norm, Rotary, RotaryScaling};
+use super::spec::{Attention, Block, FeedForward, Gate, Mixer, Norm, Positions, Residual, Rotary, RotaryScaling};
+use std::collections::BTreeSet;
 
 /// Blocks of a model at most, far above any there is.
 pub const MAX_BLOCKS: usize = 1 << 12;
@@ -18,12 +19,34 @@ impl ModelSpec {
     pub fn check(&self) -> Checked {
         size("vocab_size", self.vocab_size, MAX_WIDTH)?;
         size("hidden_size", self.hidden_size, MAX_WIDTH)?;
+        size("the embedding's width", self.embedding_width(), MAX_WIDTH)?;
         size("context", self.context, u32::MAX as usize)?;
         size("the number of blocks", self.blocks.len(), MAX_BLOCKS)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            block.check().map_err(|reason| format!("block {i}: {reason}"))?;
+            block.check().and_then(|()| self.check_sharing(i)).map_err(|reason| format!("block {i}: {reason}"))?;
         }
-        self.final_norm.check().map_err(|reason| format!("final norm: {reason}"))?;
+        norm("embedding norm", &self.embedding.norm)?;
+        norm("final norm", &self.final_norm)?;
+        optional("the embedding's scale", self.embedding.scale)?;
+        optional("the logits' softcap", self.head.softcap)?;
+        let attentions = self.blocks.iter().filter_map(|block| match &block.mixer {
+            Mixer::Attention(attention) => attention.rotary.as_ref()?.scaling.turning_point(),
+            Mixer::Wkv(_) => None,
+        });
+        let turning_points: BTreeSet<usize> = attentions.collect();
+        if turning_points.len() > 1 {
+            return Err(format!("blocks must turn by other angles from the same length on, not from {turning_points:?}"));
+        }
+        match self.embedding.positions {
+            Positions::Learned => size("the table of positions", self.context, MAX_WIDTH)?,
+            Positions::Sinusoidal { first } => {
+                size("the first position", first.saturating_add(1), MAX_WIDTH)?;
+                if self.hidden_size < 4 {
+                    return Err(format!("sinusoidal positions need a hidden_size of 4 or more, not {}", self.hidden_size));
+                }
+            }
+            Positions::None => (),
+        }
         match self.special.bos {
             Some(bos) if bos as usize >= self.vocab_size => {
                 Err(format!("the beginning-of-text token is {bos}, but the vocabulary has {} tokens", self.vocab_size))
@@ -31,56 +54,160 @@ impl ModelSpec {
             _ => Ok(()),
         }
     }
+
+    /// Weights can be shared only with a block that came before, has its own, and is
+    /// of the same shape.
+    fn check_sharing(&self, i: usize) -> Checked {
+        let block = &self.blocks[i];
+        let owner = |j: usize| match self.blocks.get(j).filter(|_| j < i) {
+            Some(owner) if owner.weights_of.is_none() && owner.ffn.weights_of.is_none() => Ok(owner),
+            _ => Err(format!("it cannot share the weights of block {j}, which must be an earlier one that has its own")),
+        };
+        let alike = match (block.weights_of, block.ffn.weights_of) {
+            (None, None) => true,
+            (Some(j), None) => Block { weights_of: None, ..block.clone() } == *owner(j)?,
+            (None, Some(j)) => FeedForward { weights_of: None, ..block.ffn.clone() } == owner(j)?.ffn,
+            (Some(_), Some(_)) => false,
+        };
+        if alike { Ok(()) } else { Err("it shares the weights of a block that is not like it".into()) }
+    }
 }
 
 impl Block {
     fn check(&self) -> Checked {
-        let Mixer::Attention(attention) = &self.mixer;
-        attention.check()?;
-        size("the feed-forward's width", self.ffn.width, MAX_WIDTH)?;
-        self.mixer_norm.check()?;
-        self.ffn_norm.check()
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Self {
+            mixer_norm,
+            mixer,
+            mixer_output_norm,
+            mixer_sum_norm,
+            residual,
+            ffn_norm,
+            ffn,
+            ffn_output_norm,
+            ffn_sum_norm,
+            weights_of: _,
+        } = self;
+        match mixer {
+            Mixer::Attention(attention) => attention.check()?,
+            Mixer::Wkv(wkv) => size("the width of the recurrent state", wkv.width, MAX_WIDTH)?,
+        }
+        ffn.check()?;
+        if *residual == Residual::ParallelOneNorm && ffn_norm.is_some() {
+            return Err("a feed-forward that reads through the mixer's norm has none of its own".into());
+        }
+        if *residual != Residual::Sequential && (mixer_sum_norm.is_some() || ffn.gate == Gate::Receptance) {
+            return Err("mixer and feed-forward side by side leave no place for a norm or a token between them".into());
+        }
+        let norms = [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm];
+        norms.into_iter().try_for_each(|n| norm("a norm", n))
+    }
+}
+
+impl FeedForward {
+    fn check(&self) -> Checked {
+        let Self { width, gate: _, activation: _, bias: _, hidden_norm, weights_of: _ } = self;
+        size("the feed-forward's width", *width, MAX_WIDTH)?;
+        norm("the hidden norm", hidden_norm)
     }
 }
 
 impl Attention {
     fn check(&self) -> Checked {
-        let Self { n_heads, n_kv_heads, head_dim, .. } = *self;
+        let Self {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale,
+            rotary,
+            alibi,
+            window,
+            qkv_bias: _,
+            output_bias: _,
+            qkv_clip,
+            qk_norm,
+            query_growth,
+            softcap,
+            context_norm,
+        } = self;
+        let (n_heads, n_kv_heads, head_dim) = (*n_heads, *n_kv_heads, *head_dim);
         size("the number of heads", n_heads, MAX_WIDTH)?;
         size("the number of kv heads", n_kv_heads, MAX_WIDTH)?;
         size("head_dim", head_dim, MAX_WIDTH)?;
         if !n_heads.is_multiple_of(n_kv_heads) {
             return Err(format!("{n_heads} heads cannot share {n_kv_heads} kv heads: the first must be a multiple of the second"));
         }
-        if !head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim is {head_dim}; rotary positions turn pairs, so it must be even"));
-        }
         if n_heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
             return Err(format!("{n_heads} heads of {head_dim} are wider than {MAX_WIDTH}"));
         }
-        if self.window == Some(0) {
+        if *window == Some(0) {
             return Err("a window of 0 tokens sees nothing".into());
         }
-        positive("the scale of attention", self.scale.into())?;
-        self.rotary.check()
+        if !alibi.is_empty() && alibi.len() != n_heads {
+            return Err(format!("{} ALiBi slopes do not fit {n_heads} heads", alibi.len()));
+        }
+        if alibi.iter().any(|slope| !slope.is_finite()) {
+            return Err("an ALiBi slope is not a number".into());
+        }
+        positive("the scale of attention", f64::from(*scale))?;
+        optional("the clip of q, k and v", *qkv_clip)?;
+        optional("the scores' softcap", *softcap)?;
+        norm("the context norm", context_norm)?;
+        if let Some(qk_norm) = qk_norm {
+            qk_norm.norm.check()?;
+        }
+        if let Some(growth) = query_growth {
+            size("the positions between two steps of the queries' growth", growth.every, u32::MAX as usize)?;
+            positive("the queries' growth", growth.beta.into())?;
+        }
+        rotary.as_ref().map_or(Ok(()), |rotary| rotary.check(head_dim))
     }
 }
 
 impl Rotary {
-    fn check(&self) -> Checked {
+    fn check(&self, head_dim: usize) -> Checked {
         positive("rope theta", self.theta)?;
-        match self.scaling {
+        if self.steps == Some(0) {
+            return Err("rotary tables cannot be rounded to 0 steps".into());
+        }
+        let dims = self.dims(head_dim);
+        if !dims.is_multiple_of(2) || dims == 0 || dims > head_dim {
+            return Err(match self.dims {
+                None => format!("head_dim is {head_dim}; rotary positions turn pairs, so it must be even"),
+                Some(_) => format!("{dims} of {head_dim} dimensions are to be turned; it must be an even number from 2 to {head_dim}"),
+            });
+        }
+        match &self.scaling {
             RotaryScaling::None => Ok(()),
-            RotaryScaling::Linear { factor } => positive("rope factor", factor),
+            RotaryScaling::Linear { factor } => positive("rope factor", *factor),
             RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                positive("rope factor", factor)?;
-                positive("rope low_freq_factor", low_freq_factor)?;
-                positive("rope high_freq_factor", high_freq_factor)?;
-                positive("rope original context", original_context)?;
+                positive("rope factor", *factor)?;
+                positive("rope low_freq_factor", *low_freq_factor)?;
+                positive("rope high_freq_factor", *high_freq_factor)?;
+                positive("rope original context", *original_context)?;
                 if low_freq_factor < high_freq_factor {
                     return Ok(());
                 }
                 Err(format!("rope low_freq_factor {low_freq_factor} must be below high_freq_factor {high_freq_factor}"))
+            }
+            RotaryScaling::Yarn { factor, ramp_start, ramp_end, amplitude } => {
+                positive("rope factor", *factor)?;
+                positive("rope amplitude", *amplitude)?;
+                if ramp_start.is_finite() && ramp_end.is_finite() && ramp_start < ramp_end {
+                    return Ok(());
+                }
+                Err(format!("the ramp of rope frequencies must rise: it goes from {ramp_start} to {ramp_end}"))
+            }
+            RotaryScaling::LongRope { short, long, original_context, amplitude } => {
+                size("rope original context", *original_context, u32::MAX as usize)?;
+                positive("rope amplitude", *amplitude)?;
+                for (name, factors) in [("short_factor", short), ("long_factor", long)] {
+                    if factors.len() != dims / 2 {
+                        return Err(format!("rope {name} has {} numbers; {dims} dimensions have {} pairs", factors.len(), dims / 2));
+                    }
+                    factors.iter().try_for_each(|&f| positive(&format!("rope {name}"), f))?;
+                }
+                Ok(())
             }
         }
     }
@@ -92,8 +219,16 @@ impl Norm {
     }
 }
 
+fn norm(what: &str, norm: &Option<Norm>) -> Checked {
+    norm.as_ref().map_or(Ok(()), |norm| norm.check().map_err(|reason| format!("{what}: {reason}")))
+}
+
 fn size(what: &str, value: usize, greatest: usize) -> Checked {
     if (1..=greatest).contains(&value) { Ok(()) } else { Err(format!("{what} is {value}; it must be from 1 to {greatest}")) }
+}
+
+fn optional(what: &str, value: Option<f32>) -> Checked {
+    value.map_or(Ok(()), |value| positive(what, value.into()))
 }
 
 fn positive(what: &str, value: f64) -> Checked {

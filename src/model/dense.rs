@@ -1,11 +1,10 @@
 //! A full-precision model: a checkpoint, the spec a family has read from it,
 //! and where each canonical parameter lies.
 
-use super::ModelSpec;
-use super::families::{self, Source, Transform};
+use super::families::{self, Names, llama2c as llama2c_family};
+use super::{ModelSpec, Source};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, llama2c};
 use crate::error::{Error, Result};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -14,42 +13,67 @@ use std::sync::{Arc, Mutex};
 pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    sources: BTreeMap<String, Source>,
+    parameters: BTreeMap<String, Place>,
     /// Parameters whose numbers have been looked at.
     checked: Mutex<BTreeSet<String>>,
+}
+
+struct Place {
+    source: Source,
+    shape: Vec<usize>,
 }
 
 impl DenseModel {
     /// Opens a Hugging Face directory: `config.json` beside safetensors or `pytorch_model.bin`.
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
-        let (spec, sources) = families::read_config(&dir.join(families::CONFIG))?;
-        Self::new(spec, checkpoint::open_directory(dir)?, sources)
+        let config = dir.join(families::CONFIG);
+        let (spec, family) = families::read_config(&config)?;
+        let checkpoint = checkpoint::open_directory(dir)?;
+        let spec = match family.settle {
+            None => spec,
+            Some(settle) => {
+                let settled = settle(spec, &checkpoint)?;
+                settled.check().map_err(|reason| Error::format(&config, reason))?;
+                settled
+            }
+        };
+        Self::new(spec, checkpoint, family.names)
     }
 
     /// Opens a llama2.c `.bin`.
     pub fn open_llama2c(path: &Path) -> Result<Self> {
         let (header, checkpoint) = llama2c::open(path)?;
-        let (spec, sources) = families::llama2c::read_header(&header);
+        let spec = llama2c_family::spec(&header);
         spec.check().map_err(|reason| Error::format(path, reason))?;
-        Self::new(spec, checkpoint, sources)
+        Self::new(spec, checkpoint, &llama2c_family::NAMES)
     }
 
     /// Every parameter is looked for here: a tensor that is absent or of another
     /// shape in the last block must not be found after hours of work.
-    fn new(spec: ModelSpec, checkpoint: Checkpoint, sources: Vec<(String, Source)>) -> Result<Self> {
-        let shapes: BTreeMap<String, Vec<usize>> = spec.parameters().into_iter().map(|p| (p.name, p.shape)).collect();
-        for (name, source) in &sources {
-            source.transform.expect_shape(checkpoint.tensor(&source.tensor)?, &shapes[name])?;
+    fn new(spec: ModelSpec, checkpoint: Checkpoint, names: &Names) -> Result<Self> {
+        let mut parameters = BTreeMap::new();
+        for parameter in spec.parameters() {
+            let mut sources = names.sources(&spec, &parameter);
+            let there = sources.iter().position(|source| source.tensors.iter().all(|name| checkpoint.find(name).is_some()));
+            let mut source = sources.swap_remove(there.unwrap_or(0));
+            source.tensors.iter_mut().for_each(|name| as_stored(name, &checkpoint));
+            source.open(&checkpoint, &parameter.shape)?;
+            parameters.insert(parameter.name, Place { source, shape: parameter.shape });
         }
-        let model = Self { spec, checkpoint, sources: sources.into_iter().collect(), checked: Mutex::default() };
-        model.warn_of_strangers();
+        let model = Self { parameters, spec, checkpoint, checked: Mutex::default() };
+        model.warn_of_strangers(names);
         Ok(model)
     }
 
     /// A tensor that no parameter reads may mean that the configuration lies
     /// (a bias it does not mention), so it is said.
-    fn warn_of_strangers(&self) {
-        let used: BTreeSet<&str> = self.sources.values().map(|s| s.tensor.as_str()).collect();
+    fn warn_of_strangers(&self, names: &Names) {
+        let mut used: BTreeSet<String> = self.parameters.values().flat_map(|p| p.source.tensors.iter().cloned()).collect();
+        // Some files hold what blocks share once a block.
+        used.extend(names.copies(&self.spec).into_iter().map(|mut name| {
+            as_stored(&mut name, &self.checkpoint);
+            name
+        }));
         let known = |name: &str| used.contains(name) || families::is_ignored(name);
         for name in self.checkpoint.names().filter(|n| !known(n)) {
             tracing::warn!(
@@ -87,52 +111,24 @@ impl DenseModel {
     /// A parameter by its canonical name: finite (looked at the first time), in the
     /// canonical layout. Panics on a name the spec does not have.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
-        let source = &self.sources[name];
-        let mut tensor = self.checkpoint.tensor(&source.tensor)?;
+        let mut tensor = self.stored(name)?;
         let checked = self.checked.lock().expect("no panic while it is held").contains(name);
         if !checked {
             tensor = tensor.expect_finite()?;
             self.checked.lock().expect("no panic while it is held").insert(name.to_owned());
         }
-        Ok(source.transform.apply(tensor))
+        Ok(tensor)
     }
 
-    /// The tensor that a parameter is made of, as it lies in its file; its numbers
-    /// are not read.
+    /// The same without a look at its numbers.
     pub fn stored(&self, name: &str) -> Result<DenseTensor> {
-        self.checkpoint.tensor(&self.sources[name].tensor)
+        let Place { source, shape } = &self.parameters[name];
+        Ok(source.read(source.open(&self.checkpoint, shape)?, shape))
     }
 }
 
-impl Transform {
-    /// Fails where the transformed tensor would not have the parameter's shape.
-    fn expect_shape(self, tensor: DenseTensor, shape: &[usize]) -> Result<DenseTensor> {
-        match self {
-            Transform::None | Transform::SplitRotaryPairs { .. } => tensor.expect_shape(shape),
-        }
+fn as_stored(name: &mut String, checkpoint: &Checkpoint) {
+    if let Some(found) = checkpoint.find(name) {
+        *name = found.to_owned();
     }
-
-    fn apply(self, tensor: DenseTensor) -> DenseTensor {
-        match self {
-            Transform::None => tensor,
-            Transform::SplitRotaryPairs { n_heads } => split_rotary_pairs(tensor, n_heads),
-        }
-    }
-}
-
-/// Rows of each head from (x0 y0 x1 y1 …) to (x0 x1 … y0 y1 …).
-fn split_rotary_pairs(tensor: DenseTensor, n_heads: usize) -> DenseTensor {
-    let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
-    let head_dim = rows / n_heads;
-    let values: Cow<[f32]> = tensor.to_f32();
-    let mut split = Vec::with_capacity(values.len());
-    for head in 0..n_heads {
-        for part in 0..2 {
-            for pair in 0..head_dim / 2 {
-                let row = head * head_dim + 2 * pair + part;
-                split.extend_from_slice(&values[row * columns..(row + 1) * columns]);
-            }
-        }
-    }
-    DenseTensor::from_f32(&tensor.name, &tensor.path, tensor.shape.clone(), &split)
 }

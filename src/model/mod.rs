@@ -3,13 +3,17 @@
 
 mod check;
 mod dense;
+mod describe;
 pub mod families;
 mod logit_source;
 pub mod parameters;
+mod source;
 pub mod spec;
 
 pub use check::{MAX_BLOCKS, MAX_WIDTH};
 pub use dense::DenseModel;
+pub use describe::describe;
 pub use logit_source::LogitSource;
-pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs};
+pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs, roles};
+pub use source::{Rows, Source};
 pub use spec::ModelSpec;

@@ -3,12 +3,12 @@
 
 use super::journal::{Made, StageJournal};
 use crate::checkpoint::{DenseTensor, FloatType};
-use crate::compress::calibrate::Stream;
+use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::decoder::Entrance;
 use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
 use crate::compress::{Compute, Parameter, Parameters};
 use crate::error::Result;
-use crate::model::parameters::EMBEDDINGS;
-use crate::model::{InputGroup, ModelSpec, ParameterKind, Part};
+use crate::model::{InputGroup, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
 use crate::quant::{Assembled, Layout, PackedTensor, Scheme, Weight, WeightStore};
@@ -16,6 +16,7 @@ use crate::recipe::{Quantize, Stage};
 use crate::report::{LayerReport, StageReport};
 use half::{bf16, f16};
 use ndarray::ArrayView2;
+use std::collections::BTreeMap;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
@@ -46,25 +47,31 @@ pub fn run(
 
     let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
     let mut layers = start_part.layers;
-    let embeddings = start_part.weights.into_iter().find(|(name, _)| name == EMBEDDINGS).expect("every model has embeddings").1;
-    let mut stream = Stream::start(sequences, &embeddings, compute);
+    // What is finished and still to be read, by canonical name.
+    let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
+    let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
+    let mut stream = Stream::start(sequences, &entrance);
+    let mut later_uses = later_uses(store, &stream, compute, progress)?;
 
     // A block is observed, solved group by group, and passed.
     let steps = 2 * stream.len() + spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
     progress.begin(&format!("{}: quantising blocks", stage.method()), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
         let mut fresh = false;
-        let finished = journal.part(spec, Part::Block(i), || {
+        let uses = later_uses.remove(&i);
+        let made = journal.part(spec, Part::Block(i), || {
             fresh = true;
-            work.block(i, &stream)
+            work.block(i, &stream, uses)
         })?;
         if !fresh {
             progress.advance(steps - stream.len());
         }
-        layers.extend(finished.layers);
-        let prefix = ModelSpec::block_name(i, "");
-        let weights = finished.weights.into_iter().map(|(name, w)| (name[prefix.len()..].to_owned(), w));
-        stream.advance(block, &Parameters::new(weights, compute), progress);
+        layers.extend(made.layers);
+        if !spec.shares_weights() {
+            finished.clear();
+        }
+        finished.extend(made.weights);
+        stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
     }
     progress.end();
 
@@ -74,6 +81,31 @@ pub fn run(
         last_hidden: stream.first(),
         model: journal.model(spec)?,
     })
+}
+
+/// Statistics of the inputs of shared layers in the blocks that use them again, by
+/// the block that owns them. Those blocks come later, so their inputs are those of
+/// the original model; what the owner reads itself is not in here.
+fn later_uses(store: &dyn WeightStore, start: &Stream, compute: Compute, progress: &dyn Progress) -> Result<BTreeMap<usize, Statistics>> {
+    let spec = store.spec();
+    let mut uses: BTreeMap<usize, Statistics> = BTreeMap::new();
+    if !spec.shares_weights() {
+        return Ok(uses);
+    }
+    let mut stream = start.again();
+    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64);
+    for (i, block) in spec.blocks.iter().enumerate() {
+        let parameters = Parameters::block(store, i, compute)?;
+        let mut statistics = stream.advance_observed(block, &parameters, progress);
+        for group in block.input_groups(spec.hidden_size) {
+            let owner = spec.owner(i, group.linears[0].role);
+            if owner != i {
+                uses.entry(owner).or_default().take_over(&mut statistics, group.input);
+            }
+        }
+    }
+    progress.end();
+    Ok(uses)
 }
 
 struct Work<'a> {
@@ -112,16 +144,21 @@ impl Work<'_> {
         Ok(Made { weights, layers })
     }
 
-    /// One block: statistics on the stream, then each group of layers.
-    fn block(&self, index: usize, stream: &Stream) -> Result<Made> {
+    /// One block: statistics on the stream, and of later uses of its layers, then each
+    /// group of layers. What another block owns was done with that one.
+    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
-        let mut statistics = {
-            let parameters = Parameters::block(self.store, index, self.compute)?;
-            stream.observe(block, &parameters, self.progress)
+        let groups = block.input_groups(spec.hidden_size).into_iter();
+        let own: Vec<_> = groups.filter(|group| spec.owner(index, group.linears[0].role) == index).collect();
+        let mut statistics = match own.is_empty() {
+            true => Statistics::default(),
+            false => stream.observe(block, &Parameters::block(self.store, index, self.compute)?, self.progress),
         };
+        let mut later_uses = later_uses.unwrap_or_default();
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
-        for group in block.input_groups(spec.hidden_size) {
+        for group in own {
+            statistics.take_over(&mut later_uses, group.input);
             let hessian = statistics.take_hessian(group.input);
             let sites = self.sites(index, &group)?;
             for (site, outcome) in sites.iter().zip(self.method.compress(&sites, &hessian)?) {
@@ -152,7 +189,7 @@ impl Work<'_> {
 
     /// The layers of a group that the plan quantises, loaded.
     fn sites(&self, block: usize, group: &InputGroup) -> Result<Vec<Site>> {
-        let names = group.linears.iter().map(|linear| ModelSpec::block_name(block, linear.role));
+        let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.role));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
         let load = |(name, scheme): (String, Scheme)| {
             let weight = self.store.weight(&name)?;
@@ -192,4 +229,48 @@ fn distance(original: &[f32], packed: &Weight) -> f64 {
         whole += row.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
     }
     if whole == 0.0 { 0.0 } else { (difference / whole).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::decoder::block_forward;
+    use crate::model::{DenseModel, inputs};
+    use crate::progress::Silent;
+
+    /// The Hessian of a feed-forward that all blocks share is that of all its inputs.
+    #[test]
+    fn statistics_of_shared_layers_are_those_of_all_uses() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/mobillama-shared");
+        let model = DenseModel::open_hugging_face(&dir).unwrap();
+        let store: &dyn WeightStore = &model;
+        let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
+        let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
+        let stream = Stream::start(&sequences, &entrance);
+
+        // By hand: every input of every use, in f64.
+        let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let mut heard = Vec::new();
+        for (i, block) in model.spec().blocks.iter().enumerate() {
+            let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
+            let mut hear = |input: &'static str, x: &Tensor| {
+                if input == inputs::FFN_HIDDEN {
+                    heard.push(x.flatten(0, 1).to_kind(Kind::Double));
+                }
+            };
+            x = block_forward(block, &parameters, &x, &mut hear);
+        }
+        assert_eq!(heard.len(), 3);
+        let all = Tensor::cat(&heard, 0);
+        let expected = all.tr().matmul(&all) * (2.0 / all.size()[0] as f64);
+
+        let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
+        let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
+        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &Silent);
+        statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
+        assert!(uses.is_empty(), "one block owns what is shared");
+        let difference = (statistics.take_hessian(inputs::FFN_HIDDEN).to_kind(Kind::Double) - &expected).abs().max();
+        let relative = (difference / expected.abs().max()).double_value(&[]);
+        assert!(relative < 1e-5, "{relative}");
+    }
 }

@@ -1,10 +1,9 @@
 //! The written file, opened again, must give the logits of what was solved.
 
 use super::Options;
-use crate::compress::decoder::head_forward;
-use crate::compress::{Parameter, to_vec};
+use crate::compress::decoder::Exit;
+use crate::compress::to_vec;
 use crate::error::{Error, Result};
-use crate::model::parameters::FINAL_NORM;
 use crate::quant::WeightStore;
 use crate::quant::native::NativeFile;
 use crate::runtime::{Activations, Decoder, KvCache};
@@ -23,10 +22,9 @@ pub fn read_back(file: &NativeFile, ids: &[u32], hidden: &Tensor, options: &Opti
     let _no_grad = tch::no_grad_guard();
     let ids = &ids[..ids.len().min(POSITIONS)];
     let compute = options.compute;
-    let parameter = |name: &str| Ok::<_, Error>(Parameter::load(file.weight(name)?, compute));
-    let (norm, head) = (parameter(FINAL_NORM)?, parameter(file.spec().head_name())?);
+    let exit = Exit::load(file.spec(), |name| file.weight(name), compute)?;
     let hidden = hidden.narrow(1, 0, ids.len() as i64).squeeze_dim(0);
-    let solved = to_vec(&head_forward(file.spec(), norm.tensor(), head.tensor(), &hidden));
+    let solved = to_vec(&exit.forward(file.spec(), &hidden));
 
     let decoder = Decoder::new(file, Activations::F32, options.threads)?;
     let mut cache = KvCache::new(file.spec());

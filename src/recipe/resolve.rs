@@ -128,7 +128,7 @@ fn quantize(
     spec: &ModelSpec,
 ) -> std::result::Result<Quantize, String> {
     let parameters = spec.parameters();
-    let matrices = || parameters.iter().filter(|p| p.kind != ParameterKind::Vector);
+    let matrices = || parameters.iter().filter(|p| !matches!(p.kind, ParameterKind::Kept | ParameterKind::Vector));
     for pattern in skip {
         if !matrices().any(|p| matches(pattern, &p.name)) {
             return Err(format!(
@@ -146,7 +146,7 @@ fn quantize(
         let scheme = match p.kind {
             ParameterKind::Embedding => embeddings,
             ParameterKind::Head => head,
-            ParameterKind::Linear | ParameterKind::Vector => linear,
+            ParameterKind::Linear | ParameterKind::Kept | ParameterKind::Vector => linear,
         };
         (p.name.clone(), scheme)
     });

@@ -1,15 +1,17 @@
 //! The device's interpreter of a [`ModelSpec`].
 
-use super::attention::{attend, rotate};
-use super::cache::KvCache;
-use super::linear::{Device, LinearLayer, apply_group};
+use super::attention::{Angles, AttentionLayers};
+use super::cache::{KvCache, Stretch};
+use super::edges::{Entrance, Exit};
+use super::feed_forward::FeedForwardLayers;
+use super::linear::Device;
+use super::norm::{NormLayer, norm_in_place, normed};
+use super::wkv::WkvLayers;
 use crate::error::Result;
-use crate::kernels::{self, Kernels, Pool};
-use crate::model::parameters::{EMBEDDINGS, FINAL_NORM};
-use crate::model::spec::{Activation, Block, Mixer, Norm, NormKind, Rotary};
-use crate::model::{ModelSpec, parameters};
+use crate::kernels::{self, Pool};
+use crate::model::spec::{Block, Mixer, Norm, Residual, Rotary};
+use crate::model::{ModelSpec, roles};
 use crate::quant::WeightStore;
-use std::sync::Arc;
 
 /// Number format of activations in products with packed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,32 +39,29 @@ pub struct Step<'a> {
 pub struct Decoder {
     spec: ModelSpec,
     device: Device,
-    embeddings: Arc<LinearLayer>,
-    head: Arc<LinearLayer>,
-    final_norm: NormLayer,
+    entrance: Entrance,
     blocks: Vec<BlockLayers>,
-    /// Distinct rotary tables: angle per position of each pair.
-    frequencies: Vec<Vec<f64>>,
+    exit: Exit,
+    /// Distinct rotary embeddings, with the width of their heads.
+    rotary: Vec<(Rotary, usize)>,
 }
 
 struct BlockLayers {
-    attn_norm: NormLayer,
-    q: LinearLayer,
-    k: LinearLayer,
-    v: LinearLayer,
-    o: LinearLayer,
-    ffn_norm: NormLayer,
-    gate: LinearLayer,
-    up: LinearLayer,
-    down: LinearLayer,
-    /// Which of [`Decoder::frequencies`].
-    rotary: usize,
+    residual: Residual,
+    mixer_norm: Option<NormLayer>,
+    mixer: MixerLayers,
+    mixer_output_norm: Option<NormLayer>,
+    mixer_sum_norm: Option<NormLayer>,
+    ffn_norm: Option<NormLayer>,
+    ffn: FeedForwardLayers,
+    ffn_output_norm: Option<NormLayer>,
+    ffn_sum_norm: Option<NormLayer>,
 }
 
-struct NormLayer {
-    weight: Vec<f32>,
-    epsilon: f32,
-    kind: NormKind,
+#[expect(clippy::large_enum_variant, reason = "a model has some dozens of these")]
+enum MixerLayers {
+    Attention(AttentionLayers),
+    Wkv(WkvLayers),
 }
 
 impl Decoder {
@@ -72,22 +71,12 @@ impl Decoder {
         let spec = store.spec().clone();
         let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { threads };
         let device = Device { kernels: kernels::select()?, pool: Pool::new(threads), activations };
-        let embeddings = Arc::new(LinearLayer::load(store, EMBEDDINGS, false)?);
-        let head = if spec.tied { embeddings.clone() } else { Arc::new(LinearLayer::load(store, parameters::HEAD, false)?) };
-        let mut tables: Vec<(Rotary, usize)> = Vec::new();
-        let blocks = spec.blocks.iter().enumerate().map(|(i, block)| {
-            let Mixer::Attention(a) = &block.mixer;
-            let key = (a.rotary.clone(), a.head_dim);
-            let rotary = tables.iter().position(|t| *t == key).unwrap_or_else(|| {
-                tables.push(key);
-                tables.len() - 1
-            });
-            BlockLayers::load(store, i, block, rotary)
-        });
-        let blocks = blocks.collect::<Result<Vec<_>>>()?;
-        let frequencies = tables.into_iter().map(|(rotary, head_dim)| rotary.frequencies(head_dim)).collect();
-        let final_norm = NormLayer::load(store, FINAL_NORM, &spec.final_norm)?;
-        Ok(Self { device, embeddings, head, final_norm, blocks, frequencies, spec })
+        let entrance = Entrance::load(store)?;
+        let exit = Exit::load(store, &entrance.embeddings)?;
+        let mut rotary = Vec::new();
+        let blocks = spec.blocks.iter().enumerate().map(|(i, block)| BlockLayers::load(store, i, block, &mut rotary));
+        let blocks = blocks.collect::<Result<_>>()?;
+        Ok(Self { device, entrance, blocks, exit, rotary, spec })
     }
 
     /// What the model is.
@@ -108,25 +97,30 @@ impl Decoder {
     /// Appends tokens to sequences. Returns the normed hidden states of all of
     /// them, `[tokens, hidden]`, in the order of `steps`.
     pub fn forward(&self, steps: &mut [Step]) -> Result<Vec<f32>> {
-        let hidden_size = self.spec.hidden_size;
         let ids: Vec<u32> = steps.iter().flat_map(|s| s.ids.iter().copied()).collect();
         self.spec.check_ids(&ids)?;
-        let mut x = vec![0.0; ids.len() * hidden_size];
-        for (&id, row) in ids.iter().zip(x.chunks_exact_mut(hidden_size)) {
-            self.embeddings.row(id as usize, row);
+        for step in steps.iter_mut() {
+            self.prepare(step.cache, step.ids.len())?;
         }
         let positions: Vec<usize> = steps.iter().flat_map(|s| s.cache.len..s.cache.len + s.ids.len()).collect();
-        let angles: Vec<_> = self.frequencies.iter().map(|f| angles(f, &positions)).collect();
-        for (i, (layers, spec)) in self.blocks.iter().zip(&self.spec.blocks).enumerate() {
-            let mixed = self.mix(i, spec, layers, &x, &angles[layers.rotary], steps);
-            add(&mut x, &mixed);
-            let fed = self.feed_forward(spec, layers, &x);
-            add(&mut x, &fed);
+        let mut x = self.entrance.apply(&self.spec, &ids, &positions, &self.device)?;
+        let angles: Vec<Angles> = self.rotary.iter().map(|(rotary, head_dim)| angles(rotary, *head_dim, steps)).collect();
+        for (i, layers) in self.blocks.iter().enumerate() {
+            let stretch = |step| -> Stretch {
+                let Step { cache, ids }: &mut Step = step;
+                Stretch { position: cache.len, tokens: ids.len(), state: &mut cache.blocks[i] }
+            };
+            let mut stretches: Vec<_> = steps.iter_mut().map(stretch).collect();
+            self.block(layers, &mut x, &angles, &mut stretches);
         }
         for step in steps.iter_mut() {
             step.cache.len += step.ids.len();
+            if self.turning_point().is_some() {
+                step.cache.ids.extend_from_slice(step.ids);
+            }
         }
-        Ok(self.final_norm.apply(&x, self.device.kernels))
+        self.exit.norm(&mut x, &self.device);
+        Ok(x)
     }
 
     /// Appends many tokens to one sequence, in chunks, and returns all their normed
@@ -134,6 +128,7 @@ impl Decoder {
     /// the vocabulary.
     pub fn read(&self, cache: &mut KvCache, ids: &[u32]) -> Result<Vec<f32>> {
         self.spec.check_ids(ids)?;
+        self.prepare(cache, ids.len())?;
         let mut hidden = Vec::with_capacity(ids.len() * self.spec.hidden_size);
         for ids in ids.chunks(CHUNK) {
             hidden.extend(self.forward(&mut [Step { cache, ids }])?);
@@ -143,90 +138,123 @@ impl Decoder {
 
     /// Logits `[tokens, vocab]` of normed hidden states `[tokens, hidden]`.
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        self.head.apply(hidden, &self.device)
+        self.exit.logits(&self.spec, hidden, &self.device)
     }
 
-    fn mix(&self, block: usize, spec: &Block, layers: &BlockLayers, x: &[f32], angles: &[(f32, f32)], steps: &mut [Step]) -> Vec<f32> {
-        let Mixer::Attention(attention) = &spec.mixer;
-        let head_dim = attention.head_dim;
-        let (q_width, kv_width) = (attention.n_heads * head_dim, attention.n_kv_heads * head_dim);
-        let normed = layers.attn_norm.apply(x, self.device.kernels);
-        let [mut q, mut k, v] = apply_group([&layers.q, &layers.k, &layers.v], &normed, &self.device);
-        for (token, angles) in angles.chunks_exact(head_dim / 2).enumerate() {
-            rotate(&mut q[token * q_width..(token + 1) * q_width], head_dim, angles);
-            rotate(&mut k[token * kv_width..(token + 1) * kv_width], head_dim, angles);
-        }
-        let mut contexts = Vec::with_capacity(q.len());
-        let mut first = 0;
-        for step in steps {
-            let tokens = first..first + step.ids.len();
-            let position = step.cache.len;
-            let cache = &mut step.cache.blocks[block];
-            cache.keys.extend_from_slice(&k[tokens.start * kv_width..tokens.end * kv_width]);
-            cache.values.extend_from_slice(&v[tokens.start * kv_width..tokens.end * kv_width]);
-            let queries = &q[tokens.start * q_width..tokens.end * q_width];
-            contexts.extend(attend(attention, queries, position, cache, &self.device));
-            first = tokens.end;
-        }
-        layers.o.apply(&contexts, &self.device)
+    /// Sequences longer than this turn by other angles than shorter ones.
+    fn turning_point(&self) -> Option<usize> {
+        self.rotary.iter().filter_map(|(rotary, _)| rotary.scaling.turning_point()).min()
     }
 
-    fn feed_forward(&self, spec: &Block, layers: &BlockLayers, x: &[f32]) -> Vec<f32> {
-        let normed = layers.ffn_norm.apply(x, self.device.kernels);
-        let [mut gate, up] = apply_group([&layers.gate, &layers.up], &normed, &self.device);
-        match spec.ffn.activation {
-            Activation::Silu => gate.iter_mut().zip(&up).for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u),
+    /// Prepares a sequence for so many more tokens. One that grows past the turning
+    /// point is read again from its beginning, at the angles of long ones.
+    fn prepare(&self, cache: &mut KvCache, more: usize) -> Result<()> {
+        let horizon = cache.len + more;
+        let turns = self.turning_point().is_some_and(|point| cache.len > 0 && cache.horizon <= point && horizon > point);
+        let again = if turns { std::mem::take(&mut cache.ids) } else { Vec::new() };
+        if turns {
+            cache.clear();
         }
-        layers.down.apply(&gate, &self.device)
+        cache.horizon = cache.horizon.max(horizon);
+        for ids in again.chunks(CHUNK) {
+            self.forward(&mut [Step { cache, ids }])?;
+        }
+        Ok(())
+    }
+
+    /// One block over `x` `[tokens, hidden]`, in place.
+    fn block(&self, layers: &BlockLayers, x: &mut [f32], angles: &[Angles], stretches: &mut [Stretch]) {
+        let (kernels, hidden) = (self.device.kernels, self.spec.hidden_size);
+        let mixer_input = normed(&layers.mixer_norm, x, kernels);
+        let mut mixed = match &layers.mixer {
+            MixerLayers::Attention(layers) => {
+                let angles = layers.rotary.map(|i| &angles[i]);
+                layers.mix(&mixer_input, angles, stretches, &self.device)
+            }
+            MixerLayers::Wkv(layers) => layers.mix(&mixer_input, hidden, stretches, &self.device),
+        };
+        norm_in_place(&layers.mixer_output_norm, &mut mixed, kernels);
+        let feed = |input: &[f32], stretches: &mut [Stretch]| {
+            let mut fed = layers.ffn.apply(input, hidden, stretches, &self.device);
+            norm_in_place(&layers.ffn_output_norm, &mut fed, kernels);
+            fed
+        };
+        let fed = match layers.residual {
+            Residual::Sequential => {
+                drop(mixer_input);
+                add(x, &mixed);
+                norm_in_place(&layers.mixer_sum_norm, x, kernels);
+                feed(&normed(&layers.ffn_norm, x, kernels), stretches)
+            }
+            Residual::Parallel => {
+                let fed = feed(&normed(&layers.ffn_norm, x, kernels), stretches);
+                drop(mixer_input);
+                add(x, &mixed);
+                fed
+            }
+            Residual::ParallelOneNorm => {
+                let fed = feed(&mixer_input, stretches);
+                drop(mixer_input);
+                add(x, &mixed);
+                fed
+            }
+        };
+        add(x, &fed);
+        norm_in_place(&layers.ffn_sum_norm, x, kernels);
     }
 }
 
 impl BlockLayers {
-    fn load(store: &dyn WeightStore, block: usize, spec: &Block, rotary: usize) -> Result<Self> {
-        let name = |role: &str| ModelSpec::block_name(block, role);
-        let Mixer::Attention(a) = &spec.mixer;
-        let linear = |role: &str, bias: bool| LinearLayer::load(store, &name(role), bias);
+    fn load(store: &dyn WeightStore, block: usize, spec: &Block, tables: &mut Vec<(Rotary, usize)>) -> Result<Self> {
+        let norm = |role: &str, norm: &Option<Norm>| {
+            NormLayer::load_opt(store, &store.spec().block_name(block, role), norm, store.spec().hidden_size)
+        };
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Block {
+            mixer_norm,
+            mixer,
+            mixer_output_norm,
+            mixer_sum_norm,
+            residual,
+            ffn_norm,
+            ffn,
+            ffn_output_norm,
+            ffn_sum_norm,
+            weights_of: _,
+        } = spec;
+        let mixer_layers = match mixer {
+            Mixer::Attention(a) => {
+                let rotary = a.rotary.clone().map(|rotary| place(tables, (rotary, a.head_dim)));
+                MixerLayers::Attention(AttentionLayers::load(store, block, a, rotary)?)
+            }
+            Mixer::Wkv(_) => MixerLayers::Wkv(WkvLayers::load(store, block)?),
+        };
         Ok(Self {
-            attn_norm: NormLayer::load(store, &name("attn_norm"), &spec.mixer_norm)?,
-            q: linear("attn.q", a.qkv_bias)?,
-            k: linear("attn.k", a.qkv_bias)?,
-            v: linear("attn.v", a.qkv_bias)?,
-            o: linear("attn.o", a.output_bias)?,
-            ffn_norm: NormLayer::load(store, &name("ffn_norm"), &spec.ffn_norm)?,
-            gate: linear("ffn.gate", spec.ffn.bias)?,
-            up: linear("ffn.up", spec.ffn.bias)?,
-            down: linear("ffn.down", spec.ffn.bias)?,
-            rotary,
+            residual: *residual,
+            mixer_norm: norm(roles::MIXER_NORM, mixer_norm)?,
+            mixer: mixer_layers,
+            mixer_output_norm: norm(roles::MIXER_OUTPUT_NORM, mixer_output_norm)?,
+            mixer_sum_norm: norm(roles::MIXER_SUM_NORM, mixer_sum_norm)?,
+            ffn_norm: norm(roles::FFN_NORM, ffn_norm)?,
+            ffn: FeedForwardLayers::load(store, block, ffn)?,
+            ffn_output_norm: norm(roles::FFN_OUTPUT_NORM, ffn_output_norm)?,
+            ffn_sum_norm: norm(roles::FFN_SUM_NORM, ffn_sum_norm)?,
         })
     }
 }
 
-impl NormLayer {
-    fn load(store: &dyn WeightStore, name: &str, spec: &Norm) -> Result<Self> {
-        let weight = store.weight(name)?.to_f32().into_owned();
-        Ok(Self { weight, epsilon: spec.epsilon as f32, kind: spec.kind })
-    }
-
-    fn apply(&self, x: &[f32], kernels: &Kernels) -> Vec<f32> {
-        let width = self.weight.len();
-        let mut normed = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(width) {
-            let scale = match self.kind {
-                NormKind::Rms => ((kernels.dot)(row, row) / width as f32 + self.epsilon).sqrt().recip(),
-            };
-            normed.extend(row.iter().zip(&self.weight).map(|(v, w)| v * scale * w));
-        }
-        normed
-    }
+/// Where an entry lies in a table of distinct ones, which it joins where it is new.
+fn place<T: PartialEq>(table: &mut Vec<T>, entry: T) -> usize {
+    table.iter().position(|other| *other == entry).unwrap_or_else(|| {
+        table.push(entry);
+        table.len() - 1
+    })
 }
 
-/// (cos, sin) of each pair at each position, `[positions, pairs]`.
-fn angles(frequencies: &[f64], positions: &[usize]) -> Vec<(f32, f32)> {
-    let angle = |p: usize, f: &f64| {
-        let (sin, cos) = (p as f64 * f).sin_cos();
-        (cos as f32, sin as f32)
-    };
-    positions.iter().flat_map(|&p| frequencies.iter().map(move |f| angle(p, f))).collect()
+/// The angles of all tokens of all steps.
+fn angles(rotary: &Rotary, head_dim: usize, steps: &[Step]) -> Angles {
+    let of_step = |step: &Step| rotary.angles(head_dim, step.cache.len..step.cache.len + step.ids.len(), step.cache.horizon);
+    steps.iter().flat_map(of_step).map(|(cos, sin)| (cos as f32, sin as f32)).collect()
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

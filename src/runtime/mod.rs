@@ -6,11 +6,16 @@
 mod attention;
 mod cache;
 mod decoder;
+mod edges;
+mod feed_forward;
 pub mod generate;
 mod linear;
+mod norm;
 mod open;
 mod sampler;
+mod shift;
 mod window;
+mod wkv;
 
 pub use cache::KvCache;
 pub use decoder::{Activations, Decoder, Step};

@@ -62,14 +62,14 @@ impl Model {
         self.store.files().iter().filter_map(|f| std::fs::metadata(f.as_path()).ok()).map(|m| m.len()).sum()
     }
 
-    /// Bytes a token reads from memory: every weight but the embedding, of which
-    /// one row is read (unless it is the head too).
+    /// Bytes a token reads from memory: every weight, but one row of what is looked up
+    /// (positions, and the embedding where it is not the head too).
     pub fn bytes_per_token(&self) -> Result<u64> {
         let spec = self.spec();
         let mut bytes = 0;
         for parameter in spec.parameters() {
             let size = self.store.stored(&parameter.name)?.len_bytes();
-            bytes += if spec.is_looked_up(&parameter) { size / spec.vocab_size } else { size } as u64;
+            bytes += if spec.is_looked_up(&parameter) { size / parameter.shape[0] } else { size } as u64;
         }
         Ok(bytes)
     }

@@ -2,14 +2,19 @@
 
 use crate::error::{Error, Result};
 use crate::model::MAX_BLOCKS;
-use crate::model::spec::{Rotary, RotaryScaling, SpecialTokens};
+use crate::model::spec::{Activation, Rotary, RotaryScaling, SpecialTokens};
 use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// A parsed configuration, or an object inside one.
 pub struct Config {
     path: PathBuf,
     value: Value,
+    /// Keys that were asked for.
+    read: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl Config {
@@ -20,7 +25,44 @@ impl Config {
         if !value.is_object() {
             return Err(Error::format(path, "not a JSON object"));
         }
-        Ok(Self { path: path.to_owned(), value })
+        Ok(Self { path: path.to_owned(), value, read: Rc::default() })
+    }
+
+    /// The same, as if nothing had been asked for.
+    pub fn afresh(&self) -> Self {
+        Self { path: self.path.clone(), value: self.value.clone(), read: Rc::default() }
+    }
+
+    /// The same with values for keys that are absent, such as the defaults of a
+    /// configuration class. A key that is there as `null` is not absent.
+    pub fn or(&self, defaults: Value) -> Self {
+        let mut value = self.value.clone();
+        if let (Value::Object(all), Value::Object(defaults)) = (&mut value, defaults) {
+            defaults.into_iter().for_each(|(key, default)| {
+                all.entry(key).or_insert(default);
+            });
+        }
+        Self { path: self.path.clone(), value, read: self.read.clone() }
+    }
+
+    /// The same with the keys of another below its own.
+    pub fn over(&self, below: &Self) -> Self {
+        self.or(below.value.clone())
+    }
+
+    /// Keys that are there and have been asked for.
+    pub fn read_keys(&self) -> BTreeSet<String> {
+        self.read.borrow().iter().filter(|key| self.value.get(key).is_some()).cloned().collect()
+    }
+
+    /// How many keys have been asked for, be they there or not.
+    pub fn asked(&self) -> usize {
+        self.read.borrow().len()
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.value.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
     }
 
     /// A format error in this file.
@@ -30,7 +72,8 @@ impl Config {
 
     /// A key's value; `null` counts as absent.
     fn get(&self, key: &str) -> Option<&Value> {
-        self.value.get(key).filter(|v| !v.is_null())
+        self.read.borrow_mut().insert(key.to_owned());
+        Some(self.value.get(key)?).filter(|v| !v.is_null())
     }
 
     fn required<'a, T>(&'a self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
@@ -38,7 +81,8 @@ impl Config {
         read(value).ok_or_else(|| self.error(format!("\"{key}\": expected {wanted}, found {value}")))
     }
 
-    fn optional<'a, T>(&'a self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+    /// What `read` makes of a key's value, where the key is there.
+    pub fn optional<'a, T>(&'a self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         self.get(key).map(|_| self.required(key, wanted, read)).transpose()
     }
 
@@ -58,17 +102,58 @@ impl Config {
         self.optional(key, &wanted, |v| v.as_u64().filter(|n| (1..=u32::MAX.into()).contains(n)).map(|n| n as usize))
     }
 
+    /// A whole number that may be 0, or what stands for it.
+    pub fn count_or(&self, key: &str, otherwise: usize) -> Result<usize> {
+        let wanted = format!("a whole number from 0 to {}", u32::MAX);
+        let count = self.optional(key, &wanted, |v| v.as_u64().filter(|&n| n <= u32::MAX.into()).map(|n| n as usize))?;
+        Ok(count.unwrap_or(otherwise))
+    }
+
     /// A positive whole number that must be there.
     pub fn size(&self, key: &str) -> Result<usize> {
         self.size_opt(key)?.ok_or_else(|| self.error(format!("\"{key}\" is missing")))
     }
 
+    /// The same, or what stands for it.
+    pub fn size_or(&self, key: &str, otherwise: usize) -> Result<usize> {
+        Ok(self.size_opt(key)?.unwrap_or(otherwise))
+    }
+
+    /// Heads, and the width of one: `head_dim`, or their share of the hidden size.
+    pub fn heads(&self, key: &str, hidden_size: usize) -> Result<(usize, usize)> {
+        let n_heads = self.size(key)?;
+        match self.size_opt("head_dim")? {
+            Some(head_dim) => Ok((n_heads, head_dim)),
+            None => Ok((n_heads, self.share(key, n_heads, hidden_size)?)),
+        }
+    }
+
+    /// Heads that share the hidden size evenly: how many, or what stands for it, and
+    /// the width of one.
+    pub fn even_heads(&self, key: &str, otherwise: usize, hidden_size: usize) -> Result<(usize, usize)> {
+        let n_heads = self.size_or(key, otherwise)?;
+        Ok((n_heads, self.share(key, n_heads, hidden_size)?))
+    }
+
+    fn share(&self, key: &str, n_heads: usize, hidden_size: usize) -> Result<usize> {
+        match hidden_size.is_multiple_of(n_heads) {
+            true => Ok(hidden_size / n_heads),
+            false => Err(self.error(format!("hidden_size {hidden_size} is not a multiple of {key} {n_heads}"))),
+        }
+    }
+
     /// A number of blocks, small enough to make them all.
     pub fn blocks(&self, key: &str) -> Result<usize> {
-        match self.size(key)? {
-            n if n > MAX_BLOCKS => Err(self.error(format!("\"{key}\": expected at most {MAX_BLOCKS}, found {n}"))),
-            n => Ok(n),
-        }
+        self.few_blocks(key, self.size(key)?)
+    }
+
+    /// The same, or what stands for it.
+    pub fn blocks_or(&self, key: &str, otherwise: usize) -> Result<usize> {
+        self.few_blocks(key, self.size_or(key, otherwise)?)
+    }
+
+    fn few_blocks(&self, key: &str, n: usize) -> Result<usize> {
+        if n <= MAX_BLOCKS { Ok(n) } else { Err(self.error(format!("\"{key}\": expected at most {MAX_BLOCKS}, found {n}"))) }
     }
 
     /// A positive finite number, where the key is there.
@@ -81,6 +166,22 @@ impl Config {
         self.positive_opt(key)?.ok_or_else(|| self.error(format!("\"{key}\" is missing")))
     }
 
+    /// The same, or what stands for it.
+    pub fn positive_or(&self, key: &str, otherwise: f64) -> Result<f64> {
+        Ok(self.positive_opt(key)?.unwrap_or(otherwise))
+    }
+
+    /// Positive finite numbers that must be there.
+    pub fn positives(&self, key: &str) -> Result<Vec<f64>> {
+        let number = |v: &Value| v.as_f64().filter(|&x| x > 0.0 && x.is_finite());
+        self.required(key, "a list of positive numbers", |v| v.as_array()?.iter().map(number).collect())
+    }
+
+    /// Texts, where the key is there.
+    pub fn strings_opt(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        self.optional(key, "a list of texts", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
     /// A switch.
     pub fn flag_or(&self, key: &str, otherwise: bool) -> Result<bool> {
         Ok(self.optional(key, "true or false", Value::as_bool)?.unwrap_or(otherwise))
@@ -89,11 +190,39 @@ impl Config {
     /// An object inside, where the key is there.
     pub fn object(&self, key: &str) -> Result<Option<Config>> {
         let value = self.optional(key, "an object", |v| v.as_object().map(|_| v.clone()))?;
-        Ok(value.map(|value| Config { path: self.path.clone(), value }))
+        Ok(value.map(|value| Config { path: self.path.clone(), value, read: Rc::default() }))
+    }
+
+    /// An elementwise nonlinearity by transformers' name.
+    ///
+    /// Source: transformers, `activations.py` (`ACT2CLS`).
+    pub fn activation(&self, key: &str, otherwise: &str) -> Result<Activation> {
+        const KNOWN: [(&str, Activation); 10] = [
+            ("silu", Activation::Silu),
+            ("swish", Activation::Silu),
+            ("gelu", Activation::Gelu),
+            ("gelu_python", Activation::Gelu),
+            ("gelu_new", Activation::GeluTanh),
+            ("gelu_fast", Activation::GeluTanh),
+            ("gelu_pytorch_tanh", Activation::GeluTanh),
+            ("gelu_python_tanh", Activation::GeluTanh),
+            ("relu", Activation::Relu),
+            ("relu2", Activation::ReluSquared),
+        ];
+        let name = self.string_or(key, otherwise)?;
+        let found = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation);
+        let names = || KNOWN.map(|(name, _)| name).join(", ");
+        found.ok_or_else(|| self.error(format!("{key} \"{name}\" is not known; known are {}", names())))
+    }
+
+    /// Whether a key is there and says more than no or nothing.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|v| v.as_bool() != Some(false) && v.as_u64() != Some(0))
     }
 
     /// Whether a key is written, be it as `null`.
     pub fn mentions(&self, key: &str) -> bool {
+        self.read.borrow_mut().insert(key.to_owned());
         self.value.get(key).is_some()
     }
 
@@ -103,6 +232,17 @@ impl Config {
             None => Ok(()),
             Some(_) => Err(self.error(format!("\"{key}\": {why}"))),
         }
+    }
+
+    /// Fails with `why` where a switch is on.
+    pub fn refuse(&self, key: &str, why: &str) -> Result<()> {
+        if self.flag_or(key, false)? { Err(self.error(format!("\"{key}\": true, but {why}"))) } else { Ok(()) }
+    }
+
+    /// The first of some names of one thing that is there, or the last.
+    pub fn either<'a>(&self, names: &[&'a str]) -> &'a str {
+        let there = names.iter().find(|name| self.value.get(**name).is_some_and(|v| !v.is_null()));
+        there.or(names.last()).expect("a name")
     }
 
     /// `bos_token_id` and `eos_token_id`, the latter one id or many.
@@ -118,44 +258,41 @@ impl Config {
         })
     }
 
-    /// Rotary parameters, in the spelling of transformers 5 (`rope_parameters`)
-    /// or 4 (`rope_theta` and `rope_scaling`).
-    pub fn rotary(&self) -> Result<Rotary> {
-        // Where both are there, transformers lets the older spelling win.
-        let parameters = match self.object("rope_scaling")? {
-            Some(parameters) => Some(parameters),
-            None => self.object("rope_parameters")?,
-        };
-        let inner_theta = parameters.as_ref().map(|p| p.positive_opt("rope_theta")).transpose()?.flatten();
-        let theta = match inner_theta {
-            Some(theta) => theta,
-            None => self.positive_opt("rope_theta")?.unwrap_or(10_000.0),
-        };
-        let scaling = match parameters {
-            None => RotaryScaling::None,
-            Some(parameters) => parameters.rotary_scaling(self)?,
-        };
-        Ok(Rotary { theta, scaling })
+    /// The same where absent keys stand for these tokens, as far as the vocabulary
+    /// has them, and `null` for none.
+    pub fn special_tokens_or(&self, bos: u32, eos: u32, vocab_size: usize) -> Result<SpecialTokens> {
+        let absent = |key: &str, id: u32| (!self.mentions(key) && (id as usize) < vocab_size).then_some(id);
+        let mut special = self.special_tokens()?;
+        special.bos = special.bos.or(absent("bos_token_id", bos));
+        special.eos.extend(absent("eos_token_id", eos));
+        Ok(special)
     }
 
-    /// `self` is the object of rotary parameters, `whole` the configuration around it.
-    fn rotary_scaling(&self, whole: &Config) -> Result<RotaryScaling> {
-        match self.string_or("rope_type", self.string_or("type", "default")?)? {
-            "default" => Ok(RotaryScaling::None),
-            "linear" => Ok(RotaryScaling::Linear { factor: self.positive("factor")? }),
-            "llama3" => {
-                let (low_freq_factor, high_freq_factor) = (self.positive("low_freq_factor")?, self.positive("high_freq_factor")?);
-                const ORIGINAL: &str = "original_max_position_embeddings";
-                let original_context = match whole.positive_opt(ORIGINAL)? {
-                    Some(context) => context,
-                    None => match self.positive_opt(ORIGINAL)? {
-                        Some(context) => context,
-                        None => whole.positive("max_position_embeddings")?,
-                    },
-                };
-                Ok(RotaryScaling::Llama3 { factor: self.positive("factor")?, low_freq_factor, high_freq_factor, original_context })
-            }
-            other => Err(self.error(format!("rope type \"{other}\" is not known; known are default, linear, llama3"))),
-        }
+    /// Rotary parameters of heads of a width, in the spelling of transformers 5
+    /// (`rope_parameters`) or 4 (`rope_theta` and `rope_scaling`).
+    pub fn rotary(&self, head_dim: usize) -> Result<Rotary> {
+        self.rotary_of(head_dim, "rope_theta", "partial_rotary_factor", 1.0)
+    }
+
+    /// The same where the base and the share of a head that is turned have other
+    /// names of old, and the latter another value where it is absent.
+    pub fn rotary_of(&self, head_dim: usize, theta_key: &str, share_key: &str, share: f64) -> Result<Rotary> {
+        let parameters = super::rope::parameters(self)?;
+        let inside = |key: &str| parameters.as_ref().map(|p| p.positive_opt(key)).transpose().map(Option::flatten);
+        let theta = match inside("rope_theta")? {
+            Some(theta) => theta,
+            None => self.positive_or(theta_key, 10_000.0)?,
+        };
+        let share = match inside("partial_rotary_factor")? {
+            Some(share) => share,
+            None => self.positive_or(share_key, share)?,
+        };
+        let dims = (head_dim as f64 * share) as usize;
+        let dims = (dims != head_dim).then_some(dims);
+        let scaling = match &parameters {
+            None => RotaryScaling::None,
+            Some(parameters) => super::rope::scaling(parameters, self, theta, dims.unwrap_or(head_dim))?,
+        };
+        Ok(Rotary { theta, dims, neighbours: false, steps: None, scaling })
     }
 }

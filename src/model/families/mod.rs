@@ -5,22 +5,34 @@ mod config;
 mod llama;
 pub mod llama2c;
 mod mistral;
+mod names;
+mod nearest;
+mod rope;
 
 pub use config::Config;
+pub use names::{At, Names};
 
 use super::ModelSpec;
-use crate::error::{Error, Result};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
 use std::path::Path;
 
 /// A family of models.
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// Published models of it.
+    pub models: &'static str,
     /// Reads the configuration.
     pub spec: fn(&Config) -> Result<ModelSpec>,
-    /// Where each canonical parameter of such a model lies.
-    pub sources: fn(&ModelSpec) -> Vec<(String, Source)>,
+    /// How its parameters are named.
+    pub names: &'static Names,
+    /// Settles what the configuration leaves open and only the weights tell.
+    pub settle: Option<Settle>,
 }
+
+/// A spec made right by a look at the names and shapes of the weights.
+pub type Settle = fn(ModelSpec, &Checkpoint) -> Result<ModelSpec>;
 
 /// Every family.
 pub static FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY];
@@ -28,69 +40,36 @@ pub static FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY];
 /// Name of the configuration in a model's folder.
 pub const CONFIG: &str = "config.json";
 
-/// Where a parameter lies in a checkpoint, and how it must be rearranged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Name in the file.
-    pub tensor: String,
-    /// From the file's layout to the canonical one.
-    pub transform: Transform,
-}
-
-/// Rearrangements of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transform {
-    /// Canonical already.
-    None,
-    /// Rows of each head are rotary pairs side by side (2i, 2i + 1); canonical
-    /// is half-split (i, i + head_dim/2).
-    SplitRotaryPairs {
-        /// Heads in the tensor.
-        n_heads: usize,
-    },
-}
-
-impl Source {
-    /// A tensor as it is.
-    pub fn whole(tensor: impl Into<String>) -> Self {
-        Self { tensor: tensor.into(), transform: Transform::None }
-    }
-}
-
-/// Sources for families whose tensors are renamed and nothing else: `rename`
-/// gets the canonical name with the block's number taken out.
-pub fn renamed(spec: &ModelSpec, rename: impl Fn(Option<usize>, &str) -> Source) -> Vec<(String, Source)> {
-    let place = |name: &str| match name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
-        Some((block, role)) => rename(block.parse().ok(), role),
-        None => rename(None, name),
-    };
-    spec.parameters()
-        .into_iter()
-        .map(|p| {
-            let source = place(&p.name);
-            (p.name, source)
-        })
-        .collect()
-}
-
-/// Reads a `config.json`: the spec, and where its parameters lie.
-pub fn read_config(path: &Path) -> Result<(ModelSpec, Vec<(String, Source)>)> {
+/// Reads a `config.json`: the spec, and the family it is of.
+pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
     let config = Config::read(path)?;
     let model_type = config.string("model_type")?;
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| Error::UnknownModelType {
-        path: path.to_owned(),
-        found: model_type.to_owned(),
-        known: FAMILIES.iter().map(|f| f.model_type).collect::<Vec<_>>().join(", "),
-    })?;
-    config.forbid("quantization_config", "this checkpoint is quantised already: start from the full-precision one")?;
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(&config, path, model_type))?;
+    if let Some(quantization) = config.object("quantization_config")? {
+        let why = match quantization.string_or("quantization_mode", "offline")? {
+            "online" => "its layers round weights and activations in each product (BitLinear), which is not known yet",
+            _ => "this checkpoint is quantised already: start from the full-precision one",
+        };
+        config.forbid("quantization_config", why)?;
+    }
     let spec = (family.spec)(&config)?;
     spec.check().map_err(|reason| config.error(reason))?;
-    let sources = (family.sources)(&spec);
-    Ok((spec, sources))
+    Ok((spec, family))
 }
 
 /// Tensors of published checkpoints that follow from the rest: rotary tables,
-/// and the copy of the embedding that some tied models carry.
+/// masks, and the copy of the embedding that some tied models carry.
 pub fn is_ignored(name: &str) -> bool {
-    ["rotary_emb.inv_freq", "rope.cos", "rope.sin", "lm_head.weight"].iter().any(|end| name.ends_with(end))
+    const ENDS: [&str; 9] = [
+        ".inv_freq",
+        "rope.cos",
+        "rope.sin",
+        "lm_head.weight",
+        "attn.bias",
+        "attention.bias",
+        "masked_bias",
+        "embed_positions.weights",
+        "position_ids",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end))
 }

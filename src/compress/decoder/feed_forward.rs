@@ -1,0 +1,43 @@
+//! What works on each token alone.
+
+use super::{Listener, blend, linear, norm_opt, token_before};
+use crate::compress::tensors::Parameters;
+use crate::model::spec::{Activation, FeedForward, Gate};
+use crate::model::{inputs, roles};
+use tch::Tensor;
+
+/// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
+pub fn forward(spec: &FeedForward, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+    // All of them are named, so that one that is added cannot be forgotten here.
+    let FeedForward { width: _, gate: _, activation: _, bias: _, hidden_norm: _, weights_of: _ } = spec;
+    if spec.gate != Gate::Receptance {
+        hear(inputs::FFN, x);
+        let first = if spec.gate == Gate::Hidden { "ffn.gate" } else { "ffn.up" };
+        let inner = activate(spec.activation, &linear(weights, first, x));
+        let inner = if spec.gate == Gate::Hidden { inner * linear(weights, "ffn.up", x) } else { inner };
+        return down(spec, weights, &inner, hear);
+    }
+    let before = token_before(x);
+    let [up, receptance] = roles::FFN_MIX.map(|(role, mix)| {
+        let x = blend(weights, mix, x, &before);
+        hear(mix, &x);
+        linear(weights, role, &x)
+    });
+    down(spec, weights, &activate(spec.activation, &up), hear) * receptance.sigmoid()
+}
+
+fn down(spec: &FeedForward, weights: &Parameters, inner: &Tensor, hear: &mut Listener) -> Tensor {
+    let inner = norm_opt(&spec.hidden_norm, weights, roles::HIDDEN_NORM, inner);
+    hear(inputs::FFN_HIDDEN, &inner);
+    linear(weights, "ffn.down", &inner)
+}
+
+fn activate(activation: Activation, x: &Tensor) -> Tensor {
+    match activation {
+        Activation::Silu => x.silu(),
+        Activation::Gelu => x.gelu("none"),
+        Activation::GeluTanh => x.gelu("tanh"),
+        Activation::Relu => x.relu(),
+        Activation::ReluSquared => x.relu().square(),
+    }
+}

@@ -1,0 +1,91 @@
+//! The differentiable interpreter of a spec: one block at a time, so that
+//! weights can be streamed, with an ear at the input of each group of linear
+//! layers.
+
+mod attention;
+mod edges;
+mod feed_forward;
+mod wkv;
+
+pub use edges::{Entrance, Exit};
+
+use super::tensors::Parameters;
+use crate::model::roles;
+use crate::model::spec::{Block, Mixer, Norm, NormKind, NormWeight, Residual};
+use tch::Tensor;
+
+/// Hears the input of each [`crate::model::InputGroup`], `[batch, tokens, in]`.
+pub type Listener<'a> = dyn FnMut(&'static str, &Tensor) + 'a;
+
+/// One block over hidden states `[batch, tokens, hidden]` that start at position 0.
+pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+    // All of them are named, so that one that is added cannot be forgotten here.
+    let Block {
+        mixer_norm,
+        mixer,
+        mixer_output_norm,
+        mixer_sum_norm,
+        residual,
+        ffn_norm,
+        ffn,
+        ffn_output_norm,
+        ffn_sum_norm,
+        weights_of: _,
+    } = spec;
+    let norm = |norm: &Option<Norm>, role: &str, x: &Tensor| norm_opt(norm, weights, role, x);
+    let mixer_input = norm(mixer_norm, roles::MIXER_NORM, x);
+    let mixed = match mixer {
+        Mixer::Attention(attention) => attention::forward(attention, weights, &mixer_input, hear),
+        Mixer::Wkv(wkv) => wkv::forward(wkv, weights, &mixer_input, hear),
+    };
+    let sum = x + norm(mixer_output_norm, roles::MIXER_OUTPUT_NORM, &mixed);
+    let sum = norm(mixer_sum_norm, roles::MIXER_SUM_NORM, &sum);
+    let ffn_input = match residual {
+        Residual::Sequential => norm(ffn_norm, roles::FFN_NORM, &sum),
+        Residual::Parallel => norm(ffn_norm, roles::FFN_NORM, x),
+        Residual::ParallelOneNorm => mixer_input,
+    };
+    let fed = feed_forward::forward(ffn, weights, &ffn_input, hear);
+    let sum = sum + norm(ffn_output_norm, roles::FFN_OUTPUT_NORM, &fed);
+    norm(ffn_sum_norm, roles::FFN_SUM_NORM, &sum)
+}
+
+/// `x` behind a norm that may not be there.
+fn norm_opt(norm: &Option<Norm>, weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
+    norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm_forward(norm, weights, role, x))
+}
+
+/// Normalisation over the last dimension; weights may have more (one row a head).
+fn norm_forward(spec: &Norm, weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
+    let span = &x.size()[x.dim() - 1..];
+    let plus_one = (spec.weight == NormWeight::OnePlus).then(|| weights.get(role) + 1.0);
+    let weight = plus_one.as_ref().or((spec.weight == NormWeight::Plain).then(|| weights.get(role)));
+    let bias = spec.bias.then(|| weights.get(&format!("{role}.bias")));
+    // What libtorch does in one go, where it can.
+    let fused = weight.filter(|w| w.dim() == 1);
+    let one_go = fused.is_some() || weight.is_none();
+    let normed = match spec.kind {
+        NormKind::Rms => x.rms_norm(span, fused, spec.epsilon),
+        NormKind::Layer => x.layer_norm(span, fused, bias.filter(|_| one_go), spec.epsilon, false),
+    };
+    let weighted = if one_go { normed } else { normed * weight.expect("there is one where it is not fused") };
+    match bias {
+        Some(bias) if !(one_go && spec.kind == NormKind::Layer) => weighted + bias,
+        _ => weighted,
+    }
+}
+
+/// x Wᵀ + b
+fn linear(weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
+    x.linear(weights.get(role), weights.find(&format!("{role}.bias")))
+}
+
+/// The token before each one of `x` `[batch, tokens, hidden]`, zeros before the first.
+fn token_before(x: &Tensor) -> Tensor {
+    x.narrow(1, 0, x.size()[1] - 1).constant_pad_nd([0, 0, 1, 0])
+}
+
+/// x · mix + before · (1 − mix)
+fn blend(weights: &Parameters, mix: &str, x: &Tensor, before: &Tensor) -> Tensor {
+    before.lerp_tensor(x, weights.get(mix))
+}

@@ -1,0 +1,47 @@
+//! RWKV's time mixing over whole sequences, token by token.
+
+use super::{Listener, blend, linear, token_before};
+use crate::compress::tensors::Parameters;
+use crate::model::spec::Wkv;
+use crate::model::{inputs, roles};
+use tch::{Kind, Tensor};
+
+/// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
+pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+    let before = token_before(x);
+    let [key, value, receptance] = roles::WKV_MIX.map(|(role, mix)| {
+        let x = blend(weights, mix, x, &before);
+        hear(mix, &x);
+        linear(weights, role, &x)
+    });
+    let mixed = receptance.sigmoid() * means(spec, weights, &key, &value).to_kind(x.kind());
+    hear(inputs::WKV, &mixed);
+    linear(weights, "wkv.output", &mixed)
+}
+
+/// Means of the values so far, weighted by exp(key), `[batch, tokens, width]`; sums
+/// are kept divided by exp of their greatest key, in f32.
+fn means(spec: &Wkv, weights: &Parameters, key: &Tensor, value: &Tensor) -> Tensor {
+    let (batch, tokens, _) = key.size3().expect("[batch, tokens, width]");
+    let (key, value) = (key.to_kind(Kind::Float), value.to_kind(Kind::Float));
+    let decay = weights.get(roles::WKV_DECAY).to_kind(Kind::Float).exp().neg();
+    let first = weights.get(roles::WKV_FIRST).to_kind(Kind::Float);
+    let zeros = Tensor::zeros([batch, spec.width as i64], (Kind::Float, key.device()));
+    let (mut numerator, mut denominator, mut greatest) = (zeros.copy(), zeros.copy(), zeros - 1e38);
+    let mut all = Vec::with_capacity(tokens as usize);
+    for token in 0..tokens {
+        let (key, value) = (key.select(1, token), value.select(1, token));
+        // The token itself counts by its key and a bonus.
+        let now_key = &key + &first;
+        let top = greatest.maximum(&now_key);
+        let (past, now) = ((&greatest - &top).exp(), (now_key - &top).exp());
+        all.push((&past * &numerator + &now * &value) / (past * &denominator + now));
+        let faded = greatest + &decay;
+        let top = faded.maximum(&key);
+        let (past, now) = ((faded - &top).exp(), (key - &top).exp());
+        numerator = &past * numerator + &now * value;
+        denominator = past * denominator + now;
+        greatest = top;
+    }
+    Tensor::stack(&all, 1)
+}

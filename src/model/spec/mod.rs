@@ -1,0 +1,226 @@
+//! What a model *is*, as plain data. Both decoders read this and nothing else,
+//! so a spec says what the mathematics does and never which family it is from.
+//!
+//! It is stored in every native file, so a field that is added gets
+//! `#[serde(default, skip_serializing_if = …)]`: files without it keep their
+//! meaning, and a reader that does not know it refuses by name what needs it.
+//!
+//! Widths are per block: pruned models, and some published ones, are not uniform.
+
+mod attention;
+mod feed_forward;
+mod norm;
+mod rotary;
+
+pub use attention::{Attention, QkNorm, QkSpan, QueryGrowth, alibi_slopes};
+pub use feed_forward::{Activation, FeedForward, Gate};
+pub use norm::{Norm, NormKind, NormWeight};
+pub use rotary::{Rotary, RotaryScaling};
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a field has the value that an absent one stands for.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A whole decoder-only model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// Where it comes from (`llama`, `mistral`); for messages only.
+    pub family: String,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Longest sequence the model was made for, in tokens.
+    pub context: usize,
+    /// From ids to the residual stream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding: Embedding,
+    /// The blocks, first to last.
+    pub blocks: Vec<Block>,
+    /// Norm before the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_norm: Option<Norm>,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// From the residual stream to logits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head: Head,
+    /// Tokens with a meaning of their own.
+    pub special: SpecialTokens,
+}
+
+/// `norm(project(scale · E[id]) + positions)`, each where there is one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedding {
+    /// Width of the embedding and the head where it is not the residual stream's;
+    /// a matrix leads in behind the one, and another out before the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// What rows are multiplied by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+    /// Vectors that are added by position.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub positions: Positions,
+    /// Norm of the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<Norm>,
+}
+
+/// Absolute positions, added to the embedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// None: mixers know where they are, or need not.
+    #[default]
+    None,
+    /// A table of one row a position of the context.
+    Learned,
+    /// Sines in the first half of the width, cosines in the second, of
+    /// `(first + position) · 10000^(−i / (width/2 − 1))`; a zero behind them where the
+    /// width is odd.
+    ///
+    /// Source: transformers, `modeling_xglm.py` (after tensor2tensor).
+    Sinusoidal {
+        /// Number of the first position.
+        first: usize,
+    },
+}
+
+impl Positions {
+    /// The row of a number in a table of sines and cosines.
+    pub fn sinusoid(number: usize, width: usize) -> Vec<f32> {
+        let half = width / 2;
+        let angle = |i: usize| number as f64 * (-(10_000f64.ln()) * i as f64 / (half as f64 - 1.0)).exp();
+        let waves = (0..half).map(|i| angle(i).sin()).chain((0..half).map(|i| angle(i).cos()));
+        waves.map(|x| x as f32).chain([0.0]).take(width).collect()
+    }
+}
+
+/// What follows the product with the head's matrix.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// A bias a token.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bias: bool,
+    /// Logits become `softcap · tanh(logit / softcap)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub softcap: Option<f32>,
+}
+
+/// Ids that begin and end a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpecialTokens {
+    /// Beginning of a text.
+    pub bos: Option<u32>,
+    /// Any of these ends a text.
+    pub eos: Vec<u32>,
+}
+
+/// One block: a mixer and a feed-forward on the residual stream, with norms at
+/// any of three places around each. With all of them,
+/// `x = sum_norm(x + output_norm(mixer(norm(x))))`, and the same for the
+/// feed-forward.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    /// Norm before the mixer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer_norm: Option<Norm>,
+    /// What mixes tokens.
+    pub mixer: Mixer,
+    /// Norm of what the mixer adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer_output_norm: Option<Norm>,
+    /// Norm of the sum behind the mixer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer_sum_norm: Option<Norm>,
+    /// How the two share the residual stream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub residual: Residual,
+    /// Norm before the feed-forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn_norm: Option<Norm>,
+    /// What works on each token alone.
+    pub ffn: FeedForward,
+    /// Norm of what the feed-forward adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn_output_norm: Option<Norm>,
+    /// Norm of the sum behind the feed-forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ffn_sum_norm: Option<Norm>,
+    /// An earlier block whose parameters this one uses, all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_of: Option<usize>,
+}
+
+/// What the feed-forward reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residual {
+    /// The sum behind the mixer.
+    #[default]
+    Sequential,
+    /// What the mixer reads, through a norm of its own.
+    Parallel,
+    /// What the mixer reads, through the mixer's norm.
+    ParallelOneNorm,
+}
+
+impl ModelSpec {
+    /// Every block's attention, where it has one.
+    pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut Attention> {
+        self.blocks.iter_mut().filter_map(|block| match &mut block.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Wkv(_) => None,
+        })
+    }
+}
+
+impl Block {
+    /// Norms before mixer and feed-forward.
+    pub fn pre_norm(norm: Norm, mixer: Mixer, ffn: FeedForward) -> Self {
+        Self {
+            mixer_norm: Some(norm.clone()),
+            mixer,
+            mixer_output_norm: None,
+            mixer_sum_norm: None,
+            residual: Residual::Sequential,
+            ffn_norm: Some(norm),
+            ffn,
+            ffn_output_norm: None,
+            ffn_sum_norm: None,
+            weights_of: None,
+        }
+    }
+}
+
+/// How tokens see each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a model has some dozens of these")]
+pub enum Mixer {
+    /// Softmax attention.
+    Attention(Attention),
+    /// A recurrent mean with decay.
+    Wkv(Wkv),
+}
+
+/// RWKV's time mixing: each channel keeps a mean of the values seen, weighted by
+/// exp(key), that fades with time. Keys, values and receptances read mixtures of
+/// this token and the one before.
+///
+/// Source: RWKV (Peng et al. 2023, section 3.1.2, equations 11 to 20).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wkv {
+    /// Channels of the state.
+    pub width: usize,
+}
