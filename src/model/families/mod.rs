@@ -1,13 +1,19 @@
 //! Model families: what a `config.json` means, and which tensor is which
 //! canonical parameter. A new family = one file here and one row in [`FAMILIES`].
 
+mod bloom;
 mod config;
+mod gpt2;
+mod gpt_neo;
+mod gpt_neox;
 mod llama;
 pub mod llama2c;
 mod mistral;
 mod names;
 mod nearest;
+mod opt;
 mod rope;
+mod xglm;
 
 pub use config::Config;
 pub use names::{At, Names};
@@ -35,7 +41,8 @@ pub struct Family {
 pub type Settle = fn(ModelSpec, &Checkpoint) -> Result<ModelSpec>;
 
 /// Every family.
-pub static FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY];
+pub static FAMILIES: &[Family] =
+    &[bloom::FAMILY, gpt2::FAMILY, gpt_neo::FAMILY, gpt_neox::FAMILY, llama::FAMILY, mistral::FAMILY, opt::FAMILY, xglm::FAMILY];
 
 /// Name of the configuration in a model's folder.
 pub const CONFIG: &str = "config.json";
