@@ -13,6 +13,7 @@ mod names;
 mod nearest;
 mod opt;
 mod rope;
+mod rwkv;
 mod xglm;
 
 pub use config::Config;
@@ -41,8 +42,17 @@ pub struct Family {
 pub type Settle = fn(ModelSpec, &Checkpoint) -> Result<ModelSpec>;
 
 /// Every family.
-pub static FAMILIES: &[Family] =
-    &[bloom::FAMILY, gpt2::FAMILY, gpt_neo::FAMILY, gpt_neox::FAMILY, llama::FAMILY, mistral::FAMILY, opt::FAMILY, xglm::FAMILY];
+pub static FAMILIES: &[Family] = &[
+    bloom::FAMILY,
+    gpt2::FAMILY,
+    gpt_neo::FAMILY,
+    gpt_neox::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    opt::FAMILY,
+    rwkv::FAMILY,
+    xglm::FAMILY,
+];
 
 /// Name of the configuration in a model's folder.
 pub const CONFIG: &str = "config.json";
