@@ -3,17 +3,29 @@
 
 mod bloom;
 mod config;
+mod gemma;
+mod gemma2;
 mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
+mod layer_types;
 mod llama;
 pub mod llama2c;
+mod ministral;
+mod ministral3;
 mod mistral;
 mod names;
 mod nearest;
+mod olmo;
+mod olmo2;
 mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod rope;
 mod rwkv;
+mod stablelm;
 mod xglm;
 
 pub use config::Config;
@@ -44,13 +56,24 @@ pub type Settle = fn(ModelSpec, &Checkpoint) -> Result<ModelSpec>;
 /// Every family.
 pub static FAMILIES: &[Family] = &[
     bloom::FAMILY,
+    gemma::FAMILY,
+    gemma2::FAMILY,
     gpt2::FAMILY,
     gpt_neo::FAMILY,
     gpt_neox::FAMILY,
     llama::FAMILY,
+    ministral::FAMILY,
+    ministral3::FAMILY,
     mistral::FAMILY,
+    olmo::FAMILY,
+    olmo2::FAMILY,
     opt::FAMILY,
+    phi::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
     rwkv::FAMILY,
+    stablelm::FAMILY,
     xglm::FAMILY,
 ];
 
