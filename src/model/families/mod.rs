@@ -14,13 +14,18 @@ pub mod llama2c;
 mod ministral;
 mod ministral3;
 mod mistral;
+mod mobilellm;
+mod mobillama;
 mod names;
 mod nearest;
 mod olmo;
 mod olmo2;
+mod openelm;
+mod openlm;
 mod opt;
 mod phi;
 mod phi3;
+mod phonelm;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -65,11 +70,16 @@ pub static FAMILIES: &[Family] = &[
     ministral::FAMILY,
     ministral3::FAMILY,
     mistral::FAMILY,
+    mobilellm::FAMILY,
+    mobillama::FAMILY,
     olmo::FAMILY,
     olmo2::FAMILY,
+    openelm::FAMILY,
+    openlm::FAMILY,
     opt::FAMILY,
     phi::FAMILY,
     phi3::FAMILY,
+    phonelm::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
     rwkv::FAMILY,
