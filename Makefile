@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures compat clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures tokenizations compat clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -82,6 +82,11 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py
 	.venv-compat/bin/python python-compat/write_pickles.py
+
+# Rewrites tests/data/tokenizations.json and the vocabularies beside it.
+tokenizations: .venv-compat/ready
+	.venv-compat/bin/python python-compat/write_tokenizations.py --data $(DATA)
+
 # Our files through other people's readers.
 compat: .venv-compat/ready
 	$(CARGO) build
