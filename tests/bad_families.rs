@@ -50,8 +50,12 @@ fn settings_of_other_mathematics_are_refused_by_name() {
     config_refused("phi3-long", longrope, &["short_factor", "1"]);
 }
 
+/// The published BitNet rounds weights in each product: running it as it lies would
+/// be another model.
 #[test]
-fn quantised_checkpoints_are_refused() {
+fn rounding_in_products_is_refused() {
+    let online = json!({ "quantization_config": { "quant_method": "bitnet", "quantization_mode": "online" } });
+    config_refused("bitnet-relu2", online, &["quantization_config", "BitLinear"]);
     let offline = json!({ "quantization_config": { "quant_method": "gptq" } });
     config_refused("llama-gqa-tied", offline, &["quantised already"]);
 }
@@ -80,7 +84,7 @@ fn unknown_families_name_the_nearest() {
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let model_type = format!("unknown model_type \"{name}\"");
-        refused(name, dir.path(), &[&model_type, nearest, differs, "known are bloom"]);
+        refused(name, dir.path(), &[&model_type, nearest, differs, "known are bitnet, bloom"]);
         let error = runtime::open(dir.path(), None).err().unwrap().to_string();
         assert!(!error.contains("attention_dropout") && !error.contains("torch_dtype"), "{error}");
     }

@@ -1,6 +1,7 @@
 //! Model families: what a `config.json` means, and which tensor is which
 //! canonical parameter. A new family = one file here and one row in [`FAMILIES`].
 
+mod bitnet;
 mod bloom;
 mod config;
 mod gemma;
@@ -60,6 +61,7 @@ pub type Settle = fn(ModelSpec, &Checkpoint) -> Result<ModelSpec>;
 
 /// Every family.
 pub static FAMILIES: &[Family] = &[
+    bitnet::FAMILY,
     bloom::FAMILY,
     gemma::FAMILY,
     gemma2::FAMILY,
