@@ -75,6 +75,9 @@ bench-kernels:
 bench-quality: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality
 
+bench-gptq: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality -- gptq
+
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory
 

@@ -19,18 +19,31 @@ const TOLERANCE: f32 = 1e-3;
 /// A column of the table.
 struct Method {
     name: &'static str,
-    /// Widths it is tried at; the first is the one whose layers are looked at.
-    bits: &'static [u32],
+    /// Settings it is tried with.
+    settings: &'static [&'static str],
     /// Whether its layers must come nearer to the original than those of rounding.
     beats_rounding: bool,
 }
 
-const METHODS: [Method; 2] =
-    [Method { name: "rtn", bits: &[4], beats_rounding: false }, Method { name: "gptq", bits: &[4, 2, 3, 8], beats_rounding: true }];
+const METHODS: [Method; 2] = [
+    Method { name: "rtn", settings: &["bits = 4", "bits = 3\ngrid = 'least_error'\nimportance = true"], beats_rounding: false },
+    Method {
+        name: "gptq",
+        settings: &[
+            "bits = 4",
+            "bits = 2",
+            "bits = 3\nact_order = 'group_aware'\ngrid = { norm = 2.0, zero_points = 1 }",
+            "bits = 4\nstatic_groups = true\nprecision = 'f64'",
+            "bits = 4\nact_order = false\ntrue_sequential = true",
+            "bits = 8",
+        ],
+        beats_rounding: true,
+    },
+];
 
-fn recipe(method: &str, bits: u32, (sequences, length): (usize, usize)) -> String {
+fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {
     format!(
-        "[calibration]\nsequences = {sequences}\nlength = {length}\n[[stage]]\n[stage.{method}]\nbits = {bits}\ngroup_size = 32\n\
+        "[calibration]\nsequences = {sequences}\nlength = {length}\n[[stage]]\n[stage.{method}]\n{settings}\ngroup_size = 32\n\
          [evaluate]\nwindow = 16\nmax_windows = 2\n"
     )
 }
@@ -38,21 +51,21 @@ fn recipe(method: &str, bits: u32, (sequences, length): (usize, usize)) -> Strin
 /// Mean relative error of the blocks' layers at 4 bits.
 fn layer_error(method: &str, dir: &Path) -> Result<f64, String> {
     let out = tempfile::tempdir().unwrap();
-    let report = compress::run(&recipe(method, 4, (16, 32)), dir, out.path()).map_err(|e| e.to_string())?;
+    let report = compress::run(&recipe(method, "bits = 4", (16, 32)), dir, out.path()).map_err(|e| e.to_string())?;
     let layers = report.stages.into_iter().flat_map(|stage| stage.layers);
     let errors: Vec<f64> = layers.filter(|l| l.name.starts_with("blocks.")).map(|l| l.relative_error).collect();
     Ok(errors.iter().sum::<f64>() / errors.len() as f64)
 }
 
 fn check(method: &Method, name: &str, dir: &Path) -> Result<(), String> {
-    for &bits in method.bits {
+    for settings in method.settings {
         let out = tempfile::tempdir().unwrap();
-        let report = compress::run(&recipe(method.name, bits, (4, 16)), dir, out.path()).map_err(|e| e.to_string())?;
+        let report = compress::run(&recipe(method.name, settings, (4, 16)), dir, out.path()).map_err(|e| e.to_string())?;
         let packed = runtime::open(out.path(), None).map_err(|e| e.to_string())?;
         let ids: Vec<u32> = (3..43).map(|i| i * 7 % 90).collect();
         let difference = compress::greatest_difference(&packed, &ids).max(report.max_read_back_difference);
         if difference.is_nan() || difference > TOLERANCE {
-            return Err(format!("{bits} bits: packed and solved logits differ by {difference}"));
+            return Err(format!("{settings:?}: packed and solved logits differ by {difference}"));
         }
     }
     if method.beats_rounding {
@@ -118,7 +131,7 @@ fn in_readme(table: &str) {
 fn shared_weights_are_stored_and_counted_once() {
     for (name, blocks, owned_ffn) in [("mobillama-shared", 3, 1), ("mobilellm-layer-share", 4, 2)] {
         let out = tempfile::tempdir().unwrap();
-        let report = compress::run(&recipe("gptq", 4, (4, 16)), &data::fixture(name), out.path()).unwrap();
+        let report = compress::run(&recipe("gptq", "bits = 4", (4, 16)), &data::fixture(name), out.path()).unwrap();
         let packed = runtime::open(out.path(), None).unwrap();
         let native = packed.native.as_ref().unwrap();
         assert_eq!(packed.spec().blocks.len(), blocks, "{name}");

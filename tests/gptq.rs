@@ -6,11 +6,13 @@ mod obq;
 
 use ndarray::{Array2, Axis};
 use obq::Problem;
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, gptq, relative_error};
+use thimble::quant::grid::{Grid, GridChoice, GridSearch};
 use thimble::quant::{Code, Scheme};
 use thimble::random::Random;
-use thimble::recipe::GptqOptions;
+use thimble::recipe::{ActOrder, GptqOptions};
 
 const DAMP: f64 = 0.01;
 
@@ -42,57 +44,150 @@ fn site(weight: &Array2<f64>, scheme: Scheme) -> Site {
     Site { name: "w".into(), scheme, weight: tensor(weight) }
 }
 
+/// A layer, and how it is to be solved.
+struct Case {
+    rows: usize,
+    columns: usize,
+    group_size: usize,
+    bits: usize,
+    symmetric: bool,
+    options: GptqOptions,
+}
+
+fn cases() -> Vec<Case> {
+    use ActOrder::{GroupAware, Off, On};
+    let shapes = [
+        (7, 64, 32, 4, false, Off),
+        (5, 100, 32, 4, false, On),
+        (3, 172, 64, 3, true, Off),
+        (4, 172, 64, 2, false, On),
+        (6, 160, 128, 4, true, On),
+        (2, 140, 0, 3, false, On),
+        (3, 96, 0, 4, false, Off),
+        (2, 210, 160, 4, false, On),
+        (1, 45, 32, 2, true, Off),
+        (4, 172, 64, 3, false, GroupAware),
+        (3, 130, 32, 4, true, GroupAware),
+        (2, 210, 160, 4, false, GroupAware),
+    ];
+    let kinds = [(false, GridChoice::MinMax), (true, GridChoice::MinMax), (false, search()), (true, search())];
+    let case = |(rows, columns, group_size, bits, symmetric, act_order)| {
+        kinds.map(|(static_groups, grid)| Case {
+            rows,
+            columns,
+            group_size,
+            bits,
+            symmetric,
+            options: GptqOptions { act_order, static_groups, grid, ..GptqOptions::default() },
+        })
+    };
+    shapes.into_iter().flat_map(case).collect()
+}
+
+fn search() -> GridChoice {
+    GridChoice::LeastError(GridSearch::default())
+}
+
+/// In every order, with grids fixed at first or as their group is reached, of all
+/// values or searched.
 #[test]
 fn equals_optimal_brain_quantisation_with_explicit_inverses() {
-    let mut greatest = 0.0f64;
-    for (seed, (rows, columns, group_size, bits, symmetric, act_order)) in [
-        (7, 64, 32, 4, false, false),
-        (5, 100, 32, 4, false, true),
-        (3, 172, 64, 3, true, false),
-        (4, 172, 64, 2, false, true),
-        (6, 160, 128, 4, true, true),
-        (2, 200, 0, 3, false, true),
-        (3, 96, 0, 4, false, false),
-        (2, 330, 160, 4, false, true),
-        (1, 45, 32, 2, true, false),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, options }): (usize, Case)| {
+        let mut greatest = 0.0f64;
         let code = Code::from_bits(bits).unwrap();
         let scheme = Scheme { code, group_size, symmetric };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
-        let options = GptqOptions { act_order, damp_percent: DAMP };
         let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
         assert!(outcome.remarks.is_empty());
 
-        let order: Vec<usize> = match &outcome.tensor.permutation {
-            Some(p) => p.order.iter().map(|&i| i as usize).collect(),
-            None => (0..columns).collect(),
-        };
-        if act_order {
-            let energy: Vec<f64> = order.iter().map(|&i| hessian[[i, i]]).collect();
-            assert!(energy.windows(2).all(|pair| pair[0] >= pair[1]), "columns fall in energy");
-        }
+        let group = if group_size == 0 { columns } else { group_size };
+        let order = expected_order(&hessian, options.act_order, group);
+        let stored = outcome.tensor.permutation.as_ref().map(|p| p.order.iter().map(|&i| i as usize).collect::<Vec<_>>());
+        // Groups of the order that is stored: only then must it be.
+        let by_order = options.act_order == ActOrder::On && !options.static_groups;
+        assert_eq!(stored, by_order.then(|| order.clone()));
+        let group: Vec<usize> = order.iter().enumerate().map(|(i, &column)| if by_order { i } else { column } / group).collect();
+
         let mut damped = hessian.select(Axis(0), &order).select(Axis(1), &order);
         let damp = DAMP * hessian.diag().mean().unwrap();
         damped.diag_mut().mapv_inplace(|v| v + damp);
-        let group = if group_size == 0 { columns } else { group_size };
         let (low, high) = code.range();
-        let naive = obq::solve(&Problem { weight: weight.select(Axis(1), &order), hessian: damped, levels: high - low, group, symmetric });
+        let naive = obq::solve(&Problem {
+            weight: weight.select(Axis(1), &order),
+            hessian: damped,
+            levels: high - low,
+            group,
+            symmetric,
+            fixed: options.static_groups,
+            searched: options.grid != GridChoice::MinMax,
+        });
 
         // The model's order of columns, in f32: scales are f16 and codes small, so
         // that every value is exact.
         let fast = outcome.tensor.dequantize();
-        for (stored, &column) in order.iter().enumerate() {
+        for (solved, &column) in order.iter().enumerate() {
             for row in 0..rows {
-                greatest = greatest.max((f64::from(fast[[row, column]]) - naive[[row, stored]]).abs());
+                greatest = greatest.max((f64::from(fast[[row, column]]) - naive[[row, solved]]).abs());
             }
         }
-    }
+        greatest
+    };
+    let greatest = cases().into_par_iter().enumerate().map(difference).reduce(|| 0.0, f64::max);
     println!("greatest difference {greatest:.1e}");
     assert!(greatest <= 1e-9, "{greatest}");
+}
+
+/// Columns by what the options say, written out.
+fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..hessian.nrows()).collect();
+    let energy = |i: usize| hessian[[i, i]];
+    let mean = |i: usize| {
+        let members: Vec<f64> = (0..hessian.nrows()).filter(|j| j / group == i / group).map(energy).collect();
+        members.iter().sum::<f64>() / members.len() as f64
+    };
+    match by {
+        ActOrder::Off => (),
+        ActOrder::On => order.sort_by(|&a, &b| energy(b).total_cmp(&energy(a))),
+        ActOrder::GroupAware => order.sort_by(|&a, &b| {
+            let groups = mean(b).total_cmp(&mean(a)).then((a / group).cmp(&(b / group)));
+            groups.then(energy(b).total_cmp(&energy(a)))
+        }),
+    }
+    order
+}
+
+/// A searched grid is never worse than that of all values, by its own measure, and
+/// importance moves it towards what counts.
+#[test]
+fn searched_grids_lower_the_error_they_are_judged_by() {
+    let scheme = Scheme { code: Code::Int3, group_size: 0, symmetric: false };
+    let mut better = 0;
+    for seed in 0..20 {
+        let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
+        let importance: Vec<f64> = normal(Random::new(seed, 2), (1, 64)).iter().map(|v| v * v).collect();
+        let error = |grid: Grid, importance: &[f64], norm: f64| -> f64 {
+            let rounded = |v: f64| grid.decode::<f64>(grid.encode(scheme, v));
+            values.iter().zip(importance).map(|(&v, i)| i * (rounded(v) - v).abs().powf(norm)).sum()
+        };
+        let even = vec![1.0; 64];
+        let plain = GridChoice::MinMax.find(scheme, &values, None);
+        let wide = GridSearch { zero_points: 2, ..GridSearch::default() };
+        let [narrow, wide] = [GridSearch::default(), wide].map(|s| GridChoice::LeastError(s).find(scheme, &values, None));
+        assert!(error(narrow, &even, 2.4) <= error(plain, &even, 2.4), "seed {seed}");
+        better += i32::from(error(narrow, &even, 2.4) < error(plain, &even, 2.4));
+        assert!(error(wide, &even, 2.4) <= error(narrow, &even, 2.4), "seed {seed}");
+        let weighted = search().find(scheme, &values, Some(&importance));
+        assert!(error(weighted, &importance, 2.4) <= error(narrow, &importance, 2.4), "seed {seed}");
+    }
+    assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");
+    // Nothing to search.
+    for values in [vec![0.0; 5], vec![-2.5; 5], vec![3.0]] {
+        let grid = search().find(scheme, &values, None);
+        assert!(grid.scale > half::f16::ZERO && grid.scale.is_finite());
+        let rounded: f64 = grid.decode(grid.encode(scheme, values[0]));
+        assert!((rounded - values[0]).abs() < 2e-3, "{rounded} for {}", values[0]);
+    }
 }
 
 /// In f32 a code may fall to the other side of a tie; the error must not.
@@ -101,7 +196,7 @@ fn single_precision_loses_nothing_that_matters() {
     for seed in 0..4 {
         let (weight, hessian) = (normal(Random::new(seed, 1), (16, 256)), hessian(seed, 256));
         let scheme = Scheme { code: Code::Int3, group_size: 64, symmetric: false };
-        let options = GptqOptions { act_order: true, damp_percent: DAMP };
+        let options = GptqOptions::default();
         let (weight, hessian_tensor) = (site(&weight, scheme).weight, tensor(&hessian));
         let error = |dequantized: Array2<f32>| {
             let q = tensor(&dequantized.mapv(f64::from));
@@ -125,8 +220,8 @@ fn dead_columns_cost_nothing() {
         hessian.column_mut(dead).fill(0.0);
     }
     let scheme = Scheme { code: Code::Int4, group_size: 32, symmetric: false };
-    for act_order in [false, true] {
-        let options = GptqOptions { act_order, damp_percent: DAMP };
+    for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
+        let options = GptqOptions { act_order, ..GptqOptions::default() };
         let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
         let solved = outcome.tensor.dequantize();
         assert!(solved.iter().all(|v| v.is_finite()));
@@ -134,7 +229,7 @@ fn dead_columns_cost_nothing() {
         let error = relative_error(&tensor(&weight), &tensor(&solved.mapv(f64::from)), &tensor(&hessian));
         let rounded = thimble::quant::grid::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme).dequantize();
         let rtn = relative_error(&tensor(&weight), &tensor(&rounded.mapv(f64::from)), &tensor(&hessian));
-        assert!(error < rtn, "act_order {act_order}: {error} against {rtn} by rounding");
+        assert!(error < rtn, "{act_order:?}: {error} against {rtn} by rounding");
     }
 }
 
@@ -144,7 +239,7 @@ fn sites_of_one_input_share_the_permutation() {
     let hessian = hessian(3, 64);
     let scheme = Scheme { code: Code::Int4, group_size: 32, symmetric: false };
     let sites = [1, 2].map(|seed| site(&normal(Random::new(seed, 1), (8, 64)), scheme));
-    let options = GptqOptions { act_order: true, damp_percent: DAMP };
+    let options = GptqOptions::default();
     let outcomes = gptq::<f32>(&sites, &tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
     let [a, b] = [&outcomes[0], &outcomes[1]].map(|o| o.tensor.permutation.as_ref().unwrap());
     assert!(std::sync::Arc::ptr_eq(a, b));

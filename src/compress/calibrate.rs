@@ -49,12 +49,17 @@ impl Stream {
         Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect() }
     }
 
-    /// Runs a block and gathers statistics; the stream stays before the block.
-    pub fn observe(&self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
+    /// Runs a block and gathers statistics of some of its inputs; the stream stays
+    /// before the block.
+    pub fn observe(&self, spec: &Block, weights: &Parameters, inputs: &[&str], progress: &dyn Progress) -> Statistics {
         let _no_grad = tch::no_grad_guard();
         let mut statistics = Statistics::default();
         for x in &self.batches {
-            let _ = block_forward(spec, weights, x, &mut |input, x| statistics.add(input, x));
+            let _ = block_forward(spec, weights, x, &mut |input, x| {
+                if inputs.contains(&input) {
+                    statistics.add(input, x);
+                }
+            });
             progress.advance(1);
         }
         statistics

@@ -144,7 +144,7 @@ impl Run<'_> {
         for (i, stage) in self.recipe.stages.iter().enumerate() {
             let journal = self.journal.stage(i)?;
             let done = match stage {
-                Stage::Rtn(plan) | Stage::Gptq { plan, .. } => {
+                Stage::Rtn { plan, .. } | Stage::Gptq { plan, .. } => {
                     quantize::run(stage, plan, &*store, sequences, self.options.compute, &journal, self.progress)?
                 }
             };

@@ -7,7 +7,7 @@ use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
 use crate::compress::{Compute, Parameter, Parameters};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{InputGroup, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
@@ -42,7 +42,7 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Done> {
     let start = Instant::now();
-    let work = Work { store, plan, method: layer_method(stage), compute, progress };
+    let work = Work { store, plan, method: layer_method(stage), sequential: stage.is_sequential(), compute, progress };
     let spec = store.spec();
 
     let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
@@ -53,8 +53,10 @@ pub fn run(
     let mut stream = Stream::start(sequences, &entrance);
     let mut later_uses = later_uses(store, &stream, compute, progress)?;
 
-    // A block is observed, solved group by group, and passed.
-    let steps = 2 * stream.len() + spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
+    // A block is observed, once or for each group, solved group by group, and passed.
+    let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
+    let passes = if work.sequential { groups + 1 } else { 2 };
+    let steps = passes * stream.len() + groups;
     progress.begin(&format!("{}: quantising blocks", stage.method()), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
         let mut fresh = false;
@@ -112,6 +114,8 @@ struct Work<'a> {
     store: &'a dyn WeightStore,
     plan: &'a Quantize,
     method: Box<dyn LayerMethod>,
+    /// See [`Stage::is_sequential`].
+    sequential: bool,
     compute: Compute,
     progress: &'a dyn Progress,
 }
@@ -151,13 +155,24 @@ impl Work<'_> {
         let block = &spec.blocks[index];
         let groups = block.input_groups(spec.hidden_size).into_iter();
         let own: Vec<_> = groups.filter(|group| spec.owner(index, group.linears[0].role) == index).collect();
-        let mut statistics = match own.is_empty() {
-            true => Statistics::default(),
-            false => stream.observe(block, &Parameters::block(self.store, index, self.compute)?, self.progress),
+        let observe = |inputs: &[&str], solved: &[(String, Weight)]| {
+            let weight = |name: &str| match solved.iter().find(|(other, _)| other == name) {
+                Some((_, weight)) => Ok(weight.clone()),
+                None => self.store.weight(name),
+            };
+            let parameters = Parameters::of_block(spec, index, weight, self.compute)?;
+            Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
         };
+        let mut statistics = Statistics::default();
+        if !self.sequential && !own.is_empty() {
+            statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &[])?;
+        }
         let mut later_uses = later_uses.unwrap_or_default();
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
         for group in own {
+            if self.sequential {
+                statistics = observe(&[group.input], &weights)?;
+            }
             statistics.take_over(&mut later_uses, group.input);
             let hessian = statistics.take_hessian(group.input);
             let sites = self.sites(index, &group)?;
@@ -266,11 +281,43 @@ mod tests {
 
         let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
         let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
-        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &Silent);
+        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
         statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
         assert!(uses.is_empty(), "one block owns what is shared");
         let difference = (statistics.take_hessian(inputs::FFN_HIDDEN).to_kind(Kind::Double) - &expected).abs().max();
         let relative = (difference / expected.abs().max()).double_value(&[]);
         assert!(relative < 1e-5, "{relative}");
+    }
+
+    /// Solved in turn, a layer meets what the solved ones before it make of the
+    /// calibration; otherwise what the original ones do.
+    #[test]
+    fn true_sequential_layers_meet_the_solved_ones_before_them() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
+        let model = DenseModel::open_hugging_face(&dir).unwrap();
+        let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
+        let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+        let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
+        let stream = Stream::start(&sequences, &entrance);
+        let original = Parameters::block(store, 0, Compute::CPU).unwrap();
+        for sequential in [true, false] {
+            let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
+            let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
+            let stage = &recipe.stages[0];
+            let plan = stage.quantize().unwrap();
+            let method = layer_method(stage);
+            let work = Work { store, plan, method, sequential: stage.is_sequential(), compute: Compute::CPU, progress: &Silent };
+            let made = work.block(0, &stream, None).unwrap();
+
+            let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
+            let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
+            let met = if sequential { &solved } else { &original };
+            for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
+                let hessian = stream.observe(&spec.blocks[0], met, &[input], &Silent).take_hessian(input);
+                let expected = relative_error(original.get(role), solved.get(role), &hessian);
+                let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
+                assert!((expected / reported - 1.0).abs() < 1e-4, "{role}, sequential {sequential}: {expected}, reported {reported}");
+            }
+        }
     }
 }

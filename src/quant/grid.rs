@@ -3,6 +3,7 @@
 use super::{QuantizedTensor, Scheme};
 use half::f16;
 use ndarray::{ArrayView2, s};
+use serde::{Deserialize, Serialize};
 
 /// Floats that weights are solved in. f64 is for references and for Hessians
 /// that are badly conditioned.
@@ -65,7 +66,11 @@ impl Grid {
     /// Source: GPTQ (Frantar et al. 2022), `quant.py`, `Quantizer.find_params`.
     pub fn min_max<T: Real>(scheme: Scheme, values: impl IntoIterator<Item = T>) -> Self {
         let (low, high) = values.into_iter().fold((T::zero(), T::zero()), |(low, high), v| (low.min(v), high.max(v)));
-        let (low, high) = (low.to_f64(), high.to_f64());
+        Self::spanning(scheme, low.to_f64(), high.to_f64())
+    }
+
+    /// The grid from `low` (at most 0) to `high` (at least 0).
+    fn spanning(scheme: Scheme, low: f64, high: f64) -> Self {
         let (first, last) = scheme.code.range();
         let levels = f64::from(last - first);
         let span = if scheme.symmetric { 2.0 * high.max(-low) } else { high - low };
@@ -95,6 +100,80 @@ impl Grid {
     }
 }
 
+/// How the grid of a group is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GridChoice {
+    /// From the least to the greatest value.
+    #[default]
+    MinMax,
+    /// The one of the least error among narrower and narrower ones.
+    LeastError(GridSearch),
+}
+
+/// What is tried, and how it is judged.
+///
+/// Source: GPTQ's `quant.py` (`Quantizer.find_params`, `mse`), whose values the
+/// defaults are; zero points besides the nearest are not tried there.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GridSearch {
+    /// The narrowest span, relative to that of all values, is 1 − this.
+    pub shrink: f64,
+    /// The span falls in steps of 1 / this.
+    pub steps: u32,
+    /// Errors are summed as |error|^norm.
+    pub norm: f64,
+    /// Zero points to either side of the nearest that are tried too.
+    pub zero_points: u8,
+}
+
+impl Default for GridSearch {
+    fn default() -> Self {
+        Self { shrink: 0.8, steps: 100, norm: 2.4, zero_points: 0 }
+    }
+}
+
+impl GridChoice {
+    /// The grid of a group. `importance`, one number a value, weighs the errors of a
+    /// search.
+    pub fn find<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>) -> Grid {
+        let widest = Grid::min_max(scheme, values.iter().copied());
+        match self {
+            GridChoice::MinMax => widest,
+            GridChoice::LeastError(search) => search.best(scheme, values, importance, widest),
+        }
+    }
+}
+
+impl GridSearch {
+    fn best<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>, widest: Grid) -> Grid {
+        let (low, high) = values.iter().fold((0.0f64, 0.0f64), |(low, high), v| (low.min(Real::to_f64(*v)), high.max(Real::to_f64(*v))));
+        let (first, last) = scheme.code.range();
+        let mut best = (widest, f64::INFINITY);
+        for step in 0..=(self.shrink * f64::from(self.steps)) as u32 {
+            let share = 1.0 - f64::from(step) / f64::from(self.steps);
+            let nearest = Grid::spanning(scheme, share * low, share * high);
+            let aside = if scheme.symmetric { 0 } else { i32::from(self.zero_points) };
+            for zero_point in i32::from(nearest.zero_point) - aside..=i32::from(nearest.zero_point) + aside {
+                if !(first..=last).contains(&zero_point) {
+                    continue;
+                }
+                let grid = Grid { zero_point: zero_point as i8, ..nearest };
+                let error = |(i, &value): (usize, &T)| {
+                    let rounded: T = grid.decode(grid.encode(scheme, value));
+                    importance.map_or(1.0, |importance| importance[i]) * Real::to_f64(rounded - value).abs().powf(self.norm)
+                };
+                let sum: f64 = values.iter().enumerate().map(error).sum();
+                if sum < best.1 {
+                    best = (grid, sum);
+                }
+            }
+        }
+        best.0
+    }
+}
+
 /// The nearest f16 that is positive and finite.
 fn storable(scale: f64) -> f16 {
     f16::from_f64(scale).clamp(f16::from_bits(1), f16::MAX)
@@ -102,14 +181,20 @@ fn storable(scale: f64) -> f16 {
 
 /// Round to nearest, each group on its own min-max grid. `weight` is `[out, in]`.
 pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTensor {
+    round_by(weight, scheme, GridChoice::MinMax, None)
+}
+
+/// The same on grids of any choice; `importance` is one number a column.
+pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);
     let mut quantized = QuantizedTensor::blank(scheme, rows, columns);
     for row in 0..rows {
         for group in 0..scheme.groups(columns) {
-            let span = s![row, group * width..((group + 1) * width).min(columns)];
+            let within = group * width..((group + 1) * width).min(columns);
+            let span = s![row, within.clone()];
             let values = weight.slice(span);
-            let grid = Grid::min_max(scheme, values.iter().copied());
+            let grid = choice.find(scheme, &values.to_vec(), importance.map(|all| &all[within]));
             quantized.set_grid(row, group, grid);
             quantized.codes.slice_mut(span).zip_mut_with(&values, |code, &v| *code = grid.encode(scheme, v));
         }

@@ -13,6 +13,7 @@ pub use raw::RawRecipe;
 use crate::eval::Protocol;
 use crate::model::ModelSpec;
 use crate::quant::Scheme;
+use crate::quant::grid::GridChoice;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,7 +104,14 @@ pub enum OutputFormat {
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Round to nearest.
-    Rtn(Quantize),
+    Rtn {
+        /// What to.
+        #[serde(flatten)]
+        plan: Quantize,
+        /// How.
+        #[serde(flatten)]
+        options: RtnOptions,
+    },
     /// GPTQ.
     Gptq {
         /// What to.
@@ -119,7 +127,7 @@ impl Stage {
     /// Its name in a recipe.
     pub fn method(&self) -> &'static str {
         match self {
-            Stage::Rtn(_) => "rtn",
+            Stage::Rtn { .. } => "rtn",
             Stage::Gptq { .. } => "gptq",
         }
     }
@@ -127,14 +135,23 @@ impl Stage {
     /// The plan, where it quantises.
     pub fn quantize(&self) -> Option<&Quantize> {
         match self {
-            Stage::Rtn(plan) | Stage::Gptq { plan, .. } => Some(plan),
+            Stage::Rtn { plan, .. } | Stage::Gptq { plan, .. } => Some(plan),
         }
     }
 
     /// The spec of a model once this is done to it.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
-            Stage::Rtn(_) | Stage::Gptq { .. } => spec,
+            Stage::Rtn { .. } | Stage::Gptq { .. } => spec,
+        }
+    }
+
+    /// Whether the layers of a block are solved one input after the other, each on
+    /// what the solved ones before it make of the calibration.
+    pub fn is_sequential(&self) -> bool {
+        match self {
+            Stage::Rtn { .. } => false,
+            Stage::Gptq { options, .. } => options.true_sequential,
         }
     }
 }
@@ -147,11 +164,66 @@ pub struct Quantize {
     pub schemes: BTreeMap<String, Scheme>,
 }
 
+/// How rounding to nearest finds its grids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct RtnOptions {
+    /// The grid of a group.
+    pub grid: GridChoice,
+    /// Whether errors are weighted by the energy of the activations they meet.
+    pub importance: bool,
+}
+
 /// How GPTQ solves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GptqOptions {
-    /// Columns in order of falling activation energy.
-    pub act_order: bool,
+    /// The order of columns.
+    pub act_order: ActOrder,
     /// Added to the Hessian's diagonal, relative to its mean.
     pub damp_percent: f64,
+    /// The grid of a group.
+    pub grid: GridChoice,
+    /// Whether grids are those of the weight before anything is rounded, and groups
+    /// those of the model's order of columns.
+    pub static_groups: bool,
+    /// See [`Stage::is_sequential`].
+    pub true_sequential: bool,
+    /// What Hessians are solved in.
+    pub precision: Precision,
+}
+
+impl Default for GptqOptions {
+    fn default() -> Self {
+        Self {
+            act_order: ActOrder::On,
+            damp_percent: 0.01,
+            grid: GridChoice::MinMax,
+            static_groups: false,
+            true_sequential: false,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// The order in which GPTQ solves columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActOrder {
+    /// As they come.
+    Off,
+    /// By falling energy of their activations.
+    On,
+    /// Groups by falling mean energy, and columns inside each: the file needs no other
+    /// order of columns than the model's.
+    GroupAware,
+}
+
+/// Floats that Hessians are solved in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single.
+    #[default]
+    F32,
+    /// Double.
+    F64,
 }

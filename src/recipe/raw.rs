@@ -3,6 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
+use crate::quant::grid::GridSearch;
+use crate::recipe::Precision;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,10 @@ pub(super) struct RawRtn {
     #[serde(default)]
     pub symmetric: bool,
     #[serde(default)]
+    pub grid: RawGrid,
+    #[serde(default)]
+    pub importance: bool,
+    #[serde(default)]
     pub embeddings: RawScheme,
     pub head: Option<RawScheme>,
     #[serde(default)]
@@ -107,15 +113,64 @@ pub(super) struct RawGptq {
     pub group_size: usize,
     #[serde(default)]
     pub symmetric: bool,
-    #[serde(default = "default_act_order")]
-    pub act_order: bool,
+    #[serde(default)]
+    pub grid: RawGrid,
+    #[serde(default)]
+    pub act_order: RawActOrder,
     #[serde(default = "default_damp_percent")]
     pub damp_percent: f64,
+    #[serde(default)]
+    pub static_groups: bool,
+    #[serde(default)]
+    pub true_sequential: bool,
+    #[serde(default)]
+    pub precision: Precision,
     #[serde(default)]
     pub embeddings: RawScheme,
     pub head: Option<RawScheme>,
     #[serde(default)]
     pub skip: Vec<String>,
+}
+
+/// A choice of grid: its name, or what is searched.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "\"min_max\", \"least_error\", or a table of shrink, steps, norm and zero_points")]
+pub(super) enum RawGrid {
+    Named(GridName),
+    Search(GridSearch),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum GridName {
+    MinMax,
+    LeastError,
+}
+
+impl Default for RawGrid {
+    fn default() -> Self {
+        Self::Named(GridName::MinMax)
+    }
+}
+
+/// true, false or "group_aware".
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "true, false or \"group_aware\"")]
+pub(super) enum RawActOrder {
+    Switch(bool),
+    Named(OrderName),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OrderName {
+    GroupAware,
+}
+
+impl Default for RawActOrder {
+    fn default() -> Self {
+        Self::Switch(true)
+    }
 }
 
 /// Scheme of embeddings or head.
@@ -138,9 +193,6 @@ fn default_bits() -> usize {
 }
 fn default_group_size() -> usize {
     64
-}
-fn default_act_order() -> bool {
-    true
 }
 fn default_damp_percent() -> f64 {
     0.01

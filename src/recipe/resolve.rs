@@ -1,10 +1,11 @@
 //! From what is written to what will be done to one model.
 
-use super::raw::{RawRecipe, RawScheme, RawStage, SELF};
-use super::{Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, Stage, TextSource};
+use super::raw::{GridName, OrderName, RawActOrder, RawGrid, RawRecipe, RawScheme, RawStage, SELF};
+use super::{ActOrder, Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, RtnOptions, Stage, TextSource};
 use crate::error::{Error, Result};
 use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
+use crate::quant::grid::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::quant::{Code, Scheme};
 use std::path::Path;
@@ -103,7 +104,12 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stag
     match stage {
         RawStage::Rtn(raw) => {
             let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
-            Ok(Stage::Rtn(quantize("rtn", linear, raw.embeddings, raw.head, &raw.skip, spec)?))
+            let plan = quantize("rtn", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
+            let options = RtnOptions { grid: grid("rtn", raw.grid)?, importance: raw.importance };
+            if options.importance && options.grid == GridChoice::MinMax {
+                return Err("rtn: importance weighs the errors of a search, and there is none; set grid = \"least_error\"".into());
+            }
+            Ok(Stage::Rtn { plan, options })
         }
         RawStage::Gptq(raw) => {
             if !(raw.damp_percent > 0.0 && raw.damp_percent <= 1.0) {
@@ -114,8 +120,38 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stag
             }
             let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
             let plan = quantize("gptq", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
-            Ok(Stage::Gptq { plan, options: GptqOptions { act_order: raw.act_order, damp_percent: raw.damp_percent } })
+            let options = GptqOptions {
+                act_order: match raw.act_order {
+                    RawActOrder::Switch(true) => ActOrder::On,
+                    RawActOrder::Switch(false) => ActOrder::Off,
+                    RawActOrder::Named(OrderName::GroupAware) => ActOrder::GroupAware,
+                },
+                damp_percent: raw.damp_percent,
+                grid: grid("gptq", raw.grid)?,
+                static_groups: raw.static_groups,
+                true_sequential: raw.true_sequential,
+                precision: raw.precision,
+            };
+            Ok(Stage::Gptq { plan, options })
         }
+    }
+}
+
+fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
+    let search = match raw {
+        RawGrid::Named(GridName::MinMax) => return Ok(GridChoice::MinMax),
+        RawGrid::Named(GridName::LeastError) => GridSearch::default(),
+        RawGrid::Search(search) => search,
+    };
+    let GridSearch { shrink, steps, norm, zero_points } = search;
+    match () {
+        () if !(0.0..1.0).contains(&shrink) => Err(format!("{method}: grid: shrink {shrink} must be from 0 to below 1")),
+        () if !(1..=10_000).contains(&steps) => Err(format!("{method}: grid: steps {steps} must be from 1 to 10000")),
+        () if !(norm > 0.0 && norm.is_finite()) => {
+            Err(format!("{method}: grid: norm {norm} must be a positive number; 2 is the mean square"))
+        }
+        () if zero_points > 8 => Err(format!("{method}: grid: zero_points {zero_points} must be at most 8")),
+        () => Ok(GridChoice::LeastError(search)),
     }
 }
 

@@ -8,9 +8,9 @@ use super::{LayerMethod, Outcome, Site};
 use crate::compress::solve::cholesky::inverse_factor;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
 use crate::error::Result;
-use crate::quant::grid::{Grid, Real};
+use crate::quant::grid::{Grid, GridChoice, Real};
 use crate::quant::{Permutation, QuantizedTensor, Scheme};
-use crate::recipe::GptqOptions;
+use crate::recipe::{ActOrder, GptqOptions, Precision};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::{Tensor, kind::Element};
@@ -24,79 +24,148 @@ pub struct Gptq {
 impl LayerMethod for Gptq {
     fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>> {
         let Some(first) = sites.first() else { return Ok(Vec::new()) };
-        gptq::<f32>(sites, hessian, self.options, &format!("{}.perm", first.name))
+        let permutation = format!("{}.perm", first.name);
+        match self.options.precision {
+            Precision::F32 => gptq::<f32>(sites, hessian, self.options, &permutation),
+            Precision::F64 => gptq::<f64>(sites, hessian, self.options, &permutation),
+        }
     }
 }
 
 /// Quantises all sites of one input with one factorisation, in the precision of
 /// `T`: `hessian` `[in, in]` and weights are converted to it. Permutations are
-/// named `permutation`.
+/// named `permutation`. Sites have groups of one size.
 pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let mut hessian = hessian.to_kind(T::KIND).copy();
+    let columns = hessian.size()[0] as usize;
+    let group = sites.first().map_or(columns, |site| site.scheme.group_columns(columns));
+    assert!(sites.iter().all(|site| site.scheme.group_columns(columns) == group), "groups of one size");
     // A column that is always zero in calibration has no say: any value will do,
     // and the mean of the others leaves the damping as it is.
     let dead = hessian.diag(0).eq(0.0);
     let live = dead.logical_not().sum(tch::Kind::Int64).int64_value(&[]).max(1);
     let mean = hessian.diag(0).sum(tch::Kind::Double).double_value(&[]) / live as f64;
     let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
-    let order = options.act_order.then(|| hessian.diag(0).argsort(0, true));
-    if let Some(order) = &order {
-        hessian = hessian.index_select(0, order).index_select(1, order);
-    }
+    let order = order(options.act_order, &numbers::<T>(&hessian.diag(0)), group);
+    let index = Tensor::from_slice(&order.iter().map(|&i| i as i64).collect::<Vec<_>>()).to_device(hessian.device());
+    hessian = hessian.index_select(0, &index).index_select(1, &index);
     let factor = inverse_factor(&hessian, options.damp_percent)?;
-    let permutation = order.as_ref().map(|order| {
-        let order = numbers::<i64>(order).into_iter().map(|i| i as u32).collect();
+    // Only where groups follow the order must the file hold columns by it.
+    let stored = (options.act_order == ActOrder::On && !options.static_groups).then(|| {
+        let order = order.iter().map(|&i| i as u32).collect();
         Arc::new(Permutation { name: permutation.to_owned(), order })
     });
+    let plan = Plan::new(&order, group, options, stored.is_some());
     let raised = factor.damp_percent > options.damp_percent;
     let remark =
         || format!("damping raised from {} to {}: its Hessian is not positive definite", options.damp_percent, factor.damp_percent);
     let solve = |site: &Site| {
-        let mut weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
-        if let Some(order) = &order {
-            weight = weight.index_select(1, order);
-        }
-        let mut tensor = round_columns::<T>(&weight, &factor.upper, site.scheme);
-        tensor.permutation = permutation.clone();
+        let weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
+        let mut tensor = round_columns::<T>(&weight, &index, &factor.upper, site.scheme, &plan);
+        tensor.permutation = stored.clone();
         Outcome { tensor, remarks: raised.then(remark).into_iter().collect() }
     };
     Ok(sites.iter().map(solve).collect())
 }
 
+/// The columns in the order they are solved in.
+fn order<T: Real>(by: ActOrder, energy: &[T], group: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..energy.len()).collect();
+    let falling = |a: T, b: T| b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal);
+    match by {
+        ActOrder::Off => (),
+        ActOrder::On => order.sort_by(|&a, &b| falling(energy[a], energy[b])),
+        ActOrder::GroupAware => {
+            let mean = |group: &[usize]| {
+                let sum = group.iter().fold(T::zero(), |sum, &i| sum + energy[i]);
+                sum / T::from_i32(group.len() as i32)
+            };
+            let mut groups: Vec<Vec<usize>> = order.chunks(group).map(<[usize]>::to_vec).collect();
+            groups.sort_by(|a, b| falling(mean(a), mean(b)));
+            groups.iter_mut().for_each(|group| group.sort_by(|&a, &b| falling(energy[a], energy[b])));
+            order = groups.concat();
+        }
+    }
+    order
+}
+
+/// What becomes of the columns in the order they are solved in.
+struct Plan {
+    grid: GridChoice,
+    /// Whether grids are those of the weight before anything is rounded.
+    fixed: bool,
+    /// Group of each.
+    group: Vec<usize>,
+    /// Where each is stored.
+    place: Vec<usize>,
+    /// Stretches whose grid is found at their beginning, on what they have become; or
+    /// of any width where grids are fixed.
+    runs: Vec<Range<usize>>,
+}
+
+impl Plan {
+    fn new(order: &[usize], group: usize, options: GptqOptions, permuted: bool) -> Self {
+        let place: Vec<usize> = if permuted { (0..order.len()).collect() } else { order.to_vec() };
+        let group: Vec<usize> = place.iter().map(|place| place / group).collect();
+        let mut runs = Vec::new();
+        if options.static_groups {
+            runs.extend((0..order.len()).step_by(BLOCK).map(|start| start..(start + BLOCK).min(order.len())));
+        } else {
+            let mut start = 0;
+            for run in group.chunk_by(|a, b| a == b) {
+                runs.push(start..start + run.len());
+                start += run.len();
+            }
+        }
+        Self { grid: options.grid, fixed: options.static_groups, group, place, runs }
+    }
+}
+
 /// One row on its way.
 struct Row {
     grid: Grid,
+    /// By group.
     grids: Vec<Grid>,
+    /// In the order they are stored in.
     codes: Vec<i8>,
 }
 
-/// Rounds the columns of a weight `[out, in]` in their order. The grid of a group
-/// is fixed when its first column is reached, on the values as they are then.
-fn round_columns<T: Real + Element>(weight: &Tensor, upper: &Tensor, scheme: Scheme) -> QuantizedTensor {
+/// Rounds the columns of a weight `[out, in]` in the order of `index`.
+fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Tensor, scheme: Scheme, plan: &Plan) -> QuantizedTensor {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
-    let group = scheme.group_columns(columns);
     let blank = Grid { scale: half::f16::ONE, zero_point: 0 };
-    let mut states: Vec<Row> = (0..rows)
-        .map(|_| Row { grid: blank, grids: Vec::with_capacity(scheme.groups(columns)), codes: Vec::with_capacity(columns) })
-        .collect();
+    let row = || Row { grid: blank, grids: vec![blank; scheme.groups(columns)], codes: vec![0; columns] };
+    let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
+    if plan.fixed {
+        let values = numbers::<T>(weight);
+        for (row, values) in states.iter_mut().zip(values.chunks_exact(columns)) {
+            let groups = values.chunks(scheme.group_columns(columns));
+            row.grids = groups.map(|values| plan.grid.find(scheme, values, None)).collect();
+        }
+    }
+    // Where a run begins, and how long it is.
+    let mut begins = vec![None; columns];
+    plan.runs.iter().for_each(|run| begins[run.start] = Some(run.len()));
     // A group that is wider than a block is measured on the whole weight.
     let begin = |weight: &Tensor, block: Range<usize>, states: &mut [Row]| {
-        if group > BLOCK && block.start.is_multiple_of(group) {
-            let width = group.min(columns - block.start);
+        if let Some(width) = begins[block.start].filter(|&width| width > BLOCK) {
             let values = numbers::<T>(&weight.narrow(1, block.start as i64, width as i64));
             for (row, values) in states.iter_mut().zip(values.chunks_exact(width)) {
-                row.start_group(Grid::min_max(scheme, values.iter().copied()));
+                row.start_group(plan.group[block.start], plan.grid.find(scheme, values, None));
             }
         }
     };
-    compensate(weight, upper, blocks(columns, group), &mut states, begin, |row: &mut Row, column, values: &[T]| {
-        if group <= BLOCK && column.is_multiple_of(group) {
-            row.start_group(Grid::min_max(scheme, values.iter().copied().take(group)));
+    let weight = weight.index_select(1, index);
+    compensate(&weight, upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
+        if plan.fixed {
+            row.grid = row.grids[plan.group[column]];
+        } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {
+            row.start_group(plan.group[column], plan.grid.find(scheme, &values[..width], None));
         }
         let code = row.grid.encode(scheme, values[0]);
-        row.codes.push(code);
+        row.codes[plan.place[column]] = code;
         row.grid.decode(code)
     });
     let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
@@ -108,20 +177,22 @@ fn round_columns<T: Real + Element>(weight: &Tensor, upper: &Tensor, scheme: Sch
 }
 
 impl Row {
-    fn start_group(&mut self, grid: Grid) {
+    fn start_group(&mut self, group: usize, grid: Grid) {
         self.grid = grid;
-        self.grids.push(grid);
+        self.grids[group] = grid;
     }
 }
 
-/// Blocks of columns that hold whole groups, or lie inside one.
-fn blocks(columns: usize, group: usize) -> impl Iterator<Item = Range<usize>> {
-    let narrow = (BLOCK / group.min(BLOCK) * group).min(columns);
-    let next = move |&start: &usize| {
-        let end = if group <= BLOCK { start + narrow } else { (start + BLOCK).min((start / group + 1) * group) };
-        (end < columns).then_some(end)
-    };
-    std::iter::successors(Some(0), next).map(move |start| start..next(&start).unwrap_or(columns))
+/// Blocks of columns that no narrow run goes beyond; a wide one begins a block.
+fn blocks(runs: &[Range<usize>]) -> impl Iterator<Item = Range<usize>> {
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    for run in runs {
+        match blocks.last_mut() {
+            Some(block) if run.end - block.start <= BLOCK => block.end = run.end,
+            _ => blocks.extend(run.clone().step_by(BLOCK).map(|start| start..(start + BLOCK).min(run.end))),
+        }
+    }
+    blocks.into_iter()
 }
 
 #[cfg(test)]
@@ -130,10 +201,11 @@ mod tests {
 
     #[test]
     fn blocks_never_split_a_group_that_fits() {
-        let list = |columns, group| blocks(columns, group).map(|b| (b.start, b.end)).collect::<Vec<_>>();
+        let runs = |columns: usize, group| (0..columns).step_by(group).map(|i| i..(i + group).min(columns)).collect::<Vec<_>>();
+        let list = |columns, group| blocks(&runs(columns, group)).map(|b| (b.start, b.end)).collect::<Vec<_>>();
         assert_eq!(list(172, 64), [(0, 128), (128, 172)]);
         assert_eq!(list(256, 96), [(0, 96), (96, 192), (192, 256)]);
-        assert_eq!(list(500, 160), [(0, 128), (128, 160), (160, 288), (288, 320), (320, 448), (448, 480), (480, 500)]);
+        assert_eq!(list(500, 160), [(0, 128), (128, 160), (160, 288), (288, 320), (320, 448), (448, 500)]);
         assert_eq!(list(300, 300), [(0, 128), (128, 256), (256, 300)]);
         assert_eq!(list(44, 44), [(0, 44)]);
         assert_eq!(list(128, 64), [(0, 128)]);
@@ -148,7 +220,7 @@ mod tests {
             scheme: Scheme { code: crate::quant::Code::Int4, group_size: 0, symmetric: false },
             weight: Tensor::from_slice2(&[[0.5f32, -0.25]]),
         };
-        let options = GptqOptions { act_order: false, damp_percent: 0.01 };
+        let options = GptqOptions { act_order: ActOrder::Off, ..GptqOptions::default() };
         let outcome = gptq::<f32>(&[site], &hessian, options, "p").unwrap().remove(0);
         assert!(outcome.remarks[0].contains("damping raised from 0.01 to 10"), "{:?}", outcome.remarks);
     }

@@ -39,7 +39,7 @@ pub trait LayerMethod {
 /// The method of a stage.
 pub fn layer_method(stage: &Stage) -> Box<dyn LayerMethod> {
     match stage {
-        Stage::Rtn(_) => Box::new(Rtn),
+        Stage::Rtn { options, .. } => Box::new(Rtn { options: *options }),
         Stage::Gptq { options, .. } => Box::new(Gptq { options: *options }),
     }
 }

@@ -1,17 +1,28 @@
-//! Round to nearest, each group on its min-max grid: no calibration.
+//! Round to nearest, each group on a grid of its own. Where errors are weighted by
+//! the columns' activation energy, the calibration counts; otherwise it does not.
 
 use super::{LayerMethod, Outcome, Site};
+use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::round_to_nearest;
-use tch::Tensor;
+use crate::quant::grid::round_by;
+use crate::recipe::RtnOptions;
+use tch::{Kind, Tensor};
 
 /// The method.
-pub struct Rtn;
+pub struct Rtn {
+    /// How grids are found.
+    pub options: RtnOptions,
+}
 
 impl LayerMethod for Rtn {
-    fn compress(&self, sites: &[Site], _hessian: &Tensor) -> Result<Vec<Outcome>> {
-        let round = |site: &Site| Outcome { tensor: round_to_nearest(to_array(&site.weight).view(), site.scheme), remarks: Vec::new() };
+    fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>> {
+        // The Hessian's diagonal: second moments of the activations.
+        let importance = self.options.importance.then(|| numbers::<f64>(&hessian.diag(0).to_kind(Kind::Double)));
+        let round = |site: &Site| Outcome {
+            tensor: round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref()),
+            remarks: Vec::new(),
+        };
         Ok(sites.iter().map(round).collect())
     }
 }
