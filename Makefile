@@ -75,9 +75,6 @@ bench-kernels:
 bench-quality: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality
 
-bench-gptq: setup
-	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality -- gptq
-
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory
 

@@ -1,6 +1,5 @@
 //! Perplexity of round-to-nearest and GPTQ on a real model, side by side:
-//! `make bench-quality` prints the table and writes `benches/quality.md`;
-//! `make bench-gptq` does the same for GPTQ's options and `benches/gptq.md`.
+//! `make bench-quality` prints the table and writes `benches/quality.md`.
 //!
 //! Linear layers alone, embeddings in 16 bits, activations in f32, so that the
 //! figures are those of the method and can be compared with fake quantisation
@@ -92,58 +91,8 @@ fn mean(values: &[f64]) -> (f64, f64) {
 }
 
 fn main() {
+    let start = Instant::now();
     let bench = Bench::open();
-    if std::env::args().any(|arg| arg == "gptq") { options(&bench) } else { methods(&bench) }
-}
-
-/// What each option of GPTQ is worth: what it is called, and its keys in a recipe.
-const OPTIONS: [(&str, &str); 9] = [
-    ("none", "act_order=false"),
-    ("true sequential", "act_order=false true_sequential=true"),
-    ("least error", "act_order=false grid='least_error'"),
-    ("both", "act_order=false true_sequential=true grid='least_error'"),
-    ("group-aware order", "act_order='group_aware'"),
-    ("act-order, static groups", "act_order=true static_groups=true"),
-    ("act-order (the default)", "act_order=true"),
-    ("act-order, f64", "act_order=true precision='f64'"),
-    ("act-order, true sequential, least error", "act_order=true true_sequential=true grid='least_error'"),
-];
-
-fn options(bench: &Bench) {
-    let start = Instant::now();
-    let mut table = "| bits | group | options | perplexity at home | away | seconds a run |\n|---|---|---|---|---|---|\n".to_owned();
-    let mut figures = Vec::new();
-    for (bits, group) in [(4, 128), (3, 128)] {
-        let scheme = format!("bits={bits} group_size={group}");
-        for (name, search) in [("round to nearest", ""), ("round to nearest, least error", " grid='least_error'")] {
-            let [home, away] = bench.increases(&format!("rtn {scheme}{search}"), 0)[..] else { unreachable!("two texts") };
-            writeln!(table, "| {bits} | {group} | {name} | {home:+.2} % | {away:+.2} % | |").unwrap();
-            figures.push(json!({ "bits": bits, "group": group, "options": name, "home": home, "away": away }));
-        }
-        for (name, keys) in OPTIONS {
-            let begun = Instant::now();
-            let runs: Vec<_> = SEEDS.iter().map(|&seed| bench.increases(&format!("gptq {scheme} {keys}"), seed)).collect();
-            let seconds = begun.elapsed().as_secs_f64() / SEEDS.len() as f64;
-            let [(home, home_error), (away, away_error)] = [0, 1].map(|t| mean(&runs.iter().map(|r| r[t]).collect::<Vec<_>>()));
-            let figure = format!("{home:+.2} ± {home_error:.2} % | {away:+.2} ± {away_error:.2} %");
-            writeln!(table, "| {bits} | {group} | {name} | {figure} | {seconds:.0} |").unwrap();
-            eprintln!("{}", table.lines().last().unwrap());
-            figures.push(json!({ "bits": bits, "group": group, "options": name, "home": home, "home_error": home_error, "away": away, "away_error": away_error, "seconds": seconds }));
-        }
-    }
-    let page = format!(
-        "# What the options of GPTQ are worth\n\n`make bench-gptq`\n\n\
-         house-6m, as in [`quality.md`](quality.md): increase of perplexity with the linear layers quantised, embeddings in 16 bits, \
-         activations in f32; mean and standard error of {} seeds. Seconds are those of compressing and measuring.\n\n{table}",
-        SEEDS.len()
-    );
-    print!("{page}");
-    std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gptq.md"), page).unwrap();
-    println!("{}", json!({ "rows": figures, "seconds": start.elapsed().as_secs_f64() }));
-}
-
-fn methods(bench: &Bench) {
-    let start = Instant::now();
     let mut table = String::new();
     let mut figures = Vec::new();
     let mut misses = Vec::new();

@@ -90,3 +90,36 @@ fn skipped_layers_stay_in_16_bits() {
         }
     }
 }
+
+/// Settings that make no sense are refused before anything is read, by what to say
+/// instead; what `--set` can say is what a file can.
+#[test]
+fn senseless_settings_say_what_is_expected() {
+    let cases = [
+        ("grid = 'mse'", "expected \"min_max\", \"least_error\", or a table"),
+        ("grid = { foo = 1 }", "expected \"min_max\""),
+        ("grid = { shrink = 1.0 }", "shrink 1 must be from 0 to below 1"),
+        ("grid = { steps = 0 }", "steps 0 must be from 1"),
+        ("grid = { norm = -2.0 }", "norm -2 must be a positive number"),
+        ("grid = { zero_points = 9 }", "zero_points 9 must be at most 8"),
+        ("act_order = 'up'", "expected true, false or \"group_aware\""),
+        ("precision = 'f16'", "expected `f32` or `f64`"),
+        ("importance = true", "unknown field `importance`"),
+    ];
+    let spec = thimble::model::DenseModel::open_hugging_face(&data::fixture("llama-gqa-tied")).unwrap();
+    let resolve = |text: &str, sets: &[String]| {
+        let recipe = thimble::recipe::RawRecipe::parse(text, Path::new("r.toml"), sets)?;
+        recipe.resolve(spec.spec())
+    };
+    for (setting, says) in cases {
+        let error = resolve(&format!("[[stage]]\n[stage.gptq]\n{setting}\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains(says), "{setting}: {says:?} is not in {error}");
+        let set = format!("gptq.{}", setting.replacen(" = ", "=", 1));
+        assert!(resolve("[[stage]]\n[stage.gptq]\n", &[set.clone()]).is_err(), "{set}");
+    }
+    let weighted = "[[stage]]\n[stage.rtn]\nimportance = true\n";
+    let error = resolve(weighted, &[]).unwrap_err().to_string();
+    assert!(error.contains("set grid = \"least_error\""), "{error}");
+    resolve(weighted, &["rtn.grid=least_error".into()]).unwrap();
+    resolve("[[stage]]\n[stage.gptq]\n", &["gptq.act_order=group_aware".into(), "gptq.grid={norm=2}".into()]).unwrap();
+}

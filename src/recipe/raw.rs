@@ -134,7 +134,7 @@ pub(super) struct RawGptq {
 
 /// A choice of grid: its name, or what is searched.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged, expecting = "\"min_max\", \"least_error\", or a table of shrink, steps, norm and zero_points")]
+#[serde(untagged, expecting = "expected \"min_max\", \"least_error\", or a table of shrink, steps, norm and zero_points")]
 pub(super) enum RawGrid {
     Named(GridName),
     Search(GridSearch),
@@ -155,7 +155,7 @@ impl Default for RawGrid {
 
 /// true, false or "group_aware".
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged, expecting = "true, false or \"group_aware\"")]
+#[serde(untagged, expecting = "expected true, false or \"group_aware\"")]
 pub(super) enum RawActOrder {
     Switch(bool),
     Named(OrderName),
