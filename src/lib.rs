@@ -10,7 +10,7 @@
 //! | `report` | JSON, page, model card (feature `torch`) |
 //! | `compress` | everything on libtorch (feature `torch`) |
 //! | [`recipe`] | what to do, in TOML |
-//! | [`eval`] | perplexity, divergence, size, speed |
+//! | [`eval`] | perplexity, divergence, accuracy, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |
 //! | [`kernels`] | arithmetic of the device, one file an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |

@@ -1,10 +1,11 @@
 //! Streams windows through a model, and a reference beside it, and keeps
 //! statistics of each token only.
 
+use super::Protocol;
 use super::divergence::{kl, loss};
-use super::{Protocol, Window};
+use super::tasks::Accuracy;
 use crate::error::{Error, Result};
-use crate::model::LogitSource;
+use crate::model::{LogitSource, Window, rows_at_a_time};
 use crate::progress::Progress;
 use crate::runtime::argmax;
 use rayon::prelude::*;
@@ -28,6 +29,9 @@ pub struct Evaluation {
     /// Against the reference, where there is one.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// Accuracy, where tasks were put too.
+    #[serde(default, skip_serializing_if = "Accuracy::is_empty")]
+    pub tasks: Accuracy,
 }
 
 /// Distance from a reference over the scored positions.
@@ -42,9 +46,6 @@ pub struct Divergence {
     /// Share of positions where both put the same token first.
     pub top1_agreement: f64,
 }
-
-/// Logits held at a time, in numbers: 64 MiB a model.
-const LOGITS_AT_A_TIME: usize = 1 << 24;
 
 /// What [`evaluate`] found.
 pub struct Measured {
@@ -83,7 +84,7 @@ pub fn evaluate(
         }
         let mut start = window.scored.start;
         while start < window.scored.end {
-            let some = start..(start + (LOGITS_AT_A_TIME / vocab).max(1)).min(window.scored.end);
+            let some = start..(start + rows_at_a_time(model.spec())).min(window.scored.end);
             let logits = model.logits(some.clone())?;
             let targets = &window.ids[some.start + 1..some.end + 1];
             let ours = logits.par_chunks_exact(vocab).zip(targets);
@@ -111,7 +112,8 @@ pub fn evaluate(
         if !loss.is_finite() {
             return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
         }
-        Ok(Evaluation { perplexity: loss.exp(), loss, tokens: positions.len(), windows: windows.len(), window, protocol, divergence })
+        let (perplexity, tokens, windows) = (loss.exp(), positions.len(), windows.len());
+        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, divergence, tasks: Accuracy::new() })
     };
     let against = reference.is_some();
     Ok(Measured {

@@ -3,9 +3,8 @@
 //! dropped.
 
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Window};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 
 /// The three ways people count perplexity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,15 +19,6 @@ pub enum Protocol {
     /// llama.cpp's: pieces of W, the first token replaced by the beginning of
     /// text, only the second half scored.
     LlamaCpp,
-}
-
-/// A window of tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// What the model sees.
-    pub ids: Vec<u32>,
-    /// Positions whose prediction of the next token is scored.
-    pub scored: Range<usize>,
 }
 
 /// The window where none is given: min(2048, context).

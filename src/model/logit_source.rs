@@ -1,9 +1,30 @@
-//! Token ids to logits: what both decoders offer, so that perplexity, KL and
-//! agreement are written once.
+//! Token ids to logits: what both decoders offer, so that perplexity, KL,
+//! agreement and accuracy are written once.
 
 use super::ModelSpec;
 use crate::error::Result;
 use std::ops::Range;
+
+/// A window of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What the model sees.
+    pub ids: Vec<u32>,
+    /// Positions whose prediction of the next token is scored.
+    pub scored: Range<usize>,
+}
+
+/// A scored position of one of several windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which window.
+    pub window: usize,
+    /// Which of its positions.
+    pub position: usize,
+}
+
+/// Hears of logits `[places, vocab]`, and which places they are of.
+pub type OnLogits<'a> = dyn FnMut(&[Place], &[f32]) + 'a;
 
 /// Something that predicts tokens.
 pub trait LogitSource {
@@ -18,4 +39,29 @@ pub trait LogitSource {
     /// `[positions, vocab]`. In pieces, since those of a whole window may be
     /// larger than the model.
     fn logits(&mut self, positions: Range<usize>) -> Result<Vec<f32>>;
+
+    /// Runs windows, each from an empty state up to its last scored position, and
+    /// hands over the logits of all scored positions, in their order, in pieces.
+    /// Those that begin alike do best side by side: a source may read once what
+    /// neighbours share. This way does not.
+    fn run_windows(&mut self, windows: &[Window], each: &mut OnLogits) -> Result<()> {
+        let rows = rows_at_a_time(self.spec());
+        for (window, Window { ids, scored }) in windows.iter().enumerate() {
+            self.run_window(&ids[..scored.end])?;
+            for start in scored.clone().step_by(rows) {
+                let some = start..(start + rows).min(scored.end);
+                let places: Vec<_> = some.clone().map(|position| Place { window, position }).collect();
+                each(&places, &self.logits(some)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Logits held at a time, in numbers: 64 MiB a model.
+const LOGITS_AT_A_TIME: usize = 1 << 24;
+
+/// Positions whose logits are held at a time.
+pub fn rows_at_a_time(spec: &ModelSpec) -> usize {
+    (LOGITS_AT_A_TIME / spec.vocab_size).max(1)
 }

@@ -13,7 +13,7 @@ pub mod spec;
 pub use check::{MAX_BLOCKS, MAX_WIDTH};
 pub use dense::DenseModel;
 pub use describe::describe;
-pub use logit_source::LogitSource;
+pub use logit_source::{LogitSource, OnLogits, Place, Window, rows_at_a_time};
 pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs, roles};
 pub use source::{Rows, Source};
 pub use spec::ModelSpec;

@@ -10,8 +10,9 @@ mod verify;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
-use crate::eval::{Evaluation, Footprint, Measured, Window, evaluate, speed, windows};
+use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
+use crate::model::Window;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile, Notes};

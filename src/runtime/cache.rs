@@ -5,6 +5,7 @@ use crate::model::ModelSpec;
 use crate::model::spec::{Gate, Mixer};
 
 /// The state of one sequence.
+#[derive(Clone)]
 pub struct KvCache {
     pub(super) blocks: Vec<BlockState>,
     pub(super) len: usize,
@@ -16,6 +17,7 @@ pub struct KvCache {
 }
 
 /// What a block remembers.
+#[derive(Clone)]
 pub(super) struct BlockState {
     pub mixer: MixerState,
     /// What the feed-forward read last, where it looks back: `[hidden]`.
@@ -31,12 +33,14 @@ pub(super) struct Stretch<'a> {
     pub state: &'a mut BlockState,
 }
 
+#[derive(Clone)]
 pub(super) enum MixerState {
     Attention(KeysValues),
     Wkv(WkvState),
 }
 
 /// Keys and values, `[position, kv_head, head_dim]`.
+#[derive(Clone)]
 pub(super) struct KeysValues {
     pub keys: Vec<f32>,
     pub values: Vec<f32>,
@@ -46,6 +50,7 @@ pub(super) struct KeysValues {
 
 /// Means of values by channel, as fractions whose terms are divided by
 /// exp(`greatest`).
+#[derive(Clone)]
 pub(super) struct WkvState {
     /// What the mixer read last, `[hidden]`.
     pub previous: Vec<f32>,

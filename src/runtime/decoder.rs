@@ -22,7 +22,7 @@ pub enum Activations {
     F32,
 }
 
-/// Tokens of one sequence that go through the blocks together: enough to reuse
+/// Tokens that are read together: enough to reuse
 /// each weight, few enough to stay in the cache.
 const CHUNK: usize = 128;
 
@@ -127,11 +127,35 @@ impl Decoder {
     /// hidden states, `[tokens, hidden]`. Nothing is appended where an id is not in
     /// the vocabulary.
     pub fn read(&self, cache: &mut KvCache, ids: &[u32]) -> Result<Vec<f32>> {
-        self.spec.check_ids(ids)?;
-        self.prepare(cache, ids.len())?;
-        let mut hidden = Vec::with_capacity(ids.len() * self.spec.hidden_size);
-        for ids in ids.chunks(CHUNK) {
-            hidden.extend(self.forward(&mut [Step { cache, ids }])?);
+        self.read_all(&mut [Step { cache, ids }])
+    }
+
+    /// The same for many sequences, in the order of `steps`; those that are short go
+    /// through the blocks together.
+    pub fn read_all(&self, steps: &mut [Step]) -> Result<Vec<f32>> {
+        for Step { ids, .. } in &*steps {
+            self.spec.check_ids(ids)?;
+        }
+        for Step { cache, ids } in &mut *steps {
+            self.prepare(cache, ids.len())?;
+        }
+        let tokens: usize = steps.iter().map(|step| step.ids.len()).sum();
+        let mut hidden = Vec::with_capacity(tokens * self.spec.hidden_size);
+        let mut left: Vec<_> = steps.iter_mut().filter(|step| !step.ids.is_empty()).collect();
+        let mut left = &mut left[..];
+        while !left.is_empty() {
+            let (mut room, mut batch, mut finished) = (CHUNK, Vec::new(), 0);
+            for step in left.iter_mut() {
+                let (now, later) = step.ids.split_at(step.ids.len().min(room));
+                (room, step.ids) = (room - now.len(), later);
+                finished += usize::from(later.is_empty());
+                batch.push(Step { cache: step.cache, ids: now });
+                if room == 0 {
+                    break;
+                }
+            }
+            hidden.extend(self.forward(&mut batch)?);
+            left = &mut left[finished..];
         }
         Ok(hidden)
     }
