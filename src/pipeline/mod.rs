@@ -10,6 +10,7 @@ mod verify;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
+use crate::eval::tasks::{self, Accuracy, Ask, Subject, Task};
 use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
@@ -53,6 +54,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     }
     let recipe = raw.resolve(model.spec())?;
     let texts = Texts::read(&recipe, &model)?;
+    let tasks = read_tasks(&recipe, &model)?;
     check_weights(&model, progress)?;
     let key = fingerprint::key(&recipe, &model, &texts.contents(), options.compute, progress)?;
     std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
@@ -79,7 +81,7 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         ..Notes::default()
     };
     let draft = match recipe.output {
-        OutputFormat::Native => run.write_measured(&staged, &windows, &mut notes)?,
+        OutputFormat::Native => run.write_measured(&staged, &windows, &tasks, &mut notes)?,
     };
     drop(staged.store);
     let written = NativeFile::open(&draft.path)?;
@@ -158,7 +160,7 @@ impl Run<'_> {
 
     /// Measures packed bytes as they will ship, then writes them again with what
     /// was measured.
-    fn write_measured(&self, staged: &Staged, windows: &[Window], notes: &mut Notes) -> Result<Draft> {
+    fn write_measured(&self, staged: &Staged, windows: &[Window], tasks: &[Task], notes: &mut Notes) -> Result<Draft> {
         let tokenizer = self.model.tokenizer.as_ref().map(|t| t.file());
         let path = self.journal.path("draft.thimble");
         let write = |notes: &Notes| {
@@ -166,12 +168,15 @@ impl Run<'_> {
             Ok::<_, Error>(std::fs::metadata(&path).map_err(Error::io("read", &path))?.len())
         };
         let mut size_bytes = write(notes)?;
-        let Measured { model: after, reference } = self.measure(&path, windows)?;
-        let before = reference.expect("the original is the reference");
+        let Measured { model: mut after, reference } = self.measure(&path, windows)?;
+        let mut before = reference.expect("the original is the reference");
+        if !tasks.is_empty() {
+            (before.tasks, after.tasks) = self.measure_tasks(&path, tasks)?;
+        }
         let stages: Vec<_> = staged.reports.iter().map(StageReport::without_times).collect();
         // The verdict is in the file whose size it judges: until both stand.
         loop {
-            let gate = judge(&self.recipe.gate, before.perplexity, after.perplexity, size_bytes);
+            let gate = judge(&self.recipe.gate, &before, &after, size_bytes);
             notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages });
             let written = write(notes)?;
             if written == size_bytes {
@@ -190,6 +195,20 @@ impl Run<'_> {
         let compute = Compute { kind: tch::Kind::Float, ..self.options.compute };
         let mut original = TorchLogits::new(self.model.store.clone(), compute);
         evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), self.progress)
+    }
+
+    /// Accuracy of the original, whose weights the device's decoder takes in full
+    /// precision, and of the packed file with int8 activations.
+    fn measure_tasks(&self, file: &Path, tasks: &[Task]) -> Result<(Accuracy, Accuracy)> {
+        let tokenizer = self.model.tokenizer()?;
+        let ask = Ask { limit: self.recipe.evaluate.task_limit, shots: 0 };
+        let measure = |store: &dyn WeightStore| {
+            let mut source = NativeLogits::new(Decoder::new(store, Activations::Int8, self.options.threads)?);
+            tasks::measure(&mut Subject { source: &mut source, tokenizer }, tasks, ask, self.progress)
+        };
+        let before = measure(&*self.model.store)?;
+        let after = measure(&*runtime::open_weights(file)?.store)?;
+        Ok((tasks::compare(&before, None), tasks::compare(&after, Some(&before))))
     }
 }
 
@@ -214,6 +233,13 @@ impl Texts {
     fn contents(&self) -> [&str; 2] {
         [&self.calibration, &self.evaluation].map(|text| text.as_deref().unwrap_or(""))
     }
+}
+
+/// The tasks a recipe names, all of them checked before any work is done.
+fn read_tasks(recipe: &Recipe, model: &Model) -> Result<Vec<Task>> {
+    let Some(path) = &recipe.evaluate.tasks else { return Ok(Vec::new()) };
+    model.tokenizer()?;
+    tasks::read(path)
 }
 
 fn same_folder(a: &Path, b: &Path) -> bool {
@@ -241,10 +267,11 @@ fn decode_speed(store: &dyn WeightStore, options: &Options) -> Result<f64> {
     Ok(speed::measure(&decoder, 1, 16.min(longest - 1), 3)?.decode_tokens_per_s)
 }
 
-fn judge(gate: &Gate, before: f64, after: f64, size_bytes: u64) -> Option<GateResult> {
-    let perplexity = gate.max_perplexity_increase.is_none_or(|limit| after / before - 1.0 <= limit);
+fn judge(gate: &Gate, before: &Evaluation, after: &Evaluation, size_bytes: u64) -> Option<GateResult> {
+    let perplexity = gate.max_perplexity_increase.is_none_or(|limit| after.perplexity / before.perplexity - 1.0 <= limit);
     let size = gate.max_size_bytes.is_none_or(|limit| size_bytes <= limit);
-    gate.is_set().then_some(if perplexity && size { GateResult::Passed } else { GateResult::Missed })
+    let accuracy = gate.min_accuracy.iter().all(|(task, least)| after.tasks.get(task).is_some_and(|score| score.acc >= *least));
+    gate.is_set().then_some(if perplexity && size && accuracy { GateResult::Passed } else { GateResult::Missed })
 }
 
 /// The last part of a path: enough to know the model by, and no folder of the

@@ -48,6 +48,10 @@ fn file_name<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::R
     serializer.serialize_str(&path.file_name().unwrap_or_default().to_string_lossy())
 }
 
+fn file_name_of_some<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    file_name(path.as_deref().unwrap_or(Path::new("")), serializer)
+}
+
 /// Calibration sequences.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Calibration {
@@ -72,6 +76,12 @@ pub struct Evaluate {
     pub window: usize,
     /// Only the first windows.
     pub max_windows: Option<usize>,
+    /// Tasks to measure accuracy on: a folder of `*.jsonl`, or one such file.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "file_name_of_some")]
+    pub tasks: Option<PathBuf>,
+    /// Only the first items of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_limit: Option<usize>,
 }
 
 /// Limits that a shipped model must keep.
@@ -81,6 +91,9 @@ pub struct Gate {
     pub max_perplexity_increase: Option<f64>,
     /// Size of the written file.
     pub max_size_bytes: Option<u64>,
+    /// Accuracy at least, a fraction, by task.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub min_accuracy: BTreeMap<String, f64>,
 }
 
 impl Gate {

@@ -6,6 +6,7 @@ use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
 use crate::recipe::Precision;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The whole file.
@@ -49,11 +50,13 @@ pub(super) struct RawEvaluate {
     pub protocol: Protocol,
     pub window: Option<usize>,
     pub max_windows: Option<usize>,
+    pub tasks: Option<String>,
+    pub task_limit: Option<usize>,
 }
 
 impl Default for RawEvaluate {
     fn default() -> Self {
-        Self { text: SELF.into(), protocol: Protocol::default(), window: None, max_windows: None }
+        Self { text: SELF.into(), protocol: Protocol::default(), window: None, max_windows: None, tasks: None, task_limit: None }
     }
 }
 
@@ -62,6 +65,7 @@ impl Default for RawEvaluate {
 pub(super) struct RawGate {
     pub max_perplexity_increase: Option<f64>,
     pub max_size_bytes: Option<u64>,
+    pub min_accuracy: BTreeMap<String, f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -3,18 +3,20 @@
 use super::raw::{GridName, OrderName, RawActOrder, RawGrid, RawRecipe, RawScheme, RawStage, SELF};
 use super::{ActOrder, Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, RtnOptions, Stage, TextSource};
 use crate::error::{Error, Result};
+use crate::eval::tasks::names;
 use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::grid::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::quant::{Code, Scheme};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Tokens of calibration or evaluation at most.
 const MAX_TOKENS: usize = 1 << 30;
 
 impl RawRecipe {
-    /// Checks the recipe against a model. Nothing but its spec is needed.
+    /// Checks the recipe against a model, of which nothing but its spec is needed.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Recipe> {
         self.checked(spec).map_err(|reason| Error::Recipe { path: self.path.clone(), reason })
     }
@@ -53,6 +55,8 @@ impl RawRecipe {
         if self.gate.max_perplexity_increase.is_some_and(|x| !x.is_finite()) {
             return Err("[gate]: max_perplexity_increase must be a number; 0.05 means 5 %".into());
         }
+        let tasks = self.evaluate.tasks.as_ref().map(|name| self.relative(name));
+        check_tasks(tasks.as_deref(), self.evaluate.task_limit, &self.gate.min_accuracy)?;
         let output = match self.output.format.as_str() {
             "native" => OutputFormat::Native,
             other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
@@ -65,8 +69,14 @@ impl RawRecipe {
                 protocol: self.evaluate.protocol,
                 window,
                 max_windows: self.evaluate.max_windows,
+                tasks,
+                task_limit: self.evaluate.task_limit,
             },
-            gate: Gate { max_perplexity_increase: self.gate.max_perplexity_increase, max_size_bytes: self.gate.max_size_bytes },
+            gate: Gate {
+                max_perplexity_increase: self.gate.max_perplexity_increase,
+                max_size_bytes: self.gate.max_size_bytes,
+                min_accuracy: self.gate.min_accuracy.clone(),
+            },
             output,
         })
     }
@@ -84,9 +94,43 @@ impl RawRecipe {
     fn text(&self, name: &str) -> TextSource {
         match name {
             SELF => TextSource::Model,
-            file => TextSource::File(self.path.parent().unwrap_or(Path::new("")).join(file)),
+            file => TextSource::File(self.relative(file)),
         }
     }
+
+    fn relative(&self, file: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(file)
+    }
+}
+
+/// A limit of accuracy must be on a task that is measured.
+fn check_tasks(tasks: Option<&Path>, limit: Option<usize>, least: &BTreeMap<String, f64>) -> std::result::Result<(), String> {
+    if limit == Some(0) {
+        return Err("[evaluate]: task_limit must be at least 1".into());
+    }
+    let Some(tasks) = tasks else {
+        return match (least.keys().next(), limit) {
+            (Some(_), _) => {
+                Err("[gate]: min_accuracy needs tasks to measure: name a folder of *.jsonl with tasks = … in [evaluate]".into())
+            }
+            (None, Some(_)) => Err("[evaluate]: task_limit needs tasks: name a folder of *.jsonl with tasks = …".into()),
+            (None, None) => Ok(()),
+        };
+    };
+    let known = names(tasks).map_err(|e| format!("[evaluate]: tasks: {e}"))?;
+    for (name, value) in least {
+        if !known.contains(name) {
+            return Err(format!(
+                "[gate]: min_accuracy: there is no task \"{name}\" in {}; there are {}",
+                tasks.display(),
+                known.join(", ")
+            ));
+        }
+        if !(0.0..=1.0).contains(value) {
+            return Err(format!("[gate]: min_accuracy: {name} = {value} is not a fraction; 0.25 means 25 %"));
+        }
+    }
+    Ok(())
 }
 
 fn at_most_max_tokens(section: &str, count: usize, length: usize) -> std::result::Result<(), String> {

@@ -6,6 +6,7 @@ mod html;
 
 use crate::checkpoint::write_atomically;
 use crate::error::Result;
+use crate::eval::tasks::{Against, Paired};
 use crate::eval::{Evaluation, Footprint};
 use crate::model::ModelSpec;
 use crate::recipe::Recipe;
@@ -132,6 +133,24 @@ impl CompressReport {
             rows.push(row("KL divergence, mean", "0".into(), format!("{:.5} nats", d.kl_mean)));
             rows.push(row("KL divergence, 99th percentile", "0".into(), format!("{:.5} nats", d.kl_p99)));
             rows.push(row("top-1 agreement", "100 %".into(), format!("{:.2} %", 100.0 * d.top1_agreement)));
+        }
+        for (name, after) in &self.after.tasks {
+            let Some(Against { reference, paired, paired_norm }) = &after.against else { continue };
+            let mut accuracy = |what: &str, before: f64, after: f64, paired: &Paired| {
+                let change = format!("{:+.2} points, p = {:.3}", 100.0 * paired.difference, paired.p_value);
+                rows.push(row(
+                    &format!("{name}, {what}"),
+                    format!("{:.2} %", 100.0 * before),
+                    format!("{:.2} % ({change})", 100.0 * after),
+                ));
+            };
+            accuracy("accuracy", reference.acc, after.acc, paired);
+            if let (Some(before), Some(after), Some(paired)) = (reference.acc_norm, after.acc_norm, paired_norm) {
+                accuracy("accuracy by byte", before, after, paired);
+            }
+            if let (Some(before), Some(after)) = (reference.perplexity, after.perplexity) {
+                rows.push(row(&format!("{name}, perplexity a word"), format!("{before:.4}"), format!("{after:.4}")));
+            }
         }
         let bits = self.original_bits_per_weight;
         rows.push(row("bits per weight", format!("{bits:.3}"), format!("{:.3}", self.footprint.bits_per_weight)));
