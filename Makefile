@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures tokenizations compat clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -91,6 +91,17 @@ tokenizations: .venv-compat/ready
 compat: .venv-compat/ready
 	$(CARGO) build
 	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
+
+# Scores of tasks against lm-evaluation-harness; TASK_ITEMS= takes whole files (half an hour).
+TASK_ITEMS ?= 500
+compat-tasks: .venv-lm-eval/ready
+	$(CARGO) build --release
+	.venv-lm-eval/bin/python python-compat/check_tasks.py $(THIMBLE) $(DATA) $(if $(TASK_ITEMS),--limit $(TASK_ITEMS))
+
+.venv-lm-eval/ready: python-compat/requirements-tasks.txt
+	python3 -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet -r python-compat/requirements-tasks.txt
+	touch $@
 
 .venv-compat/ready: python-compat/requirements.txt
 	python3 -m venv .venv-compat
