@@ -115,7 +115,7 @@ fn senseless_settings_say_what_is_expected() {
         let error = resolve(&format!("[[stage]]\n[stage.gptq]\n{setting}\n"), &[]).unwrap_err().to_string();
         assert!(error.contains(says), "{setting}: {says:?} is not in {error}");
         let set = format!("gptq.{}", setting.replacen(" = ", "=", 1));
-        assert!(resolve("[[stage]]\n[stage.gptq]\n", &[set.clone()]).is_err(), "{set}");
+        assert!(resolve("[[stage]]\n[stage.gptq]\n", std::slice::from_ref(&set)).is_err(), "{set}");
     }
     let weighted = "[[stage]]\n[stage.rtn]\nimportance = true\n";
     let error = resolve(weighted, &[]).unwrap_err().to_string();
