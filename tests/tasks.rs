@@ -11,10 +11,11 @@ use damage::{copy_with_tokenizer, file};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
-use thimble::eval::tasks::{Ask, ItemScore, Subject, Task, TaskItems, compare, measure, read};
+use thimble::eval::tasks::{Ask, ItemScore, Reader, Subject, Task, TaskItems, compare, measure, read};
 use thimble::model::{LogitSource, ModelSpec, OnLogits, Window};
 use thimble::progress::Silent;
 use thimble::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use thimble::text::Tokenizer;
 
 fn native(model: &Model) -> NativeLogits {
     NativeLogits::new(Decoder::new(&*model.store, Activations::F32, 0).unwrap())
@@ -264,6 +265,21 @@ fn examples_come_before_items() {
     let done = thimble(&["eval", path(&model), "--tasks", path(&tasks), "--shots", "12"]);
     assert_eq!(done.status.code(), Some(3));
     assert!(String::from_utf8(done.stderr).unwrap().contains("only 11 others"));
+}
+
+/// A tokenizer that puts a blank before every text puts the continuation's.
+#[test]
+fn continuations_have_one_blank() {
+    let Some(data) = data::shared("continuations_have_one_blank") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let line = json!({ "context": "The quick brown", "continuation": "fox jumps" });
+    let task = &read(&file(dir.path().join("task.jsonl"), line.to_string())).unwrap()[0];
+    let spec = runtime::open_weights(&data::fixture("llama-gqa-tied")).unwrap().spec().clone();
+    for name in ["llama2/tokenizer.model", "gpt-neox-20b/20B_tokenizer.json", "t5/tokenizer.json"] {
+        let tokenizer = Tokenizer::open(&data.join("tokenizers").join(name)).unwrap();
+        let windows = Reader::new(&tokenizer).unwrap().windows(&task.items[0], "", &spec).unwrap();
+        assert_eq!(windows[0].ids[1..], tokenizer.encode("The quick brown fox jumps").unwrap(), "{name}");
+    }
 }
 
 /// A context that is too long counts as if only its end had been given.

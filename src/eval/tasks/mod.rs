@@ -8,7 +8,7 @@
 //! | `context`, `continuation` | " " + `continuation` after `context` | each of its tokens is the likeliest |
 //!
 //! The log-likelihood of a continuation is the sum over its tokens given all before;
-//! it is tokenised apart from its context. A beginning-of-text token comes first where
+//! it is tokenised apart from its context (without its blank where the tokenizer puts one). A beginning-of-text token comes first where
 //! the model has one. A context that does not fit loses its beginning, that token aside.
 //! (The first and the last are how lm-evaluation-harness asks: Gao et al. 2021.)
 
@@ -19,7 +19,7 @@ mod score;
 mod summary;
 
 pub use mcnemar::mcnemar;
-pub use prompt::Ask;
+pub use prompt::{Ask, Reader};
 pub use read::{Answer, Item, Kind, Task, names, read};
 pub use score::{ItemScore, Subject, TaskItems, measure};
 pub use summary::{Accuracy, Against, Paired, TaskScore, compare};

@@ -59,19 +59,37 @@ impl Ask {
     }
 }
 
-/// The windows of an item's answers, in their order.
-pub fn windows(item: &Item, examples: &str, tokenizer: &Tokenizer, spec: &ModelSpec) -> std::result::Result<Vec<Window>, String> {
-    let mut windows = Vec::new();
-    let mut last: Option<(&str, Vec<u32>)> = None;
-    for Answer { context, continuation } in &item.answers {
-        let encode = |text: &str| tokenizer.encode(text).map_err(|e| e.to_string());
-        if last.as_ref().is_none_or(|(text, _)| text != context) {
-            last = Some((context, encode(&format!("{examples}{context}"))?));
-        }
-        let (_, given) = last.as_ref().expect("just encoded");
-        windows.push(window(spec, given, &encode(continuation)?)?);
+/// Makes windows of items by a tokenizer.
+pub struct Reader<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Whether the tokenizer puts a blank before every text (sentencepiece's dummy
+    /// prefix): a continuation's own would be a second one.
+    puts_blank: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// Finds out how the tokenizer begins a text.
+    pub fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
+        let [sentence, with, without] = ["a b", " b", "b"].map(|text| tokenizer.encode(text));
+        let sentence = sentence?;
+        Ok(Self { tokenizer, puts_blank: !sentence.ends_with(&with?) && sentence.ends_with(&without?) })
     }
-    Ok(windows)
+
+    /// The windows of an item's answers, in their order; `examples` come before each.
+    pub fn windows(&self, item: &Item, examples: &str, spec: &ModelSpec) -> std::result::Result<Vec<Window>, String> {
+        let encode = |text: &str| self.tokenizer.encode(text).map_err(|e| e.to_string());
+        let mut windows = Vec::new();
+        let mut last: Option<(&str, Vec<u32>)> = None;
+        for Answer { context, continuation } in &item.answers {
+            if last.as_ref().is_none_or(|(text, _)| text != context) {
+                last = Some((context, encode(&format!("{examples}{context}"))?));
+            }
+            let (_, given) = last.as_ref().expect("just encoded");
+            let continuation = continuation.strip_prefix(' ').filter(|_| self.puts_blank).unwrap_or(continuation);
+            windows.push(window(spec, given, &encode(continuation)?)?);
+        }
+        Ok(windows)
+    }
 }
 
 /// A context, shortened at its beginning to what fits, and its continuation.

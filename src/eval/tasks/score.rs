@@ -1,6 +1,6 @@
 //! Log-likelihoods of items.
 
-use super::prompt::{Ask, windows};
+use super::prompt::{Ask, Reader};
 use super::read::{Item, Kind, Task};
 use crate::error::{Error, Result};
 use crate::eval::divergence::loss;
@@ -72,11 +72,11 @@ pub fn measure(subject: &mut Subject, tasks: &[Task], ask: Ask, progress: &dyn P
 }
 
 fn measure_task(subject: &mut Subject, task: &Task, ask: Ask, progress: &dyn Progress) -> Result<TaskItems> {
-    let items = ask.items(task);
+    let (items, reader) = (ask.items(task), Reader::new(subject.tokenizer)?);
     progress.begin(&task.name, items.len() as u64);
     let (mut scored, mut waiting, mut tokens) = (Vec::with_capacity(items.len()), Vec::new(), 0);
     for (i, item) in items.iter().enumerate() {
-        let windows = windows(item, &ask.examples(task, i), subject.tokenizer, subject.source.spec());
+        let windows = reader.windows(item, &ask.examples(task, i), subject.source.spec());
         let windows = windows.map_err(|reason| Error::format(&task.path, format!("line {}: {reason}", item.line)))?;
         tokens += windows.iter().map(|w| w.ids.len()).sum::<usize>();
         waiting.extend(windows);
