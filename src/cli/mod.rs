@@ -35,6 +35,7 @@ const EXAMPLES: &str = "\
 Examples:
   thimble compress recipes/gptq-4bit.toml --model ./my-model --out ./small
   thimble eval ./small --text held-out.txt --reference ./my-model
+  thimble eval ./small --tasks ./tasks --reference ./my-model
   thimble run ./small --prompt 'Once upon a time'
 
 Exit codes: 0 done, 1 a quality gate was missed, 2 usage or recipe, 3 bad input, 4 environment.";
