@@ -9,8 +9,9 @@
 //!
 //! The log-likelihood of a continuation is the sum over its tokens given all before;
 //! it is tokenised apart from its context, without its blank where the tokenizer puts
-//! one. A beginning-of-text token comes first where the model has one. A context that does not fit loses its beginning, that token aside.
-//! (The first and the last are how lm-evaluation-harness asks: Gao et al. 2021.)
+//! one. A beginning-of-text token comes first where the model has one. A context that
+//! does not fit loses its beginning, that token aside. (The first and the last are how
+//! lm-evaluation-harness asks: Gao et al. 2021.)
 
 mod mcnemar;
 mod prompt;
