@@ -1,5 +1,5 @@
-//! Thimble fits a language model into a thimble: it prunes, distils and quantises
-//! a checkpoint, proves what that cost, packs it, and runs it on a device.
+//! Thimble fits a language model into a thimble: it quantises a checkpoint, proves
+//! what that cost, packs it, and runs it on a device.
 //!
 //! The floors, each using only those below it:
 //!
@@ -12,7 +12,7 @@
 //! | [`recipe`] | what to do, in TOML |
 //! | [`eval`] | perplexity, divergence, accuracy, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |
-//! | [`kernels`] | arithmetic of the device, one file an instruction set |
+//! | [`kernels`] | arithmetic of the device, one file or folder an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers |

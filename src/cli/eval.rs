@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 /// Measure perplexity, divergence from a reference, and accuracy on tasks
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("measured").required(true).multiple(true).args(["text", "tasks"])))]
 #[command(after_help = "\
 Examples:
   thimble eval ./small --text held-out.txt
@@ -30,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Held-out text
-    #[arg(long, value_name = "FILE", required_unless_present = "tasks")]
+    #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tasks: a folder of *.jsonl, or one such file
     #[arg(long, value_name = "DIR")]
