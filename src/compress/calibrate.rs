@@ -17,10 +17,43 @@ pub struct Stream {
     batches: Vec<Tensor>,
 }
 
-/// Second moments of the input of each group of linear layers.
+/// What is gathered of the input of each group of linear layers.
 #[derive(Default)]
 pub struct Statistics {
-    sums: BTreeMap<&'static str, (Tensor, i64)>,
+    sums: BTreeMap<&'static str, Sums>,
+}
+
+/// Over the tokens so far.
+struct Sums {
+    tokens: i64,
+    /// Σ x xᵀ `[in, in]`
+    products: Tensor,
+    /// Σ |x| `[in]`
+    magnitudes: Tensor,
+    /// max |x| `[in]`
+    greatest: Tensor,
+}
+
+/// What methods know of an input.
+pub struct InputStatistics {
+    /// 2/n · Σ x xᵀ `[in, in]`, the Hessian of the layer's squared error (GPTQ, section
+    /// 3.1).
+    pub hessian: Tensor,
+    /// Mean |x| `[in]`.
+    pub mean_magnitude: Tensor,
+    /// max |x| `[in]`.
+    pub greatest_magnitude: Tensor,
+}
+
+impl InputStatistics {
+    /// The same of an input divided by `scales` `[in]`.
+    pub fn divided(&self, scales: &Tensor) -> Self {
+        Self {
+            hessian: &self.hessian / scales.outer(scales),
+            mean_magnitude: &self.mean_magnitude / scales,
+            greatest_magnitude: &self.greatest_magnitude / scales,
+        }
+    }
 }
 
 impl Stream {
@@ -95,27 +128,38 @@ impl Statistics {
     fn add(&mut self, input: &'static str, x: &Tensor) {
         let x = x.reshape([-1, *x.size().last().expect("not a scalar")]).to_kind(Kind::Float);
         let (tokens, width) = x.size2().expect("[tokens, in]");
-        let (sum, count) = self.sums.entry(input).or_insert_with(|| (Tensor::zeros([width, width], (Kind::Float, x.device())), 0));
-        let _ = sum.addmm_(&x.tr(), &x);
-        *count += tokens;
+        let sums = self.sums.entry(input).or_insert_with(|| {
+            let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, x.device()));
+            Sums { tokens: 0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
+        });
+        let _ = sums.products.addmm_(&x.tr(), &x);
+        let magnitudes = x.abs();
+        let _ = sums.magnitudes.g_add_(&magnitudes.sum_dim_intlist(0, false, Kind::Float));
+        sums.greatest = sums.greatest.maximum(&magnitudes.amax(0, false));
+        sums.tokens += tokens;
     }
 
     /// Adds what others have of an input, where they have any.
     pub fn take_over(&mut self, others: &mut Self, input: &'static str) {
-        let Some((sum, count)) = others.sums.remove(input) else { return };
+        let Some(other) = others.sums.remove(input) else { return };
         match self.sums.get_mut(input) {
-            Some((all, tokens)) => {
-                let _ = all.g_add_(&sum);
-                *tokens += count;
+            Some(sums) => {
+                let _ = sums.products.g_add_(&other.products);
+                let _ = sums.magnitudes.g_add_(&other.magnitudes);
+                sums.greatest = sums.greatest.maximum(&other.greatest);
+                sums.tokens += other.tokens;
             }
-            None => drop(self.sums.insert(input, (sum, count))),
+            None => drop(self.sums.insert(input, other)),
         }
     }
 
-    /// Takes the Hessian 2/n · Σ x xᵀ `[in, in]` of an input's squared error
-    /// (GPTQ, section 3.1).
-    pub fn take_hessian(&mut self, input: &'static str) -> Tensor {
-        let (sum, count) = self.sums.remove(input).expect("every input of the block was heard");
-        sum * (2.0 / count as f64)
+    /// Takes what there is of an input.
+    pub fn take(&mut self, input: &'static str) -> InputStatistics {
+        let Sums { tokens, products, magnitudes, greatest } = self.sums.remove(input).expect("every input of the block was heard");
+        InputStatistics {
+            hessian: products * (2.0 / tokens as f64),
+            mean_magnitude: magnitudes / tokens as f64,
+            greatest_magnitude: greatest,
+        }
     }
 }

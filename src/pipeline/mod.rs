@@ -147,9 +147,7 @@ impl Run<'_> {
         for (i, stage) in self.recipe.stages.iter().enumerate() {
             let journal = self.journal.stage(i)?;
             let done = match stage {
-                Stage::Rtn { plan, .. } | Stage::Gptq { plan, .. } => {
-                    quantize::run(stage, plan, &*store, sequences, self.options.compute, &journal, self.progress)?
-                }
+                Stage::Quantize(plan) => quantize::run(plan, &*store, sequences, self.options.compute, &journal, self.progress)?,
             };
             store = Arc::new(done.model);
             last_hidden = Some(done.last_hidden);

@@ -5,14 +5,14 @@ use super::journal::{Made, StageJournal};
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
-use crate::compress::quantize::{LayerMethod, Site, layer_method, relative_error};
+use crate::compress::quantize::{Site, layer_method, relative_error};
 use crate::compress::{Compute, Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::model::{InputGroup, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
 use crate::quant::{Assembled, Layout, PackedTensor, Scheme, Weight, WeightStore};
-use crate::recipe::{Quantize, Stage};
+use crate::recipe::Quantize;
 use crate::report::{LayerReport, StageReport};
 use half::{bf16, f16};
 use ndarray::ArrayView2;
@@ -33,7 +33,6 @@ pub struct Done {
 
 /// Runs the stage.
 pub fn run(
-    stage: &Stage,
     plan: &Quantize,
     store: &dyn WeightStore,
     sequences: &[Vec<u32>],
@@ -42,7 +41,8 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Done> {
     let start = Instant::now();
-    let work = Work { store, plan, method: layer_method(stage), sequential: stage.is_sequential(), compute, progress };
+    let work = Work { store, plan, compute, progress };
+    let method = plan.method.name();
     let spec = store.spec();
 
     let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
@@ -55,9 +55,9 @@ pub fn run(
 
     // A block is observed, once or for each group, solved group by group, and passed.
     let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
-    let passes = if work.sequential { groups + 1 } else { 2 };
+    let passes = if plan.method.is_sequential() { groups + 1 } else { 2 };
     let steps = passes * stream.len() + groups;
-    progress.begin(&format!("{}: quantising blocks", stage.method()), steps * spec.blocks.len() as u64);
+    progress.begin(&format!("{method}: quantising blocks"), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
         let mut fresh = false;
         let uses = later_uses.remove(&i);
@@ -79,7 +79,7 @@ pub fn run(
 
     layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
     Ok(Done {
-        report: StageReport { method: stage.method().to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
+        report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
         last_hidden: stream.first(),
         model: journal.model(spec)?,
     })
@@ -113,9 +113,6 @@ fn later_uses(store: &dyn WeightStore, start: &Stream, compute: Compute, progres
 struct Work<'a> {
     store: &'a dyn WeightStore,
     plan: &'a Quantize,
-    method: Box<dyn LayerMethod>,
-    /// See [`Stage::is_sequential`].
-    sequential: bool,
     compute: Compute,
     progress: &'a dyn Progress,
 }
@@ -163,20 +160,22 @@ impl Work<'_> {
             let parameters = Parameters::of_block(spec, index, weight, self.compute)?;
             Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
         };
+        let method = layer_method(self.plan.method);
+        let sequential = self.plan.method.is_sequential();
         let mut statistics = Statistics::default();
-        if !self.sequential && !own.is_empty() {
+        if !sequential && !own.is_empty() {
             statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &[])?;
         }
         let mut later_uses = later_uses.unwrap_or_default();
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
         for group in own {
-            if self.sequential {
+            if sequential {
                 statistics = observe(&[group.input], &weights)?;
             }
             statistics.take_over(&mut later_uses, group.input);
-            let hessian = statistics.take_hessian(group.input);
+            let input = statistics.take(group.input);
             let sites = self.sites(index, &group)?;
-            for (site, outcome) in sites.iter().zip(self.method.compress(&sites, &hessian)?) {
+            for (site, outcome) in sites.iter().zip(method.compress(&sites, &input)?) {
                 let solved = outcome.tensor.dequantize();
                 let solved =
                     Tensor::from_slice(solved.as_slice().expect("standard layout")).view_as(&site.weight).to_device(self.compute.device);
@@ -185,7 +184,7 @@ impl Work<'_> {
                 }
                 layers.push(LayerReport {
                     name: site.name.clone(),
-                    relative_error: relative_error(&site.weight, &solved, &hessian),
+                    relative_error: relative_error(&site.weight, &solved, &input.hessian),
                     bits: site.scheme.bits_per_weight(site.weight.size()[1] as usize),
                     remarks: outcome.remarks,
                 });
@@ -284,7 +283,7 @@ mod tests {
         let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
         statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
         assert!(uses.is_empty(), "one block owns what is shared");
-        let difference = (statistics.take_hessian(inputs::FFN_HIDDEN).to_kind(Kind::Double) - &expected).abs().max();
+        let difference = (statistics.take(inputs::FFN_HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();
         let relative = (difference / expected.abs().max()).double_value(&[]);
         assert!(relative < 1e-5, "{relative}");
     }
@@ -303,17 +302,15 @@ mod tests {
         for sequential in [true, false] {
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
-            let stage = &recipe.stages[0];
-            let plan = stage.quantize().unwrap();
-            let method = layer_method(stage);
-            let work = Work { store, plan, method, sequential: stage.is_sequential(), compute: Compute::CPU, progress: &Silent };
+            let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0];
+            let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
             let made = work.block(0, &stream, None).unwrap();
 
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
             for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
-                let hessian = stream.observe(&spec.blocks[0], met, &[input], &Silent).take_hessian(input);
+                let hessian = stream.observe(&spec.blocks[0], met, &[input], &Silent).take(input).hessian;
                 let expected = relative_error(original.get(role), solved.get(role), &hessian);
                 let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
                 assert!((expected / reported - 1.0).abs() < 1e-4, "{role}, sequential {sequential}: {expected}, reported {reported}");

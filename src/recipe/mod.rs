@@ -111,51 +111,57 @@ pub enum OutputFormat {
     Native,
 }
 
-/// One method, resolved. Closed: a stage that some part does not handle must
-/// not compile.
+/// One step, resolved. Closed: a stage that some part does not handle must not
+/// compile.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Round to nearest.
-    Rtn {
-        /// What to.
-        #[serde(flatten)]
-        plan: Quantize,
-        /// How.
-        #[serde(flatten)]
-        options: RtnOptions,
-    },
-    /// GPTQ.
-    Gptq {
-        /// What to.
-        #[serde(flatten)]
-        plan: Quantize,
-        /// How.
-        #[serde(flatten)]
-        options: GptqOptions,
-    },
+    /// Weights become codes.
+    Quantize(Quantize),
 }
 
 impl Stage {
     /// Its name in a recipe.
     pub fn method(&self) -> &'static str {
         match self {
-            Stage::Rtn { .. } => "rtn",
-            Stage::Gptq { .. } => "gptq",
-        }
-    }
-
-    /// The plan, where it quantises.
-    pub fn quantize(&self) -> Option<&Quantize> {
-        match self {
-            Stage::Rtn { plan, .. } | Stage::Gptq { plan, .. } => Some(plan),
+            Stage::Quantize(quantize) => quantize.method.name(),
         }
     }
 
     /// The spec of a model once this is done to it.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
-            Stage::Rtn { .. } | Stage::Gptq { .. } => spec,
+            Stage::Quantize(_) => spec,
+        }
+    }
+}
+
+/// A stage that quantises.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quantize {
+    /// By which method.
+    pub method: Method,
+    /// What each matrix is quantised to, by canonical name; one that is not listed
+    /// stays in 16 bits.
+    pub schemes: BTreeMap<String, Scheme>,
+}
+
+/// A quantiser of linear layers, with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Round to nearest.
+    Rtn(RtnOptions),
+    /// GPTQ.
+    Gptq(GptqOptions),
+}
+
+impl Method {
+    /// Its name in a recipe.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Rtn(_) => "rtn",
+            Method::Gptq(_) => "gptq",
         }
     }
 
@@ -163,18 +169,10 @@ impl Stage {
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Stage::Rtn { .. } => false,
-            Stage::Gptq { options, .. } => options.true_sequential,
+            Method::Rtn(_) => false,
+            Method::Gptq(options) => options.true_sequential,
         }
     }
-}
-
-/// What each matrix is quantised to, by canonical name; one that is not listed
-/// stays in 16 bits.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Quantize {
-    /// Scheme by canonical name.
-    pub schemes: BTreeMap<String, Scheme>,
 }
 
 /// How rounding to nearest finds its grids.
@@ -198,7 +196,7 @@ pub struct GptqOptions {
     /// Whether grids are those of the weight before anything is rounded, and groups
     /// those of the model's order of columns.
     pub static_groups: bool,
-    /// See [`Stage::is_sequential`].
+    /// See [`Method::is_sequential`].
     pub true_sequential: bool,
     /// What Hessians are solved in.
     pub precision: Precision,

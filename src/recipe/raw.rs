@@ -1,5 +1,5 @@
 //! A recipe as it is written. Unknown keys are errors that point at their line.
-//! A new method = one variant of `RawStage`, one of [`super::Stage`].
+//! A new method = one variant of `RawStage`, one of [`super::Method`].
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
@@ -88,35 +88,58 @@ pub(super) enum RawStage {
     Gptq(RawGptq),
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawRtn {
-    #[serde(default = "default_bits")]
-    pub bits: usize,
-    #[serde(default = "default_group_size")]
-    pub group_size: usize,
-    #[serde(default)]
-    pub symmetric: bool,
+/// A quantising stage: keys of its own beside those that all of them have, which
+/// serde cannot flatten into a struct that refuses unknown keys.
+macro_rules! quantising {
+    ($(#[$doc:meta])* $name:ident { $($fields:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            #[serde(default = "default_bits")]
+            pub bits: usize,
+            #[serde(default = "default_group_size")]
+            pub group_size: usize,
+            #[serde(default)]
+            pub symmetric: bool,
+            #[serde(default)]
+            pub embeddings: RawScheme,
+            pub head: Option<RawScheme>,
+            #[serde(default)]
+            pub skip: Vec<String>,
+            $($fields)*
+        }
+
+        impl $name {
+            /// What to.
+            pub fn targets(&self) -> RawTargets<'_> {
+                RawTargets {
+                    linear: RawScheme { bits: self.bits, group_size: self.group_size, symmetric: self.symmetric },
+                    embeddings: self.embeddings,
+                    head: self.head.unwrap_or(self.embeddings),
+                    skip: &self.skip,
+                }
+            }
+        }
+    };
+}
+
+/// What a stage quantises, and to what.
+pub(super) struct RawTargets<'a> {
+    pub linear: RawScheme,
+    pub embeddings: RawScheme,
+    pub head: RawScheme,
+    pub skip: &'a [String],
+}
+
+quantising!(RawRtn {
     #[serde(default)]
     pub grid: RawGrid,
     #[serde(default)]
     pub importance: bool,
-    #[serde(default)]
-    pub embeddings: RawScheme,
-    pub head: Option<RawScheme>,
-    #[serde(default)]
-    pub skip: Vec<String>,
-}
+});
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawGptq {
-    #[serde(default = "default_bits")]
-    pub bits: usize,
-    #[serde(default = "default_group_size")]
-    pub group_size: usize,
-    #[serde(default)]
-    pub symmetric: bool,
+quantising!(RawGptq {
     #[serde(default)]
     pub grid: RawGrid,
     #[serde(default)]
@@ -129,12 +152,7 @@ pub(super) struct RawGptq {
     pub true_sequential: bool,
     #[serde(default)]
     pub precision: Precision,
-    #[serde(default)]
-    pub embeddings: RawScheme,
-    pub head: Option<RawScheme>,
-    #[serde(default)]
-    pub skip: Vec<String>,
-}
+});
 
 /// A choice of grid: its name, or what is searched.
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -1,7 +1,7 @@
 //! From what is written to what will be done to one model.
 
-use super::raw::{GridName, OrderName, RawActOrder, RawGrid, RawRecipe, RawScheme, RawStage, SELF};
-use super::{ActOrder, Calibration, Evaluate, Gate, GptqOptions, OutputFormat, Quantize, Recipe, RtnOptions, Stage, TextSource};
+use super::raw::{GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawRecipe, RawRtn, RawScheme, RawStage, RawTargets, SELF};
+use super::{ActOrder, Calibration, Evaluate, Gate, GptqOptions, Method, OutputFormat, Quantize, Recipe, RtnOptions, Stage, TextSource};
 use crate::error::{Error, Result};
 use crate::eval::tasks::names;
 use crate::eval::{MIN_WINDOW, default_window};
@@ -38,7 +38,7 @@ impl RawRecipe {
             left = stage.reshape(left);
             stages.push(stage);
         }
-        if stages.iter().filter(|s| s.quantize().is_some()).count() > 1 {
+        if stages.iter().filter(|s| matches!(s, Stage::Quantize(_))).count() > 1 {
             return Err("more than one stage quantises; the second would quantise what is quantised already".into());
         }
         let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
@@ -145,40 +145,37 @@ fn absolute(file: &Path) -> String {
 }
 
 fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stage, String> {
-    match stage {
-        RawStage::Rtn(raw) => {
-            let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
-            let plan = quantize("rtn", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
-            let options = RtnOptions { grid: grid("rtn", raw.grid)?, importance: raw.importance };
-            if options.importance && options.grid == GridChoice::MinMax {
-                return Err("rtn: importance weighs the errors of a search, and there is none; set grid = \"least_error\"".into());
-            }
-            Ok(Stage::Rtn { plan, options })
-        }
-        RawStage::Gptq(raw) => {
-            if !(raw.damp_percent > 0.0 && raw.damp_percent <= 1.0) {
-                return Err(format!(
-                    "gptq: damp_percent {} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)",
-                    raw.damp_percent
-                ));
-            }
-            let linear = RawScheme { bits: raw.bits, group_size: raw.group_size, symmetric: raw.symmetric };
-            let plan = quantize("gptq", linear, raw.embeddings, raw.head, &raw.skip, spec)?;
-            let options = GptqOptions {
-                act_order: match raw.act_order {
-                    RawActOrder::Switch(true) => ActOrder::On,
-                    RawActOrder::Switch(false) => ActOrder::Off,
-                    RawActOrder::Named(OrderName::GroupAware) => ActOrder::GroupAware,
-                },
-                damp_percent: raw.damp_percent,
-                grid: grid("gptq", raw.grid)?,
-                static_groups: raw.static_groups,
-                true_sequential: raw.true_sequential,
-                precision: raw.precision,
-            };
-            Ok(Stage::Gptq { plan, options })
-        }
+    let (method, targets) = match stage {
+        RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.targets()),
+        RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.targets()),
+    };
+    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), &targets, spec)?, method }))
+}
+
+fn rtn(raw: &RawRtn) -> std::result::Result<RtnOptions, String> {
+    let options = RtnOptions { grid: grid("rtn", raw.grid)?, importance: raw.importance };
+    if options.importance && options.grid == GridChoice::MinMax {
+        return Err("rtn: importance weighs the errors of a search, and there is none; set grid = \"least_error\"".into());
     }
+    Ok(options)
+}
+
+fn gptq(raw: &RawGptq) -> std::result::Result<GptqOptions, String> {
+    if !(raw.damp_percent > 0.0 && raw.damp_percent <= 1.0) {
+        return Err(format!("gptq: damp_percent {} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)", raw.damp_percent));
+    }
+    Ok(GptqOptions {
+        act_order: match raw.act_order {
+            RawActOrder::Switch(true) => ActOrder::On,
+            RawActOrder::Switch(false) => ActOrder::Off,
+            RawActOrder::Named(OrderName::GroupAware) => ActOrder::GroupAware,
+        },
+        damp_percent: raw.damp_percent,
+        grid: grid("gptq", raw.grid)?,
+        static_groups: raw.static_groups,
+        true_sequential: raw.true_sequential,
+        precision: raw.precision,
+    })
 }
 
 fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
@@ -199,17 +196,11 @@ fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
     }
 }
 
-fn quantize(
-    method: &str,
-    linear: RawScheme,
-    embeddings: RawScheme,
-    head: Option<RawScheme>,
-    skip: &[String],
-    spec: &ModelSpec,
-) -> std::result::Result<Quantize, String> {
+/// The scheme of each matrix that is not skipped.
+fn schemes(method: &str, targets: &RawTargets, spec: &ModelSpec) -> std::result::Result<BTreeMap<String, Scheme>, String> {
     let parameters = spec.parameters();
     let matrices = || parameters.iter().filter(|p| !matches!(p.kind, ParameterKind::Kept | ParameterKind::Vector));
-    for pattern in skip {
+    for pattern in targets.skip {
         if !matrices().any(|p| matches(pattern, &p.name)) {
             return Err(format!(
                 "{method}: skip = \"{pattern}\" names no matrix of this model; names are like blocks.0.ffn.down, and * stands for anything"
@@ -217,11 +208,11 @@ fn quantize(
         }
     }
     let (linear, embeddings, head) = (
-        scheme(method, linear)?,
-        scheme(&format!("{method}: embeddings"), embeddings)?,
-        scheme(&format!("{method}: head"), head.unwrap_or(embeddings))?,
+        scheme(method, targets.linear)?,
+        scheme(&format!("{method}: embeddings"), targets.embeddings)?,
+        scheme(&format!("{method}: head"), targets.head)?,
     );
-    let kept = matrices().filter(|p| !skip.iter().any(|pattern| matches(pattern, &p.name)));
+    let kept = matrices().filter(|p| !targets.skip.iter().any(|pattern| matches(pattern, &p.name)));
     let schemes = kept.map(|p| {
         let scheme = match p.kind {
             ParameterKind::Embedding => embeddings,
@@ -230,7 +221,7 @@ fn quantize(
         };
         (p.name.clone(), scheme)
     });
-    Ok(Quantize { schemes: schemes.collect() })
+    Ok(schemes.collect())
 }
 
 fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {

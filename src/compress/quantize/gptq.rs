@@ -5,6 +5,7 @@
 //! Quantization for Generative Pre-trained Transformers" (2022), algorithm 1.
 
 use super::{LayerMethod, Outcome, Site};
+use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::cholesky::inverse_factor;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
 use crate::error::Result;
@@ -22,12 +23,12 @@ pub struct Gptq {
 }
 
 impl LayerMethod for Gptq {
-    fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
         let Some(first) = sites.first() else { return Ok(Vec::new()) };
         let permutation = format!("{}.perm", first.name);
         match self.options.precision {
-            Precision::F32 => gptq::<f32>(sites, hessian, self.options, &permutation),
-            Precision::F64 => gptq::<f64>(sites, hessian, self.options, &permutation),
+            Precision::F32 => gptq::<f32>(sites, &input.hessian, self.options, &permutation),
+            Precision::F64 => gptq::<f64>(sites, &input.hessian, self.options, &permutation),
         }
     }
 }

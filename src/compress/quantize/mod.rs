@@ -1,5 +1,5 @@
 //! Quantisation methods. A new one = one file here, one variant of
-//! [`crate::recipe::Stage`], one arm of [`layer_method`].
+//! [`crate::recipe::Method`], one arm of [`layer_method`].
 
 mod gptq;
 mod rtn;
@@ -7,9 +7,10 @@ mod rtn;
 pub use gptq::{Gptq, gptq};
 pub use rtn::Rtn;
 
+use super::calibrate::InputStatistics;
 use crate::error::Result;
 use crate::quant::{QuantizedTensor, Scheme};
-use crate::recipe::Stage;
+use crate::recipe::Method;
 use tch::{Kind, Tensor};
 
 /// A matrix to be quantised.
@@ -32,15 +33,15 @@ pub struct Outcome {
 
 /// A method that works on linear layers which share an input. Pure: no I/O.
 pub trait LayerMethod {
-    /// Quantises all sites of one input with its Hessian `[in, in]`.
-    fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>>;
+    /// Quantises all sites of one input by what is known of it.
+    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>>;
 }
 
-/// The method of a stage.
-pub fn layer_method(stage: &Stage) -> Box<dyn LayerMethod> {
-    match stage {
-        Stage::Rtn { options, .. } => Box::new(Rtn { options: *options }),
-        Stage::Gptq { options, .. } => Box::new(Gptq { options: *options }),
+/// What carries a method out.
+pub fn layer_method(method: Method) -> Box<dyn LayerMethod> {
+    match method {
+        Method::Rtn(options) => Box::new(Rtn { options }),
+        Method::Gptq(options) => Box::new(Gptq { options }),
     }
 }
 

@@ -2,12 +2,13 @@
 //! the columns' activation energy, the calibration counts; otherwise it does not.
 
 use super::{LayerMethod, Outcome, Site};
+use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::grid::round_by;
 use crate::recipe::RtnOptions;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 /// The method.
 pub struct Rtn {
@@ -16,9 +17,9 @@ pub struct Rtn {
 }
 
 impl LayerMethod for Rtn {
-    fn compress(&self, sites: &[Site], hessian: &Tensor) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
         // The Hessian's diagonal: second moments of the activations.
-        let importance = self.options.importance.then(|| numbers::<f64>(&hessian.diag(0).to_kind(Kind::Double)));
+        let importance = self.options.importance.then(|| numbers::<f64>(&input.hessian.diag(0).to_kind(Kind::Double)));
         let round = |site: &Site| Outcome {
             tensor: round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref()),
             remarks: Vec::new(),
