@@ -25,8 +25,16 @@ struct Method {
     beats_rounding: bool,
 }
 
-const METHODS: [Method; 2] = [
-    Method { name: "rtn", settings: &["bits = 4", "bits = 3\ngrid = 'least_error'\nimportance = true"], beats_rounding: false },
+const METHODS: [Method; 3] = [
+    Method {
+        name: "rtn",
+        settings: &[
+            "bits = 4",
+            "bits = 3\ngrid = 'least_error'\nimportance = true",
+            "bits = 8\nsymmetric = true\nrescale = { smooth = 0.5 }",
+        ],
+        beats_rounding: false,
+    },
     Method {
         name: "gptq",
         settings: &[
@@ -36,9 +44,11 @@ const METHODS: [Method; 2] = [
             "bits = 4\nstatic_groups = true\nprecision = 'f64'",
             "bits = 4\nact_order = false\ntrue_sequential = true",
             "bits = 8",
+            "bits = 4\nrescale = 'awq'\ntrue_sequential = true",
         ],
         beats_rounding: true,
     },
+    Method { name: "awq", settings: &["bits = 4", "bits = 3\nduo_scaling = false\nsymmetric = true"], beats_rounding: true },
 ];
 
 fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {

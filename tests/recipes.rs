@@ -105,6 +105,10 @@ fn senseless_settings_say_what_is_expected() {
         ("act_order = 'up'", "expected true, false or \"group_aware\""),
         ("precision = 'f16'", "expected `f32` or `f64`"),
         ("importance = true", "unknown field `importance`"),
+        ("rescale = 'gptq'", "expected \"awq\", \"smooth\""),
+        ("rescale = { smooth = 1.5 }", "smooth = 1.5 must be from 0"),
+        ("rescale = { awq = { points = 0 } }", "points 0 must be from 1"),
+        ("rescale = { awq = { point = 3 } }", "expected \"awq\", \"smooth\""),
     ];
     let spec = thimble::model::DenseModel::open_hugging_face(&data::fixture("llama-gqa-tied")).unwrap();
     let resolve = |text: &str, sets: &[String]| {
@@ -122,4 +126,6 @@ fn senseless_settings_say_what_is_expected() {
     assert!(error.contains("set grid = \"least_error\""), "{error}");
     resolve(weighted, &["rtn.grid=least_error".into()]).unwrap();
     resolve("[[stage]]\n[stage.gptq]\n", &["gptq.act_order=group_aware".into(), "gptq.grid={norm=2}".into()]).unwrap();
+    resolve("[[stage]]\n[stage.gptq]\n", &["gptq.rescale=awq".into()]).unwrap();
+    resolve("[[stage]]\n[stage.rtn]\n", &["rtn.rescale={smooth=0.8}".into()]).unwrap();
 }

@@ -45,17 +45,6 @@ pub struct InputStatistics {
     pub greatest_magnitude: Tensor,
 }
 
-impl InputStatistics {
-    /// The same of an input divided by `scales` `[in]`.
-    pub fn divided(&self, scales: &Tensor) -> Self {
-        Self {
-            hessian: &self.hessian / scales.outer(scales),
-            mean_magnitude: &self.mean_magnitude / scales,
-            greatest_magnitude: &self.greatest_magnitude / scales,
-        }
-    }
-}
-
 impl Stream {
     /// The embedded sequences, all of one length.
     pub fn start(sequences: &[Vec<u32>], entrance: &Entrance) -> Self {
@@ -153,13 +142,30 @@ impl Statistics {
         }
     }
 
+    /// What there is of an input.
+    pub fn of(&self, input: &'static str) -> InputStatistics {
+        let Sums { tokens, products, magnitudes, greatest } = self.sums.get(input).expect("every input of the block was heard");
+        InputStatistics {
+            hessian: products * (2.0 / *tokens as f64),
+            mean_magnitude: magnitudes / *tokens as f64,
+            greatest_magnitude: greatest.shallow_clone(),
+        }
+    }
+
     /// Takes what there is of an input.
     pub fn take(&mut self, input: &'static str) -> InputStatistics {
-        let Sums { tokens, products, magnitudes, greatest } = self.sums.remove(input).expect("every input of the block was heard");
-        InputStatistics {
-            hessian: products * (2.0 / tokens as f64),
-            mean_magnitude: magnitudes / tokens as f64,
-            greatest_magnitude: greatest,
+        let taken = self.of(input);
+        self.sums.remove(input);
+        taken
+    }
+
+    /// As if an input had been divided by `scales` `[in]`; nothing where there is
+    /// nothing of it.
+    pub fn divide(&mut self, input: &'static str, scales: &Tensor) {
+        if let Some(sums) = self.sums.get_mut(input) {
+            let _ = sums.products.g_div_(&scales.outer(scales));
+            let _ = sums.magnitudes.g_div_(scales);
+            sums.greatest = &sums.greatest / scales;
         }
     }
 }

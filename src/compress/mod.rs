@@ -5,8 +5,9 @@ pub mod calibrate;
 pub mod decoder;
 mod logits;
 pub mod quantize;
+pub mod rescale;
 pub mod solve;
 mod tensors;
 
 pub use logits::TorchLogits;
-pub use tensors::{Compute, Parameter, Parameters, to_vec};
+pub use tensors::{Compute, Parameter, Parameters, dense, to_vec};

@@ -115,6 +115,18 @@ pub fn to_array(matrix: &Tensor) -> Array2<f32> {
     Array2::from_shape_vec((rows as usize, columns as usize), to_vec(matrix)).expect("the sizes agree")
 }
 
+/// A matrix of ndarray on the CPU.
+pub fn from_array(matrix: &Array2<f32>) -> Tensor {
+    let (rows, columns) = matrix.dim();
+    Tensor::from_slice(matrix.as_slice().expect("standard layout")).view([rows as i64, columns as i64])
+}
+
+/// A weight in f32, of a name that messages give.
+pub fn dense(name: &str, tensor: &Tensor) -> Weight {
+    let shape = tensor.size().iter().map(|&n| n as usize).collect();
+    Weight::Dense(DenseTensor::from_f32(name, std::path::Path::new(""), shape, &to_vec(tensor)))
+}
+
 /// All numbers, in f32 on the CPU.
 pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);

@@ -6,12 +6,13 @@ use crate::checkpoint::{DenseTensor, FloatType};
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::quantize::{Site, layer_method, relative_error};
-use crate::compress::{Compute, Parameter, Parameters};
+use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
+use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
-use crate::model::{InputGroup, ParameterKind, Part};
+use crate::model::{FedBy, InputGroup, ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::grid::round_to_nearest;
-use crate::quant::{Assembled, Layout, PackedTensor, Scheme, Weight, WeightStore};
+use crate::quant::{Assembled, Layout, PackedTensor, Weight, WeightStore};
 use crate::recipe::Quantize;
 use crate::report::{LayerReport, StageReport};
 use half::{bf16, f16};
@@ -55,8 +56,9 @@ pub fn run(
 
     // A block is observed, once or for each group, solved group by group, and passed.
     let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
-    let passes = if plan.method.is_sequential() { groups + 1 } else { 2 };
-    let steps = passes * stream.len() + groups;
+    let passes = if plan.method.is_sequential() { groups + 1 + u64::from(plan.rescale.is_some()) } else { 2 };
+    let searches = if plan.rescale.is_some() { groups } else { 0 };
+    let steps = passes * stream.len() + groups + searches;
     progress.begin(&format!("{method}: quantising blocks"), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
         let mut fresh = false;
@@ -78,11 +80,24 @@ pub fn run(
     progress.end();
 
     layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
+    warn_of_remarks(&layers);
     Ok(Done {
         report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
         last_hidden: stream.first(),
         model: journal.model(spec)?,
     })
+}
+
+/// Says what is remarkable, once for all layers that it is true of.
+fn warn_of_remarks(layers: &[LayerReport]) {
+    let mut by_remark: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for layer in layers {
+        layer.remarks.iter().for_each(|remark| by_remark.entry(remark).or_default().push(&layer.name));
+    }
+    for (remark, names) in by_remark {
+        let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+        tracing::warn!("{}{more}: {remark}", names[0]);
+    }
 }
 
 /// Statistics of the inputs of shared layers in the blocks that use them again, by
@@ -145,73 +160,138 @@ impl Work<'_> {
         Ok(Made { weights, layers })
     }
 
-    /// One block: statistics on the stream, and of later uses of its layers, then each
-    /// group of layers. What another block owns was done with that one.
+    /// One block: statistics on the stream, and of later uses of its layers; scales;
+    /// then each group of layers. What another block owns was done with that one.
     fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let groups = block.input_groups(spec.hidden_size).into_iter();
         let own: Vec<_> = groups.filter(|group| spec.owner(index, group.linears[0].role) == index).collect();
-        let observe = |inputs: &[&str], solved: &[(String, Weight)]| {
-            let weight = |name: &str| match solved.iter().find(|(other, _)| other == name) {
-                Some((_, weight)) => Ok(weight.clone()),
-                None => self.store.weight(name),
-            };
-            let parameters = Parameters::of_block(spec, index, weight, self.compute)?;
+        let observe = |inputs: &[&str], changed: &Changed| {
+            let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
             Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
         };
         let method = layer_method(self.plan.method);
         let sequential = self.plan.method.is_sequential();
-        let mut statistics = Statistics::default();
-        if !sequential && !own.is_empty() {
-            statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &[])?;
-        }
         let mut later_uses = later_uses.unwrap_or_default();
-        let (mut weights, mut layers) = (Vec::new(), Vec::new());
-        for group in own {
+        let mut statistics = Statistics::default();
+        let mut rescaled = Rescaled::default();
+        if !own.is_empty() && (!sequential || self.plan.rescale.is_some()) {
+            statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &rescaled.weights)?;
+            if let Some(rescale) = self.plan.rescale {
+                rescaled = self.rescale(&*rescaling(rescale), index, &own, &mut statistics, &mut later_uses)?;
+            }
+        }
+        // What the block's parameters have become so far.
+        let mut changed = std::mem::take(&mut rescaled.weights);
+        let mut layers = Vec::new();
+        for group in &own {
             if sequential {
-                statistics = observe(&[group.input], &weights)?;
+                statistics = observe(&[group.input], &changed)?;
             }
             statistics.take_over(&mut later_uses, group.input);
             let input = statistics.take(group.input);
-            let sites = self.sites(index, &group)?;
-            for (site, outcome) in sites.iter().zip(method.compress(&sites, &input)?) {
+            let sites = self.sites(index, group, &changed)?;
+            for (site, mut outcome) in sites.iter().zip(method.compress(&sites, &input)?) {
                 let solved = outcome.tensor.dequantize();
                 let solved =
                     Tensor::from_slice(solved.as_slice().expect("standard layout")).view_as(&site.weight).to_device(self.compute.device);
-                for remark in &outcome.remarks {
-                    tracing::warn!("{}: {remark}", site.name);
-                }
+                outcome.remarks.extend(rescaled.left.get(group.input).map(|why| format!("not rescaled: {why}")));
                 layers.push(LayerReport {
                     name: site.name.clone(),
                     relative_error: relative_error(&site.weight, &solved, &input.hessian),
                     bits: site.scheme.bits_per_weight(site.weight.size()[1] as usize),
                     remarks: outcome.remarks,
                 });
-                weights.push((site.name.clone(), Weight::Packed(PackedTensor::pack(&outcome.tensor, Layout::Tiles))));
+                changed.insert(site.name.clone(), Weight::Packed(PackedTensor::pack(&outcome.tensor, Layout::Tiles)));
             }
             self.progress.advance(1);
         }
-        for parameter in spec.parameters_of(Part::Block(index)) {
-            if !self.plan.schemes.contains_key(&parameter.name) {
-                let weight = self.store.weight(&parameter.name)?;
-                weights.push((parameter.name, kept(weight, parameter.kind)));
+        let parameters = spec.parameters_of(Part::Block(index));
+        let weight = |parameter: crate::model::Parameter| {
+            let weight = self.weight(&parameter.name, &changed)?;
+            Ok((parameter.name, kept(weight, parameter.kind)))
+        };
+        Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers })
+    }
+
+    /// Scales of every input of a block that can be scaled: what it makes of the
+    /// parameters, and of what is known of their inputs.
+    fn rescale(
+        &self,
+        by: &dyn Rescaling,
+        index: usize,
+        groups: &[InputGroup],
+        statistics: &mut Statistics,
+        later_uses: &mut Statistics,
+    ) -> Result<Rescaled> {
+        let spec = self.store.spec();
+        let mut rescaled = Rescaled::default();
+        let name = |role: &str| spec.block_name(index, role);
+        for fold in spec.folds(index) {
+            let groups: Vec<_> = groups.iter().filter(|group| fold.inputs.contains(&group.input)).collect();
+            self.progress.advance(groups.len() as u64);
+            let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.role))));
+            if !by.takes(&fold.fed_by) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
+                continue;
+            }
+            if let FedBy::Nothing(why) = fold.fed_by {
+                rescaled.left.extend(fold.inputs.iter().map(|&input| (input, why)));
+                continue;
+            }
+            let inputs: BTreeMap<_, _> = groups.iter().map(|group| (group.input, statistics.of(group.input))).collect();
+            let reader = |(input, name): (&'static str, String)| {
+                Ok(Reader {
+                    weight: self.load(&name, &rescaled.weights)?,
+                    scheme: self.plan.schemes.get(&name).copied(),
+                    input: &inputs[input],
+                })
+            };
+            let readers = linears().map(reader).collect::<Result<Vec<_>>>()?;
+            let channels = Channels::of(&fold);
+            let Some(scales) = by.scales(&readers, &channels) else { continue };
+            let spread = channels.spread(&scales);
+            let mut changed: Vec<(String, Tensor)> =
+                linears().zip(&readers).map(|((_, name), reader)| (name, &reader.weight * &spread)).collect();
+            let source = divided(&fold.fed_by, &scales, |role| self.load(&name(role), &rescaled.weights))?;
+            changed.extend(source.into_iter().map(|(role, tensor)| (name(&role), tensor)));
+            rescaled.weights.extend(changed.into_iter().map(|(name, tensor)| (name.clone(), dense(&name, &tensor))));
+            for group in &groups {
+                statistics.divide(group.input, &spread);
+                later_uses.divide(group.input, &spread);
             }
         }
-        Ok(Made { weights, layers })
+        Ok(rescaled)
+    }
+
+    /// A parameter as it is now.
+    fn weight(&self, name: &str, changed: &Changed) -> Result<Weight> {
+        changed.get(name).map_or_else(|| self.store.weight(name), |weight| Ok(weight.clone()))
+    }
+
+    /// Its numbers, in f32.
+    fn load(&self, name: &str, changed: &Changed) -> Result<Tensor> {
+        let compute = Compute { kind: Kind::Float, ..self.compute };
+        Ok(Parameter::load(self.weight(name, changed)?, compute).tensor().copy())
     }
 
     /// The layers of a group that the plan quantises, loaded.
-    fn sites(&self, block: usize, group: &InputGroup) -> Result<Vec<Site>> {
+    fn sites(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<Site>> {
         let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.role));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
-        let load = |(name, scheme): (String, Scheme)| {
-            let weight = self.store.weight(&name)?;
-            let compute = Compute { kind: Kind::Float, ..self.compute };
-            Ok(Site { weight: Parameter::load(weight, compute).tensor().copy(), name, scheme })
-        };
-        planned.map(load).collect()
+        planned.map(|(name, scheme)| Ok(Site { weight: self.load(&name, changed)?, name, scheme })).collect()
     }
+}
+
+/// Parameters of a block that are no longer those of the store, by canonical name.
+type Changed = BTreeMap<String, Weight>;
+
+/// What rescaling makes of a block.
+#[derive(Default)]
+struct Rescaled {
+    weights: Changed,
+    /// Inputs that nothing could be done for, and why.
+    left: BTreeMap<&'static str, &'static str>,
 }
 
 /// What is not quantised: vectors as they are, matrices in 16 bits.

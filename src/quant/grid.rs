@@ -2,13 +2,14 @@
 
 use super::{QuantizedTensor, Scheme};
 use half::f16;
-use ndarray::{ArrayView2, s};
+use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Floats that weights are solved in. f64 is for references and for Hessians
 /// that are badly conditioned.
 pub trait Real: ndarray::NdFloat {
-    /// To the nearest integer, ties to even.
+    /// To the nearest integer, ties to even, for magnitudes up to 2²¹.
     fn round_even(self) -> Self;
     /// Exact.
     fn from_f16(value: f16) -> Self;
@@ -25,8 +26,12 @@ pub trait Real: ndarray::NdFloat {
 macro_rules! real {
     ($t:ty) => {
         impl Real for $t {
+            #[inline]
             fn round_even(self) -> Self {
-                self.round_ties_even()
+                // From here on floats are whole numbers. An instruction would do, but not
+                // every machine has it, and this is vectorised on all of them.
+                const WHOLE: $t = 1.5 / <$t>::EPSILON;
+                (self + WHOLE) - WHOLE
             }
             fn from_f16(value: f16) -> Self {
                 value.into()
@@ -89,9 +94,20 @@ impl Grid {
 
     /// The nearest code.
     pub fn encode<T: Real>(&self, scheme: Scheme, value: T) -> i8 {
+        (self.steps(scheme, value) + T::from_i32(self.zero_point.into())).to_i32() as i8
+    }
+
+    /// The nearest value.
+    pub fn round<T: Real>(&self, scheme: Scheme, value: T) -> T {
+        self.steps(scheme, value) * T::from_f16(self.scale)
+    }
+
+    /// The nearest code, counted from the zero point.
+    #[inline]
+    fn steps<T: Real>(&self, scheme: Scheme, value: T) -> T {
         let (first, last) = scheme.code.range();
-        let steps = (value / T::from_f16(self.scale)).round_even() + T::from_i32(self.zero_point.into());
-        steps.max(T::from_i32(first)).min(T::from_i32(last)).to_i32() as i8
+        let [first, last] = [first, last].map(|code| T::from_i32(code - i32::from(self.zero_point)));
+        (value / T::from_f16(self.scale)).max(first).min(last).round_even()
     }
 
     /// The value of a code.
@@ -147,27 +163,30 @@ impl GridChoice {
 }
 
 impl GridSearch {
-    fn best<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>, widest: Grid) -> Grid {
+    /// What is tried for some values, the widest grid first.
+    pub fn candidates<T: Real>(&self, scheme: Scheme, values: &[T]) -> impl Iterator<Item = Grid> {
         let (low, high) = values.iter().fold((0.0f64, 0.0f64), |(low, high), v| (low.min(Real::to_f64(*v)), high.max(Real::to_f64(*v))));
         let (first, last) = scheme.code.range();
-        let mut best = (widest, f64::INFINITY);
-        for step in 0..=(self.shrink * f64::from(self.steps)) as u32 {
-            let share = 1.0 - f64::from(step) / f64::from(self.steps);
+        let aside = if scheme.symmetric { 0 } else { i32::from(self.zero_points) };
+        let steps = self.steps;
+        (0..=(self.shrink * f64::from(steps)) as u32).flat_map(move |step| {
+            let share = 1.0 - f64::from(step) / f64::from(steps);
             let nearest = Grid::spanning(scheme, share * low, share * high);
-            let aside = if scheme.symmetric { 0 } else { i32::from(self.zero_points) };
-            for zero_point in i32::from(nearest.zero_point) - aside..=i32::from(nearest.zero_point) + aside {
-                if !(first..=last).contains(&zero_point) {
-                    continue;
-                }
-                let grid = Grid { zero_point: zero_point as i8, ..nearest };
-                let error = |(i, &value): (usize, &T)| {
-                    let rounded: T = grid.decode(grid.encode(scheme, value));
-                    importance.map_or(1.0, |importance| importance[i]) * Real::to_f64(rounded - value).abs().powf(self.norm)
-                };
-                let sum: f64 = values.iter().enumerate().map(error).sum();
-                if sum < best.1 {
-                    best = (grid, sum);
-                }
+            let zero_points = i32::from(nearest.zero_point) - aside..=i32::from(nearest.zero_point) + aside;
+            let zero_points = zero_points.filter(move |zero_point| (first..=last).contains(zero_point));
+            zero_points.map(move |zero_point| Grid { zero_point: zero_point as i8, ..nearest })
+        })
+    }
+
+    fn best<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>, widest: Grid) -> Grid {
+        let mut best = (widest, f64::INFINITY);
+        for grid in self.candidates(scheme, values) {
+            let error = |(i, &value): (usize, &T)| {
+                importance.map_or(1.0, |importance| importance[i]) * Real::to_f64(grid.round(scheme, value) - value).abs().powf(self.norm)
+            };
+            let sum: f64 = values.iter().enumerate().map(error).sum();
+            if sum < best.1 {
+                best = (grid, sum);
             }
         }
         best.0
@@ -177,6 +196,21 @@ impl GridSearch {
 /// The nearest f16 that is positive and finite.
 fn storable(scale: f64) -> f16 {
     f16::from_f64(scale).clamp(f16::from_bits(1), f16::MAX)
+}
+
+/// What rounding to nearest makes of a weight `[out, in]`.
+pub fn rounded(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
+    let mut rounded = weight.as_standard_layout().into_owned();
+    let columns = weight.ncols().max(1);
+    let width = scheme.group_columns(columns);
+    let values = rounded.as_slice_mut().expect("standard layout");
+    values.par_chunks_mut(columns).for_each(|row| {
+        for group in row.chunks_mut(width) {
+            let grid = Grid::min_max(scheme, group.iter().copied());
+            group.iter_mut().for_each(|value| *value = grid.round(scheme, *value));
+        }
+    });
+    rounded
 }
 
 /// Round to nearest, each group on its own min-max grid. `weight` is `[out, in]`.
@@ -189,15 +223,20 @@ pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, imp
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);
     let mut quantized = QuantizedTensor::blank(scheme, rows, columns);
-    for row in 0..rows {
-        for group in 0..scheme.groups(columns) {
-            let within = group * width..((group + 1) * width).min(columns);
-            let span = s![row, within.clone()];
-            let values = weight.slice(span);
-            let grid = choice.find(scheme, &values.to_vec(), importance.map(|all| &all[within]));
-            quantized.set_grid(row, group, grid);
-            quantized.codes.slice_mut(span).zip_mut_with(&values, |code, &v| *code = grid.encode(scheme, v));
-        }
+    let codes = quantized.codes.as_slice_mut().expect("standard layout");
+    let round = |(row, codes): (usize, &mut [i8])| {
+        let values = weight.row(row).to_vec();
+        let groups = values.chunks(width).zip(codes.chunks_mut(width)).enumerate();
+        let grids = groups.map(|(group, (values, codes))| {
+            let grid = choice.find(scheme, values, importance.map(|all| &all[group * width..group * width + values.len()]));
+            codes.iter_mut().zip(values).for_each(|(code, &value)| *code = grid.encode(scheme, value));
+            grid
+        });
+        grids.collect()
+    };
+    let grids: Vec<Vec<Grid>> = codes.par_chunks_mut(columns.max(1)).enumerate().map(round).collect();
+    for (row, grids) in grids.into_iter().enumerate() {
+        grids.into_iter().enumerate().for_each(|(group, grid)| quantized.set_grid(row, group, grid));
     }
     quantized
 }

@@ -4,7 +4,8 @@
 use super::Scheme;
 use super::grid::Grid;
 use half::f16;
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Order of columns in storage: stored column j is column `order[j]` of the model.
@@ -63,12 +64,17 @@ impl QuantizedTensor {
         let (rows, columns) = self.codes.dim();
         let width = self.scheme.group_columns(columns);
         let mut weight = Array2::zeros((rows, columns));
-        for ((row, mut out), codes) in weight.axis_iter_mut(Axis(0)).enumerate().zip(self.codes.axis_iter(Axis(0))) {
-            for (stored, &code) in codes.iter().enumerate() {
-                let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
-                out[place] = self.grid(row, stored / width).decode(code);
+        let (numbers, codes) = (weight.as_slice_mut().expect("standard layout"), self.codes.as_slice().expect("standard layout"));
+        let rows = numbers.par_chunks_mut(columns.max(1)).zip(codes.par_chunks(columns.max(1))).enumerate();
+        rows.for_each(|(row, (numbers, codes))| {
+            for (group, codes) in codes.chunks(width).enumerate() {
+                let grid = self.grid(row, group);
+                for (stored, &code) in (group * width..).zip(codes) {
+                    let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
+                    numbers[place] = grid.decode(code);
+                }
             }
-        }
+        });
         weight
     }
 }

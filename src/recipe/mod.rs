@@ -141,6 +141,9 @@ impl Stage {
 pub struct Quantize {
     /// By which method.
     pub method: Method,
+    /// What is done to scales before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale: Option<Rescale>,
     /// What each matrix is quantised to, by canonical name; one that is not listed
     /// stays in 16 bits.
     pub schemes: BTreeMap<String, Scheme>,
@@ -154,6 +157,8 @@ pub enum Method {
     Rtn(RtnOptions),
     /// GPTQ.
     Gptq(GptqOptions),
+    /// Round to nearest on clipped grids, behind AWQ's scales.
+    Awq(AwqOptions),
 }
 
 impl Method {
@@ -162,6 +167,7 @@ impl Method {
         match self {
             Method::Rtn(_) => "rtn",
             Method::Gptq(_) => "gptq",
+            Method::Awq(_) => "awq",
         }
     }
 
@@ -169,7 +175,7 @@ impl Method {
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Method::Rtn(_) => false,
+            Method::Rtn(_) | Method::Awq(_) => false,
             Method::Gptq(options) => options.true_sequential,
         }
     }
@@ -182,6 +188,42 @@ pub struct RtnOptions {
     pub grid: GridChoice,
     /// Whether errors are weighted by the energy of the activations they meet.
     pub importance: bool,
+}
+
+/// What AWQ does besides scaling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AwqOptions {
+    /// Whether groups are clipped.
+    pub clip: bool,
+}
+
+/// How scale is moved between activations and weights before anything is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rescale {
+    /// AWQ's search.
+    Awq(AwqScales),
+    /// SmoothQuant's migration.
+    Smooth {
+        /// Share of the difficulty that goes to the weights.
+        alpha: f64,
+    },
+}
+
+/// How AWQ searches for scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AwqScales {
+    /// Strengths that are tried, from 0 to below 1.
+    pub points: usize,
+    /// Whether the magnitudes of weights count too.
+    pub duo_scaling: bool,
+}
+
+impl Default for AwqScales {
+    fn default() -> Self {
+        Self { points: 20, duo_scaling: true }
+    }
 }
 
 /// How GPTQ solves.

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
-use crate::recipe::Precision;
+use crate::recipe::{AwqScales, Precision};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -86,6 +86,7 @@ impl Default for RawOutput {
 pub(super) enum RawStage {
     Rtn(RawRtn),
     Gptq(RawGptq),
+    Awq(RawAwq),
 }
 
 /// A quantising stage: keys of its own beside those that all of them have, which
@@ -133,13 +134,24 @@ pub(super) struct RawTargets<'a> {
 }
 
 quantising!(RawRtn {
+    pub rescale: Option<RawRescale>,
     #[serde(default)]
     pub grid: RawGrid,
     #[serde(default)]
     pub importance: bool,
 });
 
+quantising!(RawAwq {
+    #[serde(default = "default_points")]
+    pub points: usize,
+    #[serde(default = "default_true")]
+    pub duo_scaling: bool,
+    #[serde(default = "default_true")]
+    pub clip: bool,
+});
+
 quantising!(RawGptq {
+    pub rescale: Option<RawRescale>,
     #[serde(default)]
     pub grid: RawGrid,
     #[serde(default)]
@@ -173,6 +185,28 @@ impl Default for RawGrid {
     fn default() -> Self {
         Self::Named(GridName::MinMax)
     }
+}
+
+/// A way to rescale: its name, or what it is told.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected \"awq\", \"smooth\", { awq = { points = 20, duo_scaling = true } } or { smooth = 0.5 }")]
+pub(super) enum RawRescale {
+    Named(RescaleName),
+    Told(RescaleTold),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RescaleName {
+    Awq,
+    Smooth,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RescaleTold {
+    Awq(AwqScales),
+    Smooth(f64),
 }
 
 /// true, false or "group_aware".
@@ -215,6 +249,12 @@ fn default_bits() -> usize {
 }
 fn default_group_size() -> usize {
     64
+}
+fn default_points() -> usize {
+    AwqScales::default().points
+}
+fn default_true() -> bool {
+    true
 }
 fn default_damp_percent() -> f64 {
     0.01

@@ -1,7 +1,13 @@
 //! From what is written to what will be done to one model.
 
-use super::raw::{GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawRecipe, RawRtn, RawScheme, RawStage, RawTargets, SELF};
-use super::{ActOrder, Calibration, Evaluate, Gate, GptqOptions, Method, OutputFormat, Quantize, Recipe, RtnOptions, Stage, TextSource};
+use super::raw::{
+    GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage, RawTargets, RescaleName,
+    RescaleTold, SELF,
+};
+use super::{
+    ActOrder, AwqOptions, AwqScales, Calibration, Evaluate, Gate, GptqOptions, Method, OutputFormat, Quantize, Recipe, Rescale, RtnOptions,
+    Stage, TextSource,
+};
 use crate::error::{Error, Result};
 use crate::eval::tasks::names;
 use crate::eval::{MIN_WINDOW, default_window};
@@ -145,11 +151,39 @@ fn absolute(file: &Path) -> String {
 }
 
 fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stage, String> {
-    let (method, targets) = match stage {
-        RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.targets()),
-        RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.targets()),
+    let (method, rescale, targets) = match stage {
+        RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.targets()),
+        RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.targets()),
+        RawStage::Awq(raw) => {
+            let scales = AwqScales { points: raw.points, duo_scaling: raw.duo_scaling };
+            (Method::Awq(AwqOptions { clip: raw.clip }), Some(Rescale::Awq(scales)), raw.targets())
+        }
     };
-    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), &targets, spec)?, method }))
+    if let Some(rescale) = rescale {
+        check_rescale(method.name(), rescale)?;
+    }
+    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), &targets, spec)?, method, rescale }))
+}
+
+fn told(raw: RawRescale) -> Rescale {
+    match raw {
+        RawRescale::Named(RescaleName::Awq) => Rescale::Awq(AwqScales::default()),
+        RawRescale::Named(RescaleName::Smooth) => Rescale::Smooth { alpha: 0.5 },
+        RawRescale::Told(RescaleTold::Awq(scales)) => Rescale::Awq(scales),
+        RawRescale::Told(RescaleTold::Smooth(alpha)) => Rescale::Smooth { alpha },
+    }
+}
+
+fn check_rescale(method: &str, rescale: Rescale) -> std::result::Result<(), String> {
+    match rescale {
+        Rescale::Awq(AwqScales { points, .. }) if !(1..=1000).contains(&points) => {
+            Err(format!("{method}: points {points} must be from 1 to 1000"))
+        }
+        Rescale::Smooth { alpha } if !(0.0..=1.0).contains(&alpha) => {
+            Err(format!("{method}: rescale: smooth = {alpha} must be from 0 (all difficulty stays with the activations) to 1"))
+        }
+        Rescale::Awq(_) | Rescale::Smooth { .. } => Ok(()),
+    }
 }
 
 fn rtn(raw: &RawRtn) -> std::result::Result<RtnOptions, String> {

@@ -1,9 +1,11 @@
 //! Quantisation methods. A new one = one file here, one variant of
 //! [`crate::recipe::Method`], one arm of [`layer_method`].
 
+mod awq;
 mod gptq;
 mod rtn;
 
+pub use awq::Awq;
 pub use gptq::{Gptq, gptq};
 pub use rtn::Rtn;
 
@@ -40,6 +42,7 @@ pub trait LayerMethod {
 /// What carries a method out.
 pub fn layer_method(method: Method) -> Box<dyn LayerMethod> {
     match method {
+        Method::Awq(options) => Box::new(Awq { options }),
         Method::Rtn(options) => Box::new(Rtn { options }),
         Method::Gptq(options) => Box::new(Gptq { options }),
     }

@@ -1,0 +1,86 @@
+//! AWQ's rounding, behind its scales ([`crate::compress::rescale`]): each group is
+//! clipped as far as lowers the error of the layer's output, and rounded to
+//! nearest.
+//!
+//! Source: `AutoAWQ`, `quantizer.py`, `_compute_best_clip` (after Lin et al. 2024,
+//! "AWQ", section 5.1). The error of a group's share of the output is taken over all
+//! calibration tokens, by its block of the Hessian.
+
+use super::{LayerMethod, Outcome, Site};
+use crate::compress::calibrate::InputStatistics;
+use crate::compress::tensors::{to_array, to_vec};
+use crate::error::Result;
+use crate::quant::grid::{Grid, GridSearch, round_to_nearest};
+use crate::quant::{QuantizedTensor, Scheme};
+use crate::recipe::AwqOptions;
+use ndarray::{Array2, ArrayView2, Zip, s};
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+/// Spans that are tried: down to half of what the values need, in steps of a
+/// twentieth.
+const CLIP: GridSearch = GridSearch { shrink: 0.5, steps: 20, norm: 2.0, zero_points: 0 };
+
+/// The method.
+pub struct Awq {
+    /// What it does besides scaling.
+    pub options: AwqOptions,
+}
+
+impl LayerMethod for Awq {
+    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+        let round = |site: &Site| {
+            let weight = to_array(&site.weight);
+            let tensor = if self.options.clip {
+                clipped(weight.view(), site.scheme, &input.hessian)
+            } else {
+                round_to_nearest(weight.view(), site.scheme)
+            };
+            Outcome { tensor, remarks: Vec::new() }
+        };
+        Ok(sites.iter().map(round).collect())
+    }
+}
+
+/// Rounds to nearest, each group on the clipped grid of the least error.
+fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> QuantizedTensor {
+    let (rows, columns) = weight.dim();
+    let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
+    let width = scheme.group_columns(columns);
+    for (group, start) in (0..columns).step_by(width).enumerate() {
+        let count = width.min(columns - start);
+        let block = hessian.narrow(0, start as i64, count as i64).narrow(1, start as i64, count as i64);
+        let values = weight.slice(s![.., start..start + count]).to_owned();
+        for (row, grid) in best_grids(&values, scheme, &block).into_iter().enumerate() {
+            tensor.set_grid(row, group, grid);
+            let codes = tensor.codes.slice_mut(s![row, start..start + count]);
+            Zip::from(codes).and(values.row(row)).for_each(|code, &value| *code = grid.encode(scheme, value));
+        }
+    }
+    tensor
+}
+
+/// The best grid of each row of a group `[out, columns]`, by its block of the Hessian
+/// `[columns, columns]`.
+fn best_grids(values: &Array2<f32>, scheme: Scheme, hessian: &Tensor) -> Vec<Grid> {
+    let row = |row: usize| values.row(row).to_slice().expect("standard layout");
+    let candidates: Vec<Vec<Grid>> = (0..values.nrows()).into_par_iter().map(|i| CLIP.candidates(scheme, row(i)).collect()).collect();
+    let mut best: Vec<(Grid, f32)> = candidates.iter().map(|of_row| (of_row[0], f32::INFINITY)).collect();
+    for step in 0..candidates.first().map_or(0, Vec::len) {
+        let errors: Vec<f32> = (0..values.nrows())
+            .into_par_iter()
+            .flat_map_iter(|i| {
+                let grid = candidates[i][step];
+                row(i).iter().map(move |&value| grid.round(scheme, value) - value)
+            })
+            .collect();
+        let errors = Tensor::from_slice(&errors).view([values.nrows() as i64, -1]).to_device(hessian.device());
+        let losses = to_vec(&(errors.matmul(hessian) * &errors).sum_dim_intlist(1, false, Kind::Float));
+        for ((best, loss), of_row) in best.iter_mut().zip(losses).zip(&candidates) {
+            if loss < best.1 {
+                *best = (of_row[step], loss);
+            }
+        }
+    }
+    best.into_iter().map(|(grid, _)| grid).collect()
+}
