@@ -4,9 +4,10 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::sync::Arc;
 use thimble::kernels::{Int8Rows, Kernels, Tile, supported};
 use thimble::quant::formats::tiled::{PackedTensor, TILE_ROWS};
-use thimble::quant::{Code, Layout, QuantizedTensor, Scheme};
+use thimble::quant::{Book, Code, DataType, Layout, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
 const SIZE: usize = 2048;
@@ -18,10 +19,12 @@ fn activations(tokens: usize) -> Vec<f32> {
 }
 
 fn weight(code: Code) -> PackedTensor {
-    let scheme = Scheme { code, group_size: 128, symmetric: true };
+    let data_type = if code.has_book() { DataType::Normal } else { DataType::Int };
+    let scheme = Scheme { data_type, ..Scheme::integers(code, 128, true) };
     let random = Random::new(2, 0);
     let (first, last) = code.range();
     let mut tensor = QuantizedTensor::blank(scheme, SIZE, SIZE);
+    tensor.book = Book::shared(data_type, code.bits()).map(Arc::new);
     for (code, i) in tensor.codes.iter_mut().zip(0..) {
         *code = (first + random.below((last - first + 1) as u64, i) as i32) as i8;
     }
@@ -58,10 +61,13 @@ fn packed(c: &mut Criterion) {
         for tokens in [1, 64] {
             let x = activations(tokens);
             let int8 = Int8Rows::quantize(&x, SIZE, supported().next().expect("scalar"));
-            run(c, &format!("int8_tile/{}", code.bits()), tokens, weight.codes.len(), |kernels, tile, out| {
-                (kernels.int8_tile[code as usize])(&Tile::of(&weight, tile), &int8, out);
-            });
-            run(c, &format!("f32_tile/{}", code.bits()), tokens, weight.codes.len(), |kernels, tile, out| {
+            let name = weight.tiling.scheme.data_type.at(code.bits());
+            if code.is_whole() {
+                run(c, &format!("int8_tile/{name}"), tokens, weight.codes.len(), |kernels, tile, out| {
+                    (kernels.int8_tile[code as usize])(&Tile::of(&weight, tile), &int8, out);
+                });
+            }
+            run(c, &format!("f32_tile/{name}"), tokens, weight.codes.len(), |kernels, tile, out| {
                 (kernels.f32_tile[code as usize])(&Tile::of(&weight, tile), &x, SIZE, out);
             });
         }

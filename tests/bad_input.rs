@@ -433,7 +433,7 @@ fn native_model(path: &Path) {
         let &[rows, columns] = &parameter.shape[..] else { return (parameter.name, weight) };
         let values = weight.to_f32();
         let matrix = ArrayView2::from_shape((rows, columns), &values).unwrap();
-        let mut tensor = round_to_nearest(matrix, Scheme { code: Code::Int4, group_size: 32, symmetric: false });
+        let mut tensor = round_to_nearest(matrix, Scheme::integers(Code::Int4, 32, false));
         let reads_input = ["q", "k", "v"].iter().any(|end| parameter.name == format!("blocks.0.attn.{end}"));
         tensor.permutation = reads_input.then(|| permutation.clone());
         let layout = if parameter.name == "embeddings" { Layout::Rows } else { Layout::Tiles };

@@ -95,7 +95,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
     let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, options }): (usize, Case)| {
         let mut greatest = 0.0f64;
         let code = Code::from_bits(bits).unwrap();
-        let scheme = Scheme { code, group_size, symmetric };
+        let scheme = Scheme::integers(code, group_size, symmetric);
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
         let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
@@ -161,7 +161,7 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
 /// importance moves it towards what counts.
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
-    let scheme = Scheme { code: Code::Int3, group_size: 0, symmetric: false };
+    let scheme = Scheme::integers(Code::Int3, 0, false);
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
@@ -195,7 +195,7 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
 fn single_precision_loses_nothing_that_matters() {
     for seed in 0..4 {
         let (weight, hessian) = (normal(Random::new(seed, 1), (16, 256)), hessian(seed, 256));
-        let scheme = Scheme { code: Code::Int3, group_size: 64, symmetric: false };
+        let scheme = Scheme::integers(Code::Int3, 64, false);
         let options = GptqOptions::default();
         let (weight, hessian_tensor) = (site(&weight, scheme).weight, tensor(&hessian));
         let error = |dequantized: Array2<f32>| {
@@ -219,7 +219,7 @@ fn dead_columns_cost_nothing() {
         hessian.row_mut(dead).fill(0.0);
         hessian.column_mut(dead).fill(0.0);
     }
-    let scheme = Scheme { code: Code::Int4, group_size: 32, symmetric: false };
+    let scheme = Scheme::integers(Code::Int4, 32, false);
     for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
         let options = GptqOptions { act_order, ..GptqOptions::default() };
         let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
@@ -237,7 +237,7 @@ fn dead_columns_cost_nothing() {
 #[test]
 fn sites_of_one_input_share_the_permutation() {
     let hessian = hessian(3, 64);
-    let scheme = Scheme { code: Code::Int4, group_size: 32, symmetric: false };
+    let scheme = Scheme::integers(Code::Int4, 32, false);
     let sites = [1, 2].map(|seed| site(&normal(Random::new(seed, 1), (8, 64)), scheme));
     let options = GptqOptions::default();
     let outcomes = gptq::<f32>(&sites, &tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();

@@ -7,12 +7,12 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use thimble::checkpoint::FloatType;
 use thimble::kernels::{BLOCK, Int8Rows, Kernels, Pool, Tile, supported};
 use thimble::quant::formats::tiled::TILE_ROWS;
-use thimble::quant::{Code, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
+use thimble::quant::{Book, Code, DataType, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
 const COLUMNS: [usize; 15] = [1, 3, 4, 5, 16, 31, 32, 33, 44, 64, 100, 128, 172, 256, 576];
@@ -105,10 +105,14 @@ impl Pattern {
         let (first, last) = scheme.code.range();
         let any = |i: u64| (first + random.below((last - first + 1) as u64, i) as i32) as i8;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
+        tensor.book = Book::shared(scheme.data_type, scheme.code.bits()).map(Arc::new);
+        // Whole, as sums are to be with scales of 1.
+        let offset = |i: u64| f16::from_f64(random.below(255, 1 << 42 | i) as f64 - 127.0);
+        tensor.offsets.iter_mut().flatten().zip(0..).for_each(|(o, i)| *o = offset(i));
         if !unit_scales {
             tensor.scales.iter_mut().zip(0..).for_each(|(s, i)| *s = f16::from_f64(0.001 + 0.1 * random.uniform(1 << 40 | i)));
         }
-        if !scheme.symmetric {
+        if !scheme.symmetric && tensor.book.is_none() {
             for (zero, i) in tensor.zero_points.iter_mut().zip(0..) {
                 *zero = if self == Pattern::Random { any(1 << 41 | i) } else { first as i8 };
             }
@@ -119,7 +123,7 @@ impl Pattern {
                 Pattern::Random | Pattern::ZeroActivations => any((row * columns + column) as u64),
                 Pattern::Greatest | Pattern::GreatestNegative => last as i8,
                 Pattern::Alternating => (if (row + column).is_multiple_of(2) { first } else { last }) as i8,
-                Pattern::ZeroGroups => tensor.zero_points[[row, column / width]],
+                Pattern::ZeroGroups => tensor.book.as_ref().map_or(tensor.zero_points[[row, column / width]], |book| book.nearest(0.0)),
             };
         }
         tensor
@@ -140,11 +144,31 @@ impl Pattern {
     }
 }
 
+/// A book that fills its range, where codes are places in one: whole numbers from
+/// −127 to 127, or fractions over seven powers of ten.
+fn scheme(code: Code, group_size: usize, symmetric: bool) -> Scheme {
+    let data_type = match (code.has_book(), code.is_whole()) {
+        (false, _) => DataType::Int,
+        (true, true) => DataType::Normal,
+        (true, false) => DataType::Dynamic,
+    };
+    Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) }
+}
+
 /// Every combination of code, group and symmetry.
-fn schemes() -> impl Iterator<Item = Scheme> {
-    let groups = |code| GROUPS.into_iter().map(move |group_size| (code, group_size));
-    let symmetries = |(code, group_size)| [true, false].map(|symmetric| Scheme { code, group_size, symmetric });
-    Code::ALL.into_iter().flat_map(groups).flat_map(symmetries)
+fn schemes(codes: &[Code]) -> impl Iterator<Item = Scheme> {
+    let groups = |code: &Code| GROUPS.map(|group_size| (*code, group_size));
+    let symmetries = |(code, group_size)| [true, false].map(|symmetric| scheme(code, group_size, symmetric));
+    codes.iter().flat_map(groups).flat_map(symmetries)
+}
+
+/// What a code stands for before scale and offset.
+fn level(tensor: &QuantizedTensor, row: usize, column: usize) -> f64 {
+    let code = tensor.codes[[row, column]];
+    match &tensor.book {
+        Some(book) => book.values()[usize::from(code as u8)].into(),
+        None => f64::from(code) - f64::from(tensor.zero_points[[row, column / tensor.scheme.group_columns(tensor.codes.ncols())]]),
+    }
 }
 
 /// Calls a kernel on each tile: `[tokens][row]` in whole tiles of rows, on top of
@@ -159,12 +183,12 @@ fn run_tiles(packed: &PackedTensor, tokens: usize, before: f32, mut kernel: impl
     rows
 }
 
-/// A term is rounded twice (scale by scale, by the whole number, which a float
-/// holds exactly) and then added at most once a block.
+/// A term is rounded twice (scale by scale or offset, by the whole number, which a
+/// float holds exactly) and then added at most twice a block.
 #[test]
 fn int8_tiles_are_within_the_bound_of_float_accumulation() {
     for kernels in sets() {
-        for scheme in schemes() {
+        for scheme in schemes(&Code::WHOLE) {
             for columns in COLUMNS {
                 for pattern in PATTERNS {
                     let tensor = pattern.weight(scheme, ROWS, columns, false);
@@ -195,14 +219,14 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
             let mut sum = Sum::default();
             sum.add(BEFORE.into());
             for block in 0..quantized.blocks {
-                let (codes, x_scale, _) = quantized.block(token, block);
+                let (codes, x_scale, x_sum) = quantized.block(token, block);
                 let grid = tensor.grid(row, block * BLOCK / width);
                 let places = block * BLOCK..((block + 1) * BLOCK).min(columns);
-                let product = |(c, &x): (usize, &i8)| (i64::from(tensor.codes[[row, c]]) - i64::from(grid.zero_point)) * i64::from(x);
-                let whole: i64 = places.zip(codes).map(product).sum();
-                sum.add(f64::from(grid.scale) * f64::from(x_scale) * whole as f64);
+                let whole: f64 = places.zip(codes).map(|(c, &x)| level(tensor, row, c) * f64::from(x)).sum();
+                sum.add(f64::from(grid.scale) * f64::from(x_scale) * whole);
+                sum.add(f64::from(grid.offset) * f64::from(x_scale) * f64::from(x_sum));
             }
-            let roundings = quantized.blocks + 2;
+            let roundings = 2 * quantized.blocks + 2;
             sum.check(found[token][row], roundings, || format!("{} row {row} token {token}: {what}", kernels.isa));
             // Two sets are within the bound of the sum, so within twice of each other.
             let scalar = Sum { value: reference[token][row].into(), ..sum };
@@ -214,11 +238,12 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
 }
 
 /// With scales of 1 all sums are whole numbers, and up to 512 columns below 2²⁴
-/// (254 · 127 · 512 = 16,516,096): every set must be exact.
+/// (254 · 127 · 512 = 16,516,096, of books too: 127 and an offset of 127): every set
+/// must be exact.
 #[test]
 fn int8_tiles_are_exact_in_whole_numbers() {
     for kernels in sets() {
-        for scheme in schemes() {
+        for scheme in schemes(&Code::WHOLE) {
             for columns in COLUMNS.into_iter().filter(|c| *c <= 512) {
                 for pattern in PATTERNS {
                     let tensor = pattern.weight(scheme, ROWS, columns, true);
@@ -230,13 +255,12 @@ fn int8_tiles_are_exact_in_whole_numbers() {
                             (kernels.int8_tile[scheme.code as usize])(tile, &quantized, out);
                         });
                         for (token, row) in (0..tokens).flat_map(|t| (0..ROWS).map(move |r| (t, r))) {
-                            let weights = tensor.codes.row(row).into_iter().enumerate().map(|(c, code)| {
-                                i64::from(*code) - i64::from(tensor.zero_points[[row, c / scheme.group_columns(columns)]])
-                            });
-                            let whole: i64 = weights.zip(&x[token * columns..]).map(|(w, x)| w * *x as i64).sum();
+                            let offset = |c| f64::from(tensor.grid(row, c / scheme.group_columns(columns)).offset);
+                            let weights = (0..columns).map(|c| level(&tensor, row, c) + offset(c));
+                            let whole: f64 = weights.zip(&x[token * columns..]).map(|(w, x)| w * f64::from(*x)).sum();
                             assert_eq!(
                                 f64::from(out[token][row]),
-                                whole as f64,
+                                whole,
                                 "{} row {row} token {token}: {pattern:?} × {columns} × {tokens}, {scheme}",
                                 kernels.isa
                             );
@@ -248,18 +272,21 @@ fn int8_tiles_are_exact_in_whole_numbers() {
     }
 }
 
-/// A term is rounded three times at most (by the code, by the scale, into `out`)
-/// and added at most once a column.
+/// A term is rounded four times at most (by the code, by the scale, with the offset,
+/// into `out`) and added at most once a column.
 #[test]
 fn f32_tiles_are_within_the_bound() {
     for kernels in sets() {
-        for scheme in schemes() {
+        for scheme in schemes(&Code::ALL) {
             for columns in COLUMNS {
                 let stride = columns + 3;
                 for (pattern, greatest) in [(Pattern::Random, 1e6), (Pattern::Alternating, 0.3), (Pattern::ZeroGroups, 5.0)] {
                     let tensor = pattern.weight(scheme, ROWS, columns, false);
                     let packed = PackedTensor::pack(&tensor, Layout::Tiles);
-                    let weight = tensor.dequantize();
+                    let terms = |row: usize, c: usize| {
+                        let grid = tensor.grid(row, c / scheme.group_columns(columns));
+                        [f64::from(grid.scale) * level(&tensor, row, c), grid.offset.into()]
+                    };
                     for tokens in TOKENS {
                         // What lies between the rows must not be read as activations.
                         let mut x = vec![f32::NAN; tokens * stride];
@@ -271,8 +298,10 @@ fn f32_tiles_are_within_the_bound() {
                         for (token, row) in (0..tokens).flat_map(|t| (0..ROWS).map(move |r| (t, r))) {
                             let mut sum = Sum::default();
                             sum.add(BEFORE.into());
-                            weight.row(row).iter().zip(&x[token * stride..]).for_each(|(w, x)| sum.add(f64::from(*w) * f64::from(*x)));
-                            sum.check(out[token][row], columns + 3, || {
+                            for (c, x) in x[token * stride..][..columns].iter().enumerate() {
+                                terms(row, c).into_iter().for_each(|w| sum.add(w * f64::from(*x)));
+                            }
+                            sum.check(out[token][row], columns + 4, || {
                                 format!("{} row {row} token {token}: {pattern:?} × {columns} × {tokens}, {scheme}", kernels.isa)
                             });
                         }
@@ -290,14 +319,16 @@ fn tiles_may_start_at_any_byte() {
     for kernels in sets() {
         for code in Code::ALL {
             let columns = 172;
-            let tensor = Pattern::Random.weight(Scheme { code, group_size: 64, symmetric: false }, TILE_ROWS, columns, false);
+            let tensor = Pattern::Random.weight(scheme(code, 64, false), TILE_ROWS, columns, false);
             let packed = PackedTensor::pack(&tensor, Layout::Tiles);
             let tile = Tile::of(&packed, 0);
             let x = Pattern::Random.activations(3, columns, 127.0);
             let quantized = Int8Rows::quantize(&x, columns, kernels);
             let run = |tile: &Tile| {
                 let mut out = [[0.0; 3 * TILE_ROWS]; 2];
-                (kernels.int8_tile[code as usize])(tile, &quantized, &mut out[0]);
+                if code.is_whole() {
+                    (kernels.int8_tile[code as usize])(tile, &quantized, &mut out[0]);
+                }
                 (kernels.f32_tile[code as usize])(tile, &x, columns, &mut out[1]);
                 out
             };
@@ -494,14 +525,14 @@ fn special_blocks_are_quantised_alike() {
 #[test]
 fn nan_and_infinity_reach_the_output() {
     for kernels in sets() {
-        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let tensor = Pattern::Random.weight(Scheme { code: Code::Int4, group_size: 32, symmetric: true }, TILE_ROWS, 64, false);
+        for (broken, code) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(|b| Code::WHOLE.map(|code| (b, code))) {
+            let tensor = Pattern::Random.weight(scheme(code, 32, true), TILE_ROWS, 64, false);
             let packed = PackedTensor::pack(&tensor, Layout::Tiles);
             for tokens in TOKENS {
                 let mut x = Pattern::Random.activations(tokens, 64, 1.0);
                 x[40] = broken;
                 let x = Int8Rows::quantize(&x, 64, kernels);
-                let out = run_tiles(&packed, tokens, 0.0, |tile, out| (kernels.int8_tile[Code::Int4 as usize])(tile, &x, out));
+                let out = run_tiles(&packed, tokens, 0.0, |tile, out| (kernels.int8_tile[code as usize])(tile, &x, out));
                 assert!(out[0].iter().all(|v| !v.is_finite()), "{} {broken}", kernels.isa);
                 assert!(out[1..].iter().flatten().all(|v| v.is_finite()), "{} {broken}", kernels.isa);
             }
@@ -517,31 +548,33 @@ fn places_by_the_table(code: Code, tile_rows: usize, row: usize, column: usize) 
     let unit = column / 4;
     // A line holds 1 unit of 8 bits, 2 of 4, 4 of 2, 8 of 1.
     let (in_32, start) = (unit % 8, column / 32 * (8 * line * code.bits() / 8));
-    match code {
-        Code::Int8 => vec![(unit * line + byte, 0, 8)],
-        Code::Int4 => vec![(unit / 2 * line + byte, 4 * (unit % 2), 4)],
-        Code::Int2 => vec![(unit / 4 * line + byte, 2 * (unit % 4), 2)],
-        Code::Int3 => vec![(start + in_32 / 4 * line + byte, 2 * (in_32 % 4), 2), (start + 2 * line + byte, in_32, 1)],
-        Code::Int5 => vec![(start + in_32 / 2 * line + byte, 4 * (in_32 % 2), 4), (start + 4 * line + byte, in_32, 1)],
-        Code::Int6 => {
-            vec![(start + in_32 / 2 * line + byte, 4 * (in_32 % 2), 4), (start + (4 + in_32 / 4) * line + byte, 2 * (in_32 % 4), 2)]
-        }
+    let four = (start + in_32 / 2 * line + byte, 4 * (in_32 % 2), 4);
+    let two_behind_four = (start + (4 + in_32 / 4) * line + byte, 2 * (in_32 % 4), 2);
+    match code.bits() {
+        8 => vec![(unit * line + byte, 0, 8)],
+        4 => vec![(unit / 2 * line + byte, 4 * (unit % 2), 4)],
+        2 => vec![(unit / 4 * line + byte, 2 * (unit % 4), 2)],
+        3 => vec![(start + in_32 / 4 * line + byte, 2 * (in_32 % 4), 2), (start + 2 * line + byte, in_32, 1)],
+        5 => vec![four, (start + 4 * line + byte, in_32, 1)],
+        6 => vec![four, two_behind_four],
+        7 => vec![four, two_behind_four, (start + 6 * line + byte, in_32, 1)],
+        bits => panic!("{bits} bits"),
     }
 }
 
 #[test]
 fn packed_bytes_are_those_of_the_format() {
-    for scheme in schemes() {
+    for scheme in schemes(&Code::ALL) {
         for columns in COLUMNS {
             for layout in [Layout::Tiles, Layout::Rows] {
                 let tensor = Pattern::Random.weight(scheme, ROWS, columns, false);
                 let packed = PackedTensor::pack(&tensor, layout);
                 let (tile_rows, code) = (if layout == Layout::Tiles { 16 } else { 1 }, scheme.code);
                 // Columns that share a line of the widest plane: padded to those.
-                let span = match code {
-                    Code::Int8 => 4,
-                    Code::Int4 => 8,
-                    Code::Int2 => 16,
+                let span = match code.bits() {
+                    8 => 4,
+                    4 => 8,
+                    2 => 16,
                     _ => 32,
                 };
                 let padded = columns.next_multiple_of(span);
@@ -567,7 +600,10 @@ fn packed_bytes_are_those_of_the_format() {
                     let i = (row / tile_rows * groups + group) * tile_rows + row % tile_rows;
                     let scale = f16::from_le_bytes([packed.scales[2 * i], packed.scales[2 * i + 1]]);
                     assert_eq!(scale, if row < ROWS { tensor.scales[[row, group]] } else { f16::ZERO });
-                    if let Some(zeros) = &packed.zeros {
+                    if let (Some(offsets), Some(bytes)) = (&tensor.offsets, &packed.zeros) {
+                        let offset = f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
+                        assert_eq!(offset, if row < ROWS { offsets[[row, group]] } else { f16::ZERO });
+                    } else if let Some(zeros) = &packed.zeros {
                         let expected = if row < ROWS { tensor.zero_points[[row, group]] } else { code.middle() as i8 };
                         assert_eq!(zeros[i] as i8, expected);
                     }
@@ -599,12 +635,12 @@ proptest! {
         (symmetric, permuted) in any::<(bool, bool)>(),
         (rows, columns) in (1usize..40, 1usize..300),
     ) {
-        let mut tensor = Pattern::Random.weight(Scheme { code, group_size, symmetric }, rows, columns, false);
+        let mut tensor = Pattern::Random.weight(scheme(code, group_size, symmetric), rows, columns, false);
         if permuted {
             let random = Random::new(9, columns as u64);
             let mut order: Vec<u32> = (0..columns as u32).collect();
             order.sort_by_key(|i| random.bits(u64::from(*i)));
-            tensor.permutation = Some(std::sync::Arc::new(Permutation { name: "perm".into(), order }));
+            tensor.permutation = Some(Arc::new(Permutation { name: "perm".into(), order }));
         }
         let packed = PackedTensor::pack(&tensor, layout);
         prop_assert_eq!(&packed.unpack(), &tensor);

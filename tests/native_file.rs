@@ -42,7 +42,7 @@ fn weights(model: &runtime::Model) -> Vec<(String, Weight)> {
             matrix.invert_axis(ndarray::Axis(1));
             Arc::new(Permutation { name: "blocks.0.attn.q.perm".into(), order: (0..shape[1] as u32).rev().collect() })
         });
-        let mut tensor = round_to_nearest(matrix.view(), Scheme { code, group_size, symmetric });
+        let mut tensor = round_to_nearest(matrix.view(), Scheme::integers(code, group_size, symmetric));
         tensor.permutation = permutation;
         let layout = if name == "embeddings" { Layout::Rows } else { Layout::Tiles };
         Weight::Packed(PackedTensor::pack(&tensor, layout))

@@ -40,8 +40,9 @@ pub type DenseTile = fn(rows: &[u8], columns: usize, x: &[f32], out: &mut [f32])
 pub struct Kernels {
     /// Name of the set, as in `THIMBLE_ISA`.
     pub isa: &'static str,
-    /// Packed weights × int8 activations, by [`Code`].
-    pub int8_tile: [Int8Tile; Code::ALL.len()],
+    /// Packed weights × int8 activations, by [`Code`], of those that stand for whole
+    /// numbers.
+    pub int8_tile: [Int8Tile; Code::WHOLE.len()],
     /// Packed weights × f32 activations, by [`Code`].
     pub f32_tile: [F32Tile; Code::ALL.len()],
     /// Dense f32 weights × f32 activations.

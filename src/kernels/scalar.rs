@@ -8,7 +8,7 @@ use half::{bf16, f16};
 /// The table.
 pub static KERNELS: Kernels = Kernels {
     isa: "scalar",
-    int8_tile: [int8_tile; Code::ALL.len()],
+    int8_tile: [int8_tile; Code::WHOLE.len()],
     f32_tile: [f32_tile; Code::ALL.len()],
     dense_f32: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 4]| f32::from_le_bytes(b)),
     dense_f16: |rows, columns, x, out| dense_tile(rows, columns, x, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
@@ -46,33 +46,35 @@ pub fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
     codes
 }
 
-/// out[token, row] += Σ_block scale_w · scale_x · (Σ code_w · code_x − zero · Σ code_x)
+/// out[token, row] += Σ_block scale_x · (scale_w · (Σ level_w · code_x − zero · Σ code_x) + offset · Σ code_x)
+///
+/// Levels are codes, or the whole numbers of a book.
 fn int8_tile(tile: &Tile, x: &Int8Rows, out: &mut [f32]) {
     for block in 0..tile.blocks() {
-        let codes = unpack_block(tile, block);
+        let levels = unpack_block(tile, block).map(|code| tile.level(code) as i32);
         let group = tile.group(block);
         for (token, out) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
             let (x, x_scale, x_sum) = x.block(token, block);
             for (row, out) in out.iter_mut().enumerate() {
-                let products = (0..BLOCK).map(|i| i32::from(codes[place(row, i)]) * i32::from(x[i]));
+                let products = (0..BLOCK).map(|i| levels[place(row, i)] * i32::from(x[i]));
                 let sum = products.sum::<i32>() - tile.zero(group, row) * x_sum;
-                *out += tile.scale(group, row) * x_scale * sum as f32;
+                *out += tile.scale(group, row) * x_scale * sum as f32 + tile.offset(group, row) * x_scale * x_sum as f32;
             }
         }
     }
 }
 
-/// out[token, row] += Σ_block scale_w · Σ (code_w − zero) · x
+/// out[token, row] += Σ_block Σ (scale_w · (level_w − zero) + offset) · x
 fn f32_tile(tile: &Tile, x: &[f32], x_stride: usize, out: &mut [f32]) {
     for block in 0..tile.blocks() {
-        let codes = unpack_block(tile, block);
+        let levels = unpack_block(tile, block).map(|code| tile.level(code));
         let group = tile.group(block);
         let columns = block * BLOCK..((block + 1) * BLOCK).min(tile.columns);
         for (x, out) in x.chunks_exact(x_stride).zip(out.chunks_exact_mut(TILE_ROWS)) {
             for (row, out) in out.iter_mut().enumerate() {
-                let zero = tile.zero(group, row);
-                let products = x[columns.clone()].iter().enumerate().map(|(i, x)| (i32::from(codes[place(row, i)]) - zero) as f32 * x);
-                *out += tile.scale(group, row) * products.sum::<f32>();
+                let (zero, x) = (tile.zero(group, row) as f32, &x[columns.clone()]);
+                let products = x.iter().enumerate().map(|(i, x)| (levels[place(row, i)] - zero) * x);
+                *out += tile.scale(group, row) * products.sum::<f32>() + tile.offset(group, row) * x.iter().sum::<f32>();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One tile of a packed weight as kernels see it.
 
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS, span_columns};
-use crate::quant::{Code, Layout, PackedTensor};
+use crate::quant::{Book, Code, Layout, PackedTensor};
 use half::f16;
 
 /// 16 rows of a packed weight (see `quant::formats::tiled` for the bytes). Views
@@ -14,8 +14,11 @@ pub struct Tile<'a> {
     pub codes: &'a [u8],
     /// f16 `[groups, 16]`
     pub scales: &'a [u8],
-    /// i8 `[groups, 16]`; the code's middle everywhere where absent.
+    /// `[groups, 16]`: zero points, i8, the code's middle everywhere where absent; or
+    /// offsets, f16, of a book, zero where absent.
     pub zeros: Option<&'a [u8]>,
+    /// The numbers that codes stand for, where they are places in a book.
+    pub book: Option<&'a Book>,
     /// Columns of the weight, padding aside.
     pub columns: usize,
     /// Columns of a group: a multiple of [`super::BLOCK`], or all columns.
@@ -28,11 +31,13 @@ impl<'a> Tile<'a> {
         let tiling = tensor.tiling;
         assert_eq!(tiling.layout, Layout::Tiles, "rows are for look-ups");
         let grids = tiling.groups() * TILE_ROWS;
+        let zeros = grids * zero_bytes(tiling.scheme.code);
         Self {
             code: tiling.scheme.code,
             codes: tensor.tile(tile),
             scales: &tensor.scales[2 * tile * grids..2 * (tile + 1) * grids],
-            zeros: tensor.zeros.as_ref().map(|z| &z[tile * grids..(tile + 1) * grids]),
+            zeros: tensor.zeros.as_ref().map(|z| &z[tile * zeros..(tile + 1) * zeros]),
+            book: tensor.book.as_deref(),
             columns: tiling.columns,
             group_columns: tiling.scheme.group_columns(tiling.columns),
         }
@@ -76,7 +81,10 @@ impl<'a> Tile<'a> {
         let grids = self.groups() * TILE_ROWS;
         assert_eq!(self.codes.len(), self.columns.next_multiple_of(span) * TILE_ROWS * self.code.bits() / 8, "bytes of codes");
         assert_eq!(self.scales.len(), 2 * grids, "bytes of scales");
-        assert!(self.zeros.is_none_or(|zeros| zeros.len() == grids), "bytes of zero points");
+        let zeros = grids * zero_bytes(self.code);
+        assert!(self.zeros.is_none_or(|z| z.len() == zeros), "bytes of zero points or offsets");
+        let entries = if self.code.has_book() { 1 << self.code.bits() } else { 0 };
+        assert_eq!(self.book.map_or(0, |book| book.values().len()), entries, "entries of the book");
         assert!(self.group_columns.is_multiple_of(super::BLOCK) || self.group_columns >= self.columns, "a block straddles two groups");
     }
 
@@ -86,8 +94,28 @@ impl<'a> Tile<'a> {
         f16::from_le_bytes([self.scales[2 * i], self.scales[2 * i + 1]]).to_f32()
     }
 
-    /// Zero point of a row in a group.
+    /// Zero point of a row in a group; 0 where there is a book.
     pub fn zero(&self, group: usize, row: usize) -> i32 {
-        self.zeros.map_or(self.code.middle(), |zeros| i32::from(zeros[group * TILE_ROWS + row] as i8))
+        match self.zeros {
+            Some(zeros) if self.book.is_none() => i32::from(zeros[group * TILE_ROWS + row] as i8),
+            _ => self.code.middle(),
+        }
     }
+
+    /// What is added to the scaled numbers of a row in a group; 0 without a book.
+    pub fn offset(&self, group: usize, row: usize) -> f32 {
+        let i = group * TILE_ROWS + row;
+        let offsets = self.zeros.filter(|_| self.book.is_some());
+        offsets.map_or(0.0, |offsets| f16::from_le_bytes([offsets[2 * i], offsets[2 * i + 1]]).to_f32())
+    }
+
+    /// What a code stands for before zero point, scale and offset.
+    pub fn level(&self, code: i8) -> f32 {
+        self.book.map_or(f32::from(code), |book| book.value(code))
+    }
+}
+
+/// Bytes of a zero point, or of an offset.
+fn zero_bytes(code: Code) -> usize {
+    if code.has_book() { 2 } else { 1 }
 }

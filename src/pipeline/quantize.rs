@@ -151,7 +151,7 @@ impl Work<'_> {
             let packed = Weight::Packed(PackedTensor::pack(&tensor, layout));
             layers.push(LayerReport {
                 relative_error: distance(&values, &packed),
-                bits: scheme.bits_per_weight(parameter.shape[1]),
+                bits: scheme.bits_per_weight([parameter.shape[0], parameter.shape[1]]),
                 name: parameter.name.clone(),
                 remarks: Vec::new(),
             });
@@ -200,7 +200,7 @@ impl Work<'_> {
                 layers.push(LayerReport {
                     name: site.name.clone(),
                     relative_error: relative_error(&site.weight, &solved, &input.hessian),
-                    bits: site.scheme.bits_per_weight(site.weight.size()[1] as usize),
+                    bits: site.scheme.bits_per_weight([outcome.tensor.codes.nrows(), outcome.tensor.codes.ncols()]),
                     remarks: outcome.remarks,
                 });
                 changed.insert(site.name.clone(), Weight::Packed(PackedTensor::pack(&outcome.tensor, Layout::Tiles)));

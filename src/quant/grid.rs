@@ -1,9 +1,9 @@
-//! Rounding: the grid of a group, and codes on it.
+//! The grid of a group: scale and zero point, how they are found, and codes on it.
 
-use super::{QuantizedTensor, Scheme};
+pub use super::rounding::{round_by, round_to_nearest, rounded};
+
+use super::{Book, Scheme};
 use half::f16;
-use ndarray::{Array2, ArrayView2};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Floats that weights are solved in. f64 is for references and for Hessians
@@ -13,6 +13,8 @@ pub trait Real: ndarray::NdFloat {
     fn round_even(self) -> Self;
     /// Exact.
     fn from_f16(value: f16) -> Self;
+    /// Exact.
+    fn from_f32(value: f32) -> Self;
     /// Rounded.
     fn to_f64(self) -> f64;
     /// Rounded.
@@ -36,6 +38,9 @@ macro_rules! real {
             fn from_f16(value: f16) -> Self {
                 value.into()
             }
+            fn from_f32(value: f32) -> Self {
+                value.into()
+            }
             fn to_f64(self) -> f64 {
                 self.into()
             }
@@ -54,16 +59,26 @@ macro_rules! real {
 real!(f32);
 real!(f64);
 
-/// Scale and zero point of one group.
+/// Scale, and zero point or offset, of one group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
-    /// Distance of two codes; positive and finite.
+    /// Distance of two integers, or factor of a book's numbers; positive and finite.
     pub scale: f16,
-    /// The code of zero.
+    /// The code of zero, of integers; 0 where there is a book.
     pub zero_point: i8,
+    /// Added to a book's numbers once they are scaled; 0 of integers. Finite.
+    pub offset: f16,
 }
 
 impl Grid {
+    /// Zeros.
+    pub const BLANK: Self = Self::of(f16::ONE, 0);
+
+    /// The grid of integers.
+    pub const fn of(scale: f16, zero_point: i8) -> Self {
+        Self { scale, zero_point, offset: f16::ZERO }
+    }
+
     /// The grid from the least to the greatest value, zero included. The scale is
     /// rounded to its stored type here, before any code is chosen. A group
     /// of zeros gets scale 1.
@@ -81,7 +96,7 @@ impl Grid {
         let span = if scheme.symmetric { 2.0 * high.max(-low) } else { high - low };
         if span == 0.0 {
             let zero_point = if scheme.symmetric { scheme.code.middle() } else { first };
-            return Self { scale: f16::ONE, zero_point: zero_point as i8 };
+            return Self::of(f16::ONE, zero_point as i8);
         }
         let scale = storable(span / levels);
         let zero_point = if scheme.symmetric {
@@ -89,10 +104,17 @@ impl Grid {
         } else {
             (first + (-low / f64::from(scale)).round_ties_even().min(levels) as i32).clamp(first, last)
         };
-        Self { scale, zero_point: zero_point as i8 }
+        Self::of(scale, zero_point as i8)
     }
 
-    /// The nearest code.
+    /// The grid that takes magnitudes up to `greatest` about an offset to those of a
+    /// book. Zeros get scale 1.
+    pub(super) fn filling(book: &Book, greatest: f64, offset: f16) -> Self {
+        let scale = if greatest == 0.0 { f16::ONE } else { storable(greatest / f64::from(book.greatest())) };
+        Self { scale, zero_point: 0, offset }
+    }
+
+    /// The nearest code of integers.
     pub fn encode<T: Real>(&self, scheme: Scheme, value: T) -> i8 {
         (self.steps(scheme, value) + T::from_i32(self.zero_point.into())).to_i32() as i8
     }
@@ -110,9 +132,22 @@ impl Grid {
         (value / T::from_f16(self.scale)).max(first).min(last).round_even()
     }
 
-    /// The value of a code.
+    /// The value of an integer code.
     pub fn decode<T: Real>(&self, code: i8) -> T {
         T::from_f16(self.scale) * T::from_i32(i32::from(code) - i32::from(self.zero_point))
+    }
+
+    /// The place of the nearest number of a book.
+    pub fn encode_by<T: Real>(&self, book: &Book, value: T) -> i8 {
+        book.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
+    }
+
+    /// The value of a code, of a book where there is one.
+    pub fn decode_by<T: Real>(&self, book: Option<&Book>, code: i8) -> T {
+        match book {
+            None => self.decode(code),
+            Some(book) => T::from_f16(self.scale) * T::from_f32(book.value(code)) + T::from_f16(self.offset),
+        }
     }
 }
 
@@ -140,7 +175,7 @@ pub struct GridSearch {
     pub steps: u32,
     /// Errors are summed as |error|^norm.
     pub norm: f64,
-    /// Zero points to either side of the nearest that are tried too.
+    /// Zero points to either side of the nearest that are tried too, of integers.
     pub zero_points: u8,
 }
 
@@ -150,43 +185,42 @@ impl Default for GridSearch {
     }
 }
 
-impl GridChoice {
-    /// The grid of a group. `importance`, one number a value, weighs the errors of a
-    /// search.
-    pub fn find<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>) -> Grid {
-        let widest = Grid::min_max(scheme, values.iter().copied());
-        match self {
-            GridChoice::MinMax => widest,
-            GridChoice::LeastError(search) => search.best(scheme, values, importance, widest),
-        }
-    }
-}
-
 impl GridSearch {
-    /// What is tried for some values, the widest grid first.
-    pub fn candidates<T: Real>(&self, scheme: Scheme, values: &[T]) -> impl Iterator<Item = Grid> {
+    /// Grids of integers to be tried for some values, the widest first.
+    pub(super) fn candidates<T: Real>(&self, scheme: Scheme, values: &[T]) -> impl Iterator<Item = Grid> + use<T> {
         let (low, high) = values.iter().fold((0.0f64, 0.0f64), |(low, high), v| (low.min(Real::to_f64(*v)), high.max(Real::to_f64(*v))));
         let (first, last) = scheme.code.range();
         let aside = if scheme.symmetric { 0 } else { i32::from(self.zero_points) };
-        let steps = self.steps;
-        (0..=(self.shrink * f64::from(steps)) as u32).flat_map(move |step| {
-            let share = 1.0 - f64::from(step) / f64::from(steps);
+        self.shares().flat_map(move |share| {
             let nearest = Grid::spanning(scheme, share * low, share * high);
             let zero_points = i32::from(nearest.zero_point) - aside..=i32::from(nearest.zero_point) + aside;
-            let zero_points = zero_points.filter(move |zero_point| (first..=last).contains(zero_point));
-            zero_points.map(move |zero_point| Grid { zero_point: zero_point as i8, ..nearest })
+            let zero_points = zero_points.filter(move |zero| (first..=last).contains(zero));
+            zero_points.map(move |zero| Grid { zero_point: zero as i8, ..nearest })
         })
     }
 
-    fn best<T: Real>(&self, scheme: Scheme, values: &[T], importance: Option<&[f64]>, widest: Grid) -> Grid {
-        let mut best = (widest, f64::INFINITY);
-        for grid in self.candidates(scheme, values) {
+    /// Spans to be tried, relative to that of all values, the widest first.
+    pub(super) fn shares(&self) -> impl Iterator<Item = f64> + use<> {
+        let steps = self.steps;
+        (0..=(self.shrink * f64::from(steps)) as u32).map(move |step| 1.0 - f64::from(step) / f64::from(steps))
+    }
+
+    /// The first grid of the least error, where any has a finite one.
+    pub(super) fn least<T: Real>(
+        &self,
+        grids: impl Iterator<Item = Grid>,
+        values: &[T],
+        importance: Option<&[f64]>,
+        rounded: impl Fn(Grid, T) -> T,
+    ) -> Option<Grid> {
+        let mut best = (None, f64::INFINITY);
+        for grid in grids {
             let error = |(i, &value): (usize, &T)| {
-                importance.map_or(1.0, |importance| importance[i]) * Real::to_f64(grid.round(scheme, value) - value).abs().powf(self.norm)
+                importance.map_or(1.0, |importance| importance[i]) * Real::to_f64(rounded(grid, value) - value).abs().powf(self.norm)
             };
             let sum: f64 = values.iter().enumerate().map(error).sum();
             if sum < best.1 {
-                best = (grid, sum);
+                best = (Some(grid), sum);
             }
         }
         best.0
@@ -196,47 +230,4 @@ impl GridSearch {
 /// The nearest f16 that is positive and finite.
 fn storable(scale: f64) -> f16 {
     f16::from_f64(scale).clamp(f16::from_bits(1), f16::MAX)
-}
-
-/// What rounding to nearest makes of a weight `[out, in]`.
-pub fn rounded(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
-    let mut rounded = weight.as_standard_layout().into_owned();
-    let columns = weight.ncols().max(1);
-    let width = scheme.group_columns(columns);
-    let values = rounded.as_slice_mut().expect("standard layout");
-    values.par_chunks_mut(columns).for_each(|row| {
-        for group in row.chunks_mut(width) {
-            let grid = Grid::min_max(scheme, group.iter().copied());
-            group.iter_mut().for_each(|value| *value = grid.round(scheme, *value));
-        }
-    });
-    rounded
-}
-
-/// Round to nearest, each group on its own min-max grid. `weight` is `[out, in]`.
-pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTensor {
-    round_by(weight, scheme, GridChoice::MinMax, None)
-}
-
-/// The same on grids of any choice; `importance` is one number a column.
-pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
-    let (rows, columns) = weight.dim();
-    let width = scheme.group_columns(columns);
-    let mut quantized = QuantizedTensor::blank(scheme, rows, columns);
-    let codes = quantized.codes.as_slice_mut().expect("standard layout");
-    let round = |(row, codes): (usize, &mut [i8])| {
-        let values = weight.row(row).to_vec();
-        let groups = values.chunks(width).zip(codes.chunks_mut(width)).enumerate();
-        let grids = groups.map(|(group, (values, codes))| {
-            let grid = choice.find(scheme, values, importance.map(|all| &all[group * width..group * width + values.len()]));
-            codes.iter_mut().zip(values).for_each(|(code, &value)| *code = grid.encode(scheme, value));
-            grid
-        });
-        grids.collect()
-    };
-    let grids: Vec<Vec<Grid>> = codes.par_chunks_mut(columns.max(1)).enumerate().map(round).collect();
-    for (row, grids) in grids.into_iter().enumerate() {
-        grids.into_iter().enumerate().for_each(|(group, grid)| quantized.set_grid(row, group, grid));
-    }
-    quantized
 }

@@ -1,14 +1,19 @@
-//! Quantised weights: the [`scheme`] (what to), the [`grid`] (rounding), the
-//! canonical [`QuantizedTensor`], its packed bytes ([`formats`]), and the native
-//! file that carries them ([`native`]).
+//! Quantised weights: the [`scheme`] (what to), its [`book`] where codes are places in
+//! one, [`rounding`] on the [`grid`] of each group, the canonical [`QuantizedTensor`],
+//! its packed bytes ([`formats`]), and the native file that carries them ([`native`]).
 
+pub mod book;
+mod data_type;
 pub mod formats;
 pub mod grid;
 pub mod native;
+pub mod rounding;
 pub mod scheme;
 mod store;
 mod tensor;
 
+pub use book::Book;
+pub use data_type::DataType;
 pub use formats::tiled::{Layout, PackedTensor, Tiling};
 pub use scheme::{Code, Scheme};
 pub use store::{Assembled, Weight, WeightStore};

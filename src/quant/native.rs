@@ -1,12 +1,26 @@
 //! The native file, `model.thimble`: a safetensors file whose header is padded
 //! so that the data begins at a multiple of 64, with all codes first (each a
-//! multiple of 64 bytes), then scales, zero points, permutations, dense tensors
-//! and the tokenizer. What is not a tensor is JSON in the header's metadata.
+//! multiple of 64 bytes), then scales, zero points or offsets, permutations, books,
+//! dense tensors and the tokenizer. What is not a tensor is JSON in the header's
+//! metadata.
+//!
+//! | tensor | dtype, shape | content |
+//! |---|---|---|
+//! | `W.codes` | u8 `[bytes]` | see [`super::formats::tiled`] |
+//! | `W.scales` | f16 `[tiles, groups, tile_rows]` | |
+//! | `W.zeros` | u8, or f16 where there is a book, of the same shape | zero points, or what is added to `scale · book[code]`; absent where the scheme is symmetric |
+//! | a name of its own | f32 `[2^bits]` | a book, ascending: the numbers that codes stand for; up to 16 of them whole and within ±127 |
+//! | a name of its own | u32 `[in]` | an order of columns |
+//! | `W.dense` | f32, f16 or bf16 | a weight that is not quantised |
+//!
+//! Permutations and books are named by the schemes of all weights that share them
+//! (`book.nf4`); a book that is a weight's own is `W.book`. A book says all that there
+//! is to know about a data type: its name in the scheme is for people.
 //!
 //! One file is all that a device needs.
 
 use super::formats::tiled::{Layout, PackedTensor, Tiling};
-use super::{Permutation, Scheme, Weight, WeightStore};
+use super::{Book, Permutation, Scheme, Weight, WeightStore};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
 use crate::error::{Error, Result};
@@ -45,6 +59,9 @@ pub struct StoredScheme {
     /// Name of the permutation's tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perm: Option<String>,
+    /// Name of the book's tensor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub book: Option<String>,
 }
 
 /// What the file says besides its tensors.
@@ -92,6 +109,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     let mut schemes = Map::new();
     let mut entries = Vec::new();
     let mut permutations: BTreeMap<&str, &Permutation> = BTreeMap::new();
+    let mut books: BTreeMap<String, &Book> = BTreeMap::new();
     for (name, weight) in weights {
         match weight {
             Weight::Dense(tensor) => entries.push(Entry {
@@ -107,8 +125,10 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                 plane("codes", Dtype::U8, vec![t.code_bytes()], &packed.codes[..]);
                 plane("scales", Dtype::F16, grid_shape.clone(), &packed.scales[..]);
                 if let Some(zeros) = &packed.zeros {
-                    plane("zeros", Dtype::U8, grid_shape, &zeros[..]);
+                    let dtype = if packed.book.is_some() { Dtype::F16 } else { Dtype::U8 };
+                    plane("zeros", dtype, grid_shape, &zeros[..]);
                 }
+                let book = packed.book.as_ref().map(|book| (book.name.clone().unwrap_or_else(|| own_book(name)), &**book));
                 if let Some(permutation) = &packed.permutation {
                     permutations.insert(&permutation.name, permutation);
                 }
@@ -117,7 +137,9 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                     layout: t.layout,
                     shape: [t.rows, t.columns],
                     perm: packed.permutation.as_ref().map(|p| p.name.clone()),
+                    book: book.as_ref().map(|(name, _)| name.clone()),
                 };
+                books.extend(book);
                 schemes.insert(name.clone(), serde_json::to_value(stored).expect("a scheme is JSON"));
             }
         }
@@ -125,6 +147,10 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     for (name, permutation) in permutations {
         let bytes = bytemuck::cast_slice(&permutation.order);
         entries.push(Entry { name: name.to_owned(), dtype: Dtype::U32, shape: vec![permutation.order.len()], bytes });
+    }
+    for (name, book) in books {
+        let bytes = bytemuck::cast_slice(book.values());
+        entries.push(Entry { name, dtype: Dtype::F32, shape: vec![book.values().len()], bytes });
     }
     if let Some(bytes) = tokenizer {
         entries.push(Entry { name: TOKENIZER.to_owned(), dtype: Dtype::U8, shape: vec![bytes.len()], bytes });
@@ -146,6 +172,11 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
         out.write_all(&header)?;
         entries.iter().try_for_each(|e| out.write_all(e.bytes))
     })
+}
+
+/// Name of the book that is a weight's own.
+fn own_book(weight: &str) -> String {
+    format!("{weight}.book")
 }
 
 fn order_of(entry: &Entry) -> u8 {
@@ -232,7 +263,7 @@ impl NativeFile {
         };
         let planes = Planes { path: file.path.clone(), bytes: &bytes, start, tensors: header.tensors() };
         file.tokenizer = planes.optional(TOKENIZER).map(|(_, bytes)| bytes);
-        let mut permutations = BTreeMap::new();
+        let mut shared = Shared::default();
         for parameter in file.spec.parameters().into_iter().filter(|p| wanted(p)) {
             let weight = match file.schemes.get(&parameter.name) {
                 None => Weight::Dense(planes.dense(&parameter.name)?.expect_shape(&parameter.shape)?),
@@ -241,7 +272,7 @@ impl NativeFile {
                     if stored.layout == Layout::Rows && !file.spec.is_looked_up(&parameter) {
                         return Err(planes.mismatch(&parameter.name, "layout tiles".into(), "layout rows".into()));
                     }
-                    Weight::Packed(planes.packed(&parameter.name, stored, &mut permutations)?)
+                    Weight::Packed(planes.packed(&parameter.name, stored, &mut shared)?)
                 }
                 Some(stored) => {
                     return Err(planes.mismatch(&parameter.name, format!("shape {:?}", parameter.shape), format!("{:?}", stored.shape)));
@@ -301,6 +332,13 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, metadata: &std::collection
     serde_json::from_str(text).map_err(|e| Error::format(path, format!("{key}: {e}")))
 }
 
+/// What weights share, by the name of its tensor.
+#[derive(Default)]
+struct Shared {
+    permutations: BTreeMap<String, Arc<Permutation>>,
+    books: BTreeMap<String, Arc<Book>>,
+}
+
 /// The tensors of a header, with checks.
 struct Planes<'a> {
     path: Arc<PathBuf>,
@@ -341,7 +379,17 @@ impl Planes<'_> {
         DenseTensor { name, path: self.path.clone(), float_type, shape: info.shape.clone(), bytes }.expect_finite()
     }
 
-    fn packed(&self, name: &str, stored: &StoredScheme, permutations: &mut BTreeMap<String, Arc<Permutation>>) -> Result<PackedTensor> {
+    /// A plane of f16, all finite.
+    fn numbers(&self, name: String, elements: usize) -> Result<Bytes> {
+        let plane = self.plane(&name, Dtype::F16, elements)?;
+        let mut broken = plane.chunks_exact(2).enumerate().filter(|(_, b)| !f16::from_le_bytes([b[0], b[1]]).is_finite());
+        match broken.next() {
+            None => Ok(plane),
+            Some((first, _)) => Err(Error::NonFinite { name, path: self.path.to_path_buf(), count: 1 + broken.count(), first }),
+        }
+    }
+
+    fn packed(&self, name: &str, stored: &StoredScheme, shared: &mut Shared) -> Result<PackedTensor> {
         let [rows, columns] = stored.shape;
         let group = stored.scheme.group_size;
         if !group.is_multiple_of(super::scheme::GROUP_MULTIPLE) {
@@ -349,13 +397,14 @@ impl Planes<'_> {
         }
         let tiling = Tiling { scheme: stored.scheme, layout: stored.layout, rows, columns };
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
-        let scales_name = format!("{name}.scales");
-        let scales = self.plane(&scales_name, Dtype::F16, tiling.grids())?;
-        let mut broken = scales.chunks_exact(2).enumerate().filter(|(_, b)| !f16::from_le_bytes([b[0], b[1]]).is_finite());
-        if let Some((first, _)) = broken.next() {
-            return Err(Error::NonFinite { name: scales_name, path: self.path.to_path_buf(), count: 1 + broken.count(), first });
-        }
-        let zeros = (!stored.scheme.symmetric).then(|| self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())).transpose()?;
+        let scales = self.numbers(format!("{name}.scales"), tiling.grids())?;
+        let zeros = match (stored.scheme.symmetric, stored.scheme.code.has_book()) {
+            (true, _) => None,
+            (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.grids())?),
+            (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())?),
+        };
+        let book = self.book(name, stored, &mut shared.books)?;
+        let permutations = &mut shared.permutations;
         let permutation = match &stored.perm {
             None => None,
             Some(name) => {
@@ -368,7 +417,33 @@ impl Planes<'_> {
         if let Some(other) = permutation.as_ref().filter(|p| p.order.len() != columns) {
             return Err(self.mismatch(name, format!("an order of {columns} columns"), format!("{} of {}", other.name, other.order.len())));
         }
-        Ok(PackedTensor { tiling, codes, scales, zeros, permutation })
+        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation })
+    }
+
+    /// The book of a weight whose codes are places in one, as long as codes reach.
+    fn book(&self, weight: &str, stored: &StoredScheme, books: &mut BTreeMap<String, Arc<Book>>) -> Result<Option<Arc<Book>>> {
+        let code = stored.scheme.code;
+        let name = match &stored.book {
+            None if !code.has_book() => return Ok(None),
+            Some(name) if code.has_book() => name,
+            other => {
+                let expected = format!("{} book for its codes", if code.has_book() { "a" } else { "no" });
+                return Err(self.mismatch(weight, expected, format!("{other:?}")));
+            }
+        };
+        // Looked at anew for each width: the plane says how many numbers it has.
+        let bytes = self.plane(name, Dtype::F32, 1 << code.bits())?;
+        if let Some(book) = books.get(name) {
+            return Ok(Some(book.clone()));
+        }
+        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let own = *name == own_book(weight);
+        let book = Book::new((!own).then(|| name.clone()), values);
+        let book = Arc::new(book.map_err(|found| self.mismatch(name, Book::EXPECTED.into(), found))?);
+        if !own {
+            books.insert(name.clone(), book.clone());
+        }
+        Ok(Some(book))
     }
 
     fn permutation(&self, name: &str, columns: usize) -> Result<Permutation> {

@@ -1,5 +1,6 @@
 //! What a weight is quantised to.
 
+use super::DataType;
 use serde::{Deserialize, Serialize};
 
 /// The set of codes.
@@ -18,27 +19,66 @@ pub enum Code {
     Int6,
     /// −127 … 127
     Int8,
+    /// 0 … 7: places in a book of whole numbers
+    Book3,
+    /// 0 … 15: places in a book of whole numbers
+    Book4,
+    /// 0 … 31: places in a book
+    Book5,
+    /// 0 … 63: places in a book
+    Book6,
+    /// 0 … 127: places in a book
+    Book7,
+    /// 0 … 255: places in a book
+    Book8,
 }
 
 impl Code {
-    /// Every set there is.
-    pub const ALL: [Code; 6] = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8];
+    /// Every set there is; those of [`Code::WHOLE`] come first.
+    pub const ALL: [Code; 12] = {
+        let [i2, i3, i4, i5, i6, i8, b3, b4] = Self::WHOLE;
+        [i2, i3, i4, i5, i6, i8, b3, b4, Code::Book5, Code::Book6, Code::Book7, Code::Book8]
+    };
+    /// Those that stand for whole numbers, and are multiplied with activations in
+    /// int8; those of [`Code::INTEGERS`] come first.
+    pub const WHOLE: [Code; 8] = {
+        let [i2, i3, i4, i5, i6, i8] = Self::INTEGERS;
+        [i2, i3, i4, i5, i6, i8, Code::Book3, Code::Book4]
+    };
+    /// Those that are numbers themselves.
+    pub const INTEGERS: [Code; 6] = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8];
 
     /// The integer codes of a width; `None` where there are none.
     pub fn from_bits(bits: usize) -> Option<Self> {
-        Self::ALL.into_iter().find(|code| code.bits() == bits)
+        Self::INTEGERS.into_iter().find(|code| code.bits() == bits)
+    }
+
+    /// The places in books of a width; `None` where there are none.
+    pub fn of_book(bits: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.has_book() && code.bits() == bits)
     }
 
     /// Bits of one code.
     pub const fn bits(self) -> usize {
         match self {
             Code::Int2 => 2,
-            Code::Int3 => 3,
-            Code::Int4 => 4,
-            Code::Int5 => 5,
-            Code::Int6 => 6,
-            Code::Int8 => 8,
+            Code::Int3 | Code::Book3 => 3,
+            Code::Int4 | Code::Book4 => 4,
+            Code::Int5 | Code::Book5 => 5,
+            Code::Int6 | Code::Book6 => 6,
+            Code::Book7 => 7,
+            Code::Int8 | Code::Book8 => 8,
         }
+    }
+
+    /// Whether codes are places in a book.
+    pub const fn has_book(self) -> bool {
+        matches!(self, Code::Book3 | Code::Book4 | Code::Book5 | Code::Book6 | Code::Book7 | Code::Book8)
+    }
+
+    /// Whether codes stand for whole numbers, before scale and offset.
+    pub const fn is_whole(self) -> bool {
+        !matches!(self, Code::Book5 | Code::Book6 | Code::Book7 | Code::Book8)
     }
 
     /// Least and greatest code. −128 is left out so that products with int8
@@ -50,10 +90,11 @@ impl Code {
         }
     }
 
-    /// Zero point of symmetric grids.
+    /// Zero point of symmetric grids; books have none, and it is 0.
     pub const fn middle(self) -> i32 {
         match self {
             Code::Int8 => 0,
+            book if book.has_book() => 0,
             narrow => 1 << (narrow.bits() - 1),
         }
     }
@@ -61,18 +102,21 @@ impl Code {
     /// Widths of the bit planes that a code is stored in, low bits first: each
     /// divides a byte.
     pub const fn planes(self) -> &'static [usize] {
-        match self {
-            Code::Int2 => &[2],
-            Code::Int3 => &[2, 1],
-            Code::Int4 => &[4],
-            Code::Int5 => &[4, 1],
-            Code::Int6 => &[4, 2],
-            Code::Int8 => &[8],
+        match self.bits() {
+            2 => &[2],
+            3 => &[2, 1],
+            4 => &[4],
+            5 => &[4, 1],
+            6 => &[4, 2],
+            7 => &[4, 2, 1],
+            _ => &[8],
         }
     }
 }
 
-/// Codes, groups and symmetry: `W[o,i] = scale[o,g] · (code[o,i] − zero_point[o,g])`.
+/// Codes, groups and symmetry: `W[o,i] = scale[o,g] · (code[o,i] − zero_point[o,g])`
+/// where codes are integers, `scale[o,g] · book[code[o,i]] + offset[o,g]` where they
+/// are places in a book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
@@ -81,8 +125,12 @@ pub struct Scheme {
     /// Columns that share a scale and a zero point; 0 = a whole row. The last
     /// group of a row may be shorter.
     pub group_size: usize,
-    /// Whether every zero point is [`Code::middle`].
+    /// Whether no group has a zero point or an offset of its own: every zero point is
+    /// [`Code::middle`], every offset zero.
     pub symmetric: bool,
+    /// What the codes stand for: says which book is made, and what people are told.
+    #[serde(default, skip_serializing_if = "DataType::is_int")]
+    pub data_type: DataType,
 }
 
 /// Group sizes are multiples of this, so that no line of the packed layout and
@@ -90,6 +138,11 @@ pub struct Scheme {
 pub const GROUP_MULTIPLE: usize = 32;
 
 impl Scheme {
+    /// Integers: codes, columns of a group, and whether zero points are in the middle.
+    pub const fn integers(code: Code, group_size: usize, symmetric: bool) -> Self {
+        Self { code, group_size, symmetric, data_type: DataType::Int }
+    }
+
     /// Columns of a full group in a matrix of `columns`.
     pub fn group_columns(&self, columns: usize) -> usize {
         if self.group_size == 0 { columns.max(1) } else { self.group_size }
@@ -100,20 +153,35 @@ impl Scheme {
         columns.div_ceil(self.group_columns(columns))
     }
 
-    /// Bits of one weight with its share of scale and zero point, in a matrix of
-    /// `columns`, padding aside.
-    pub fn bits_per_weight(&self, columns: usize) -> f64 {
-        let per_group = if self.symmetric { 16.0 } else { 24.0 };
-        self.code.bits() as f64 + per_group * self.groups(columns) as f64 / columns as f64
+    /// Bits of one weight with its share of scale, zero point or offset, and of a book
+    /// of its own, in a matrix `[rows, columns]`, padding aside.
+    pub fn bits_per_weight(&self, [rows, columns]: [usize; 2]) -> f64 {
+        let shift = match (self.symmetric, self.code.has_book()) {
+            (true, _) => 0.0,
+            (false, false) => 8.0,
+            (false, true) => 16.0,
+        };
+        let book = if self.data_type == DataType::Quantile { 32.0 * f64::from(1 << self.code.bits()) } else { 0.0 };
+        self.code.bits() as f64 + (16.0 + shift) * self.groups(columns) as f64 / columns as f64 + book / (rows * columns) as f64
     }
 }
 
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
-        match self.group_size {
-            0 => write!(f, "{} bits, whole rows, {symmetry}", self.code.bits()),
-            g => write!(f, "{} bits, groups of {g}, {symmetry}", self.code.bits()),
+        let bits = self.code.bits();
+        write!(f, "{bits} bits, ")?;
+        if self.code.has_book() {
+            write!(f, "{}, ", self.data_type.at(bits))?;
         }
+        match self.group_size {
+            0 => f.write_str("whole rows")?,
+            g => write!(f, "groups of {g}")?,
+        }
+        f.write_str(match (self.code.has_book(), self.symmetric) {
+            (false, true) => ", symmetric",
+            (false, false) => ", asymmetric",
+            (true, true) => "",
+            (true, false) => ", centred",
+        })
     }
 }

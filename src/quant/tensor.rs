@@ -1,8 +1,8 @@
-//! The canonical quantised tensor: unpacked codes, scales and zero points. What
-//! methods return and every format is packed from.
+//! The canonical quantised tensor: unpacked codes, scales and zero points or offsets.
+//! What methods return and every format is packed from.
 
-use super::Scheme;
 use super::grid::Grid;
+use super::{Book, Scheme};
 use half::f16;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -18,23 +18,28 @@ pub struct Permutation {
     pub order: Vec<u32>,
 }
 
-/// Codes, scales and zero points of a weight `[out, in]`.
+/// Codes, scales and zero points or offsets of a weight `[out, in]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedTensor {
     /// What it is quantised to.
     pub scheme: Scheme,
-    /// `[out, in]`, columns in stored order.
+    /// `[out, in]`, columns in stored order; places in a book are bytes without a sign.
     pub codes: Array2<i8>,
     /// `[out, groups]`
     pub scales: Array2<f16>,
     /// `[out, groups]`; all [`super::Code::middle`] where the scheme is symmetric.
     pub zero_points: Array2<i8>,
+    /// `[out, groups]`; where codes are places in a book and the scheme is not
+    /// symmetric.
+    pub offsets: Option<Array2<f16>>,
+    /// The book of codes that are places in one.
+    pub book: Option<Arc<Book>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
 }
 
 impl QuantizedTensor {
-    /// All zero.
+    /// All zero; one with a book is to be given it.
     pub fn blank(scheme: Scheme, rows: usize, columns: usize) -> Self {
         let groups = scheme.groups(columns);
         let middle = scheme.code.middle() as i8;
@@ -43,19 +48,25 @@ impl QuantizedTensor {
             codes: Array2::from_elem((rows, columns), middle),
             scales: Array2::from_elem((rows, groups), f16::ONE),
             zero_points: Array2::from_elem((rows, groups), middle),
+            offsets: (scheme.code.has_book() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
+            book: None,
             permutation: None,
         }
     }
 
-    /// Sets scale and zero point of a group.
+    /// Sets scale, and zero point or offset, of a group.
     pub fn set_grid(&mut self, row: usize, group: usize, grid: Grid) {
         self.scales[[row, group]] = grid.scale;
         self.zero_points[[row, group]] = grid.zero_point;
+        if let Some(offsets) = &mut self.offsets {
+            offsets[[row, group]] = grid.offset;
+        }
     }
 
-    /// Scale and zero point of a group.
+    /// Scale, and zero point or offset, of a group.
     pub fn grid(&self, row: usize, group: usize) -> Grid {
-        Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]] }
+        let offset = self.offsets.as_ref().map_or(f16::ZERO, |offsets| offsets[[row, group]]);
+        Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
     }
 
     /// The weight `[out, in]` that the codes stand for, in the model's order of
@@ -71,7 +82,7 @@ impl QuantizedTensor {
                 let grid = self.grid(row, group);
                 for (stored, &code) in (group * width..).zip(codes) {
                     let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
-                    numbers[place] = grid.decode(code);
+                    numbers[place] = grid.decode_by(self.book.as_deref(), code);
                 }
             }
         });

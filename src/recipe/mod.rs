@@ -4,6 +4,7 @@
 //! it into a [`Recipe`] for one model and refuses what cannot work before any
 //! weight is read.
 
+mod data_type;
 pub mod raw;
 mod resolve;
 mod set;

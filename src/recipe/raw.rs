@@ -1,6 +1,7 @@
 //! A recipe as it is written. Unknown keys are errors that point at their line.
 //! A new method = one variant of `RawStage`, one of [`super::Method`].
 
+use super::data_type::RawDataType;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
@@ -104,6 +105,10 @@ macro_rules! quantising {
             #[serde(default)]
             pub symmetric: bool,
             #[serde(default)]
+            pub data_type: RawDataType,
+            #[serde(default)]
+            pub centred: bool,
+            #[serde(default)]
             pub embeddings: RawScheme,
             pub head: Option<RawScheme>,
             #[serde(default)]
@@ -115,7 +120,13 @@ macro_rules! quantising {
             /// What to.
             pub fn targets(&self) -> RawTargets<'_> {
                 RawTargets {
-                    linear: RawScheme { bits: self.bits, group_size: self.group_size, symmetric: self.symmetric },
+                    linear: RawScheme {
+                        bits: self.bits,
+                        group_size: self.group_size,
+                        symmetric: self.symmetric,
+                        data_type: self.data_type,
+                        centred: self.centred,
+                    },
                     embeddings: self.embeddings,
                     head: self.head.unwrap_or(self.embeddings),
                     skip: &self.skip,
@@ -236,11 +247,13 @@ pub(super) struct RawScheme {
     pub bits: usize,
     pub group_size: usize,
     pub symmetric: bool,
+    pub data_type: RawDataType,
+    pub centred: bool,
 }
 
 impl Default for RawScheme {
     fn default() -> Self {
-        Self { bits: 8, group_size: default_group_size(), symmetric: false }
+        Self { bits: 8, group_size: default_group_size(), symmetric: false, data_type: RawDataType::Int, centred: false }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From what is written to what will be done to one model.
 
+use super::data_type::{codes, symmetric};
 use super::raw::{
     GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage, RawTargets, RescaleName,
     RescaleTold, SELF,
@@ -12,9 +13,9 @@ use crate::error::{Error, Result};
 use crate::eval::tasks::names;
 use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
+use crate::quant::Scheme;
 use crate::quant::grid::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
-use crate::quant::{Code, Scheme};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -259,8 +260,7 @@ fn schemes(method: &str, targets: &RawTargets, spec: &ModelSpec) -> std::result:
 }
 
 fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
-    let known = || Code::ALL.map(|c| c.bits().to_string()).join(", ");
-    let code = Code::from_bits(raw.bits).ok_or_else(|| format!("{what}: bits = {} is not known; known are {}", raw.bits, known()))?;
+    let (code, data_type) = codes(what, raw.bits, raw.data_type)?;
     if !raw.group_size.is_multiple_of(GROUP_MULTIPLE) {
         let g = raw.group_size;
         let (below, above) = (g / GROUP_MULTIPLE * GROUP_MULTIPLE, g.next_multiple_of(GROUP_MULTIPLE));
@@ -269,7 +269,8 @@ fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
             if below == 0 { above } else { below }
         ));
     }
-    Ok(Scheme { code, group_size: raw.group_size, symmetric: raw.symmetric })
+    let symmetric = symmetric(what, data_type, raw.symmetric, raw.centred)?;
+    Ok(Scheme { code, group_size: raw.group_size, symmetric, data_type })
 }
 
 /// Whether a name fits a pattern in which `*` stands for any text.

@@ -4,7 +4,7 @@ use super::Activations;
 use crate::error::Result;
 use crate::kernels::{Int8Rows, Kernels, Pool, Tile};
 use crate::quant::formats::tiled::TILE_ROWS;
-use crate::quant::{Layout, PackedTensor, Permutation, Weight, WeightStore};
+use crate::quant::{Layout, PackedTensor, Permutation, Tiling, Weight, WeightStore};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -122,8 +122,9 @@ impl<'a> Prepared<'a> {
 
 impl LinearLayer {
     fn wants_int8(&self, device: &Device) -> bool {
-        matches!(&self.weight, Weight::Packed(PackedTensor { tiling, .. }) if tiling.layout == Layout::Tiles)
-            && device.activations == Activations::Int8
+        // Books of fractions meet activations as they are.
+        let suits = |tiling: &Tiling| tiling.layout == Layout::Tiles && tiling.scheme.code.is_whole();
+        matches!(&self.weight, Weight::Packed(PackedTensor { tiling, .. }) if suits(tiling)) && device.activations == Activations::Int8
     }
 
     /// Whether what was prepared for one layer serves the other.

@@ -10,7 +10,8 @@ use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
-use crate::quant::grid::{Grid, GridSearch, round_to_nearest};
+use crate::quant::grid::{Grid, GridChoice, GridSearch, round_to_nearest};
+use crate::quant::rounding::Rounding;
 use crate::quant::{QuantizedTensor, Scheme};
 use crate::recipe::AwqOptions;
 use ndarray::{Array2, ArrayView2, Zip, s};
@@ -45,16 +46,17 @@ impl LayerMethod for Awq {
 /// Rounds to nearest, each group on the clipped grid of the least error.
 fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
-    let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
+    let rounding = Rounding::new(scheme, GridChoice::LeastError(CLIP), weight);
+    let mut tensor = rounding.blank(rows, columns);
     let width = scheme.group_columns(columns);
     for (group, start) in (0..columns).step_by(width).enumerate() {
         let count = width.min(columns - start);
         let block = hessian.narrow(0, start as i64, count as i64).narrow(1, start as i64, count as i64);
         let values = weight.slice(s![.., start..start + count]).to_owned();
-        for (row, grid) in best_grids(&values, scheme, &block).into_iter().enumerate() {
+        for (row, grid) in best_grids(&values, &rounding, &block).into_iter().enumerate() {
             tensor.set_grid(row, group, grid);
             let codes = tensor.codes.slice_mut(s![row, start..start + count]);
-            Zip::from(codes).and(values.row(row)).for_each(|code, &value| *code = grid.encode(scheme, value));
+            Zip::from(codes).and(values.row(row)).for_each(|code, &value| *code = rounding.encode(grid, value));
         }
     }
     tensor
@@ -62,16 +64,16 @@ fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> Quantiz
 
 /// The best grid of each row of a group `[out, columns]`, by its block of the Hessian
 /// `[columns, columns]`.
-fn best_grids(values: &Array2<f32>, scheme: Scheme, hessian: &Tensor) -> Vec<Grid> {
+fn best_grids(values: &Array2<f32>, rounding: &Rounding, hessian: &Tensor) -> Vec<Grid> {
     let row = |row: usize| values.row(row).to_slice().expect("standard layout");
-    let candidates: Vec<Vec<Grid>> = (0..values.nrows()).into_par_iter().map(|i| CLIP.candidates(scheme, row(i)).collect()).collect();
+    let candidates: Vec<Vec<Grid>> = (0..values.nrows()).into_par_iter().map(|i| rounding.candidates(&CLIP, row(i))).collect();
     let mut best: Vec<(Grid, f32)> = candidates.iter().map(|of_row| (of_row[0], f32::INFINITY)).collect();
     for step in 0..candidates.first().map_or(0, Vec::len) {
         let errors: Vec<f32> = (0..values.nrows())
             .into_par_iter()
             .flat_map_iter(|i| {
                 let grid = candidates[i][step];
-                row(i).iter().map(move |&value| grid.round(scheme, value) - value)
+                row(i).iter().map(move |&value| rounding.round(grid, value) - value)
             })
             .collect();
         let errors = Tensor::from_slice(&errors).view([values.nrows() as i64, -1]).to_device(hessian.device());

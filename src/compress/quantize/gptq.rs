@@ -8,9 +8,11 @@ use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::cholesky::inverse_factor;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
+use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::{Grid, GridChoice, Real};
-use crate::quant::{Permutation, QuantizedTensor, Scheme};
+use crate::quant::grid::{Grid, Real};
+use crate::quant::rounding::Rounding;
+use crate::quant::{Permutation, QuantizedTensor};
 use crate::recipe::{ActOrder, GptqOptions, Precision};
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,7 +65,8 @@ pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOp
         || format!("damping raised from {} to {}: its Hessian is not positive definite", options.damp_percent, factor.damp_percent);
     let solve = |site: &Site| {
         let weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
-        let mut tensor = round_columns::<T>(&weight, &index, &factor.upper, site.scheme, &plan);
+        let rounding = Rounding::new(site.scheme, options.grid, to_array(&weight).view());
+        let mut tensor = round_columns::<T>(&weight, &index, &factor.upper, &rounding, &plan);
         tensor.permutation = stored.clone();
         Outcome { tensor, remarks: raised.then(remark).into_iter().collect() }
     };
@@ -93,7 +96,6 @@ fn order<T: Real>(by: ActOrder, energy: &[T], group: usize) -> Vec<usize> {
 
 /// What becomes of the columns in the order they are solved in.
 struct Plan {
-    grid: GridChoice,
     /// Whether grids are those of the weight before anything is rounded.
     fixed: bool,
     /// Group of each.
@@ -119,7 +121,7 @@ impl Plan {
                 start += run.len();
             }
         }
-        Self { grid: options.grid, fixed: options.static_groups, group, place, runs }
+        Self { fixed: options.static_groups, group, place, runs }
     }
 }
 
@@ -133,17 +135,16 @@ struct Row {
 }
 
 /// Rounds the columns of a weight `[out, in]` in the order of `index`.
-fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Tensor, scheme: Scheme, plan: &Plan) -> QuantizedTensor {
+fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Tensor, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
-    let blank = Grid { scale: half::f16::ONE, zero_point: 0 };
-    let row = || Row { grid: blank, grids: vec![blank; scheme.groups(columns)], codes: vec![0; columns] };
+    let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
     let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
     if plan.fixed {
         let values = numbers::<T>(weight);
         for (row, values) in states.iter_mut().zip(values.chunks_exact(columns)) {
-            let groups = values.chunks(scheme.group_columns(columns));
-            row.grids = groups.map(|values| plan.grid.find(scheme, values, None)).collect();
+            let groups = values.chunks(rounding.scheme.group_columns(columns));
+            row.grids = groups.map(|values| rounding.grid(values, None)).collect();
         }
     }
     // Where a run begins, and how long it is.
@@ -154,7 +155,7 @@ fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Ten
         if let Some(width) = begins[block.start].filter(|&width| width > BLOCK) {
             let values = numbers::<T>(&weight.narrow(1, block.start as i64, width as i64));
             for (row, values) in states.iter_mut().zip(values.chunks_exact(width)) {
-                row.start_group(plan.group[block.start], plan.grid.find(scheme, values, None));
+                row.start_group(plan.group[block.start], rounding.grid(values, None));
             }
         }
     };
@@ -163,13 +164,13 @@ fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Ten
         if plan.fixed {
             row.grid = row.grids[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {
-            row.start_group(plan.group[column], plan.grid.find(scheme, &values[..width], None));
+            row.start_group(plan.group[column], rounding.grid(&values[..width], None));
         }
-        let code = row.grid.encode(scheme, values[0]);
+        let code = rounding.encode(row.grid, values[0]);
         row.codes[plan.place[column]] = code;
-        row.grid.decode(code)
+        rounding.decode(row.grid, code)
     });
-    let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
+    let mut tensor = rounding.blank(rows, columns);
     for (i, row) in states.into_iter().enumerate() {
         row.grids.into_iter().enumerate().for_each(|(g, grid)| tensor.set_grid(i, g, grid));
         tensor.codes.row_mut(i).iter_mut().zip(row.codes).for_each(|(to, code)| *to = code);
@@ -218,7 +219,7 @@ mod tests {
         let hessian = Tensor::from_slice2(&[[1.0f32, 3.0], [3.0, 1.0]]);
         let site = Site {
             name: "w".into(),
-            scheme: Scheme { code: crate::quant::Code::Int4, group_size: 0, symmetric: false },
+            scheme: crate::quant::Scheme::integers(crate::quant::Code::Int4, 0, false),
             weight: Tensor::from_slice2(&[[0.5f32, -0.25]]),
         };
         let options = GptqOptions { act_order: ActOrder::Off, ..GptqOptions::default() };

@@ -1,10 +1,11 @@
-//! Packed codes → registers, and the grids of a group. A unit (16 rows × 4
+//! Packed codes → registers, what they stand for, and the grids of a group. A unit (16 rows × 4
 //! columns) is two registers of bytes, `[row][column]`: half a line of 8-bit
 //! codes each, or the same bits of half a line each.
 
 use super::lanes::{Rows, load_bytes};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
+use crate::quant::book::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
 use std::arch::x86_64::*;
 
@@ -63,26 +64,51 @@ fn field(bytes: __m256i, bits: usize, from: usize, to: usize) -> __m256i {
     _mm256_and_si256(moved, _mm256_set1_epi8(((0xff >> (8 - bits)) << to) as i8))
 }
 
-/// Scales and zero points of a group for all rows.
+/// Whether what [`Levels::of`] gives are signed bytes.
+pub const fn is_signed(code: Code) -> bool {
+    code.range().0 < 0 || (code.has_book() && code.is_whole())
+}
+
+/// What whole codes stand for: themselves, or a book's whole numbers, in bytes.
+#[derive(Clone, Copy)]
+pub struct Levels(__m256i);
+
+impl Levels {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn load(tile: &Tile) -> Self {
+        let bytes = tile.book.map_or(&[0; WHOLE_ENTRIES], |book| book.bytes());
+        // SAFETY: reads 16 bytes.
+        Self(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }))
+    }
+
+    /// The numbers of a unit of codes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn of<const CODE: usize>(self, codes: Unit) -> Unit {
+        if const { Code::ALL[CODE].has_book() && Code::ALL[CODE].is_whole() } {
+            codes.map(|half| _mm256_shuffle_epi8(self.0, half))
+        } else {
+            codes
+        }
+    }
+}
+
+/// Scales, and zero points or offsets, of a group for all rows.
 #[derive(Clone, Copy)]
 pub struct Grids {
     pub scales: Rows,
-    /// Whole numbers.
+    /// Whole numbers; the offsets where there is a book.
     pub zeros: Rows,
 }
 
 impl Grids {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    pub fn load(tile: &Tile, group: usize) -> Self {
-        let scales = tile.scales.as_chunks().0;
-        let scale = |half: usize| {
-            let bytes: &[u8; 16] = &scales[2 * group + half];
-            // SAFETY: reads 16 bytes.
-            _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-        };
+    pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {
         let zeros = match tile.zeros {
             None => [_mm256_set1_ps(tile.code.middle() as f32); 2],
+            Some(offsets) if const { Code::ALL[CODE].has_book() } => halves(offsets, group),
             Some(zeros) => {
                 let zeros = zeros.as_chunks().0;
                 let zero = |half: usize| {
@@ -93,6 +119,19 @@ impl Grids {
                 [zero(0), zero(1)]
             }
         };
-        Self { scales: [scale(0), scale(1)], zeros }
+        Self { scales: halves(tile.scales, group), zeros }
     }
+}
+
+/// The numbers of a group in a plane of f16.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn halves(plane: &[u8], group: usize) -> Rows {
+    let plane = plane.as_chunks().0;
+    let number = |half: usize| {
+        let bytes: &[u8; 16] = &plane[2 * group + half];
+        // SAFETY: reads 16 bytes.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    };
+    [number(0), number(1)]
 }

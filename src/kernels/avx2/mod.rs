@@ -25,11 +25,16 @@ use super::{BLOCK, Int8Rows, Kernels, Tile};
 use crate::quant::Code;
 use dense::{Bf16, Element, F16, F32};
 
+/// A kernel for each code, by its index in [`Code::ALL`].
+macro_rules! by_code {
+    ($kernel:ident: $($code:literal)+) => { [$($kernel::<$code>),+] };
+}
+
 /// The table. To be called only where [`detect`] holds.
 pub static KERNELS: Kernels = Kernels {
     isa: "avx2",
-    int8_tile: [int8_tile::<0>, int8_tile::<1>, int8_tile::<2>, int8_tile::<3>, int8_tile::<4>, int8_tile::<5>],
-    f32_tile: [f32_tile::<0>, f32_tile::<1>, f32_tile::<2>, f32_tile::<3>, f32_tile::<4>, f32_tile::<5>],
+    int8_tile: by_code!(int8_tile: 0 1 2 3 4 5 6 7),
+    f32_tile: by_code!(f32_tile: 0 1 2 3 4 5 6 7 8 9 10 11),
     dense_f32: dense_tile::<F32>,
     dense_f16: dense_tile::<F16>,
     dense_bf16: dense_tile::<Bf16>,

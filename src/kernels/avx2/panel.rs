@@ -2,7 +2,7 @@
 //! decoded and transposed into a panel in L1, a line of 16 rows for each column;
 //! then every token passes over it: lanes are rows, and activations are broadcast.
 
-use super::codes::{BLOCK_UNITS, Grids, Padding, block_lines, unit};
+use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, block_lines, is_signed, unit};
 use super::lanes::{Rows, load_rows, store_rows};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
@@ -81,26 +81,43 @@ pub fn packed_tile<const CODE: usize>(tile: &Tile, x: &[f32], stride: usize, out
     }
 }
 
-/// `scale · (code − zero)` of one block of columns. Exact: a code less its zero
-/// point has 9 bits, a scale 11, and a float holds 24.
+/// `scale · (level − zero)` or `scale · level + offset` of one block of columns.
+/// Without a book exact: a code less its zero point has 9 bits, a scale 11, and a
+/// float holds 24.
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32; TILE_ROWS]; BLOCK]) {
-    let signed = const { Code::ALL[CODE].range().0 < 0 };
+    let code = const { Code::ALL[CODE] };
     let mut padding: Padding = [0; _];
-    let grids = Grids::load(tile, tile.group(block));
+    let grids = Grids::load::<CODE>(tile, tile.group(block));
+    let whole = Levels::load(tile);
     let packed = block_lines::<CODE>(tile, block, &mut padding);
     for i in 0..BLOCK_UNITS {
-        let codes = unit::<CODE>(packed, i);
+        let codes = whole.of::<CODE>(unit::<CODE>(packed, i));
         for column in 0..UNIT_COLUMNS {
             let to_top = _mm_cvtsi32_si128(8 * (UNIT_COLUMNS - 1 - column) as i32);
             let decode = |half: usize| {
                 // The byte of this column to the top of its row's 32 bits, and down.
                 let top = _mm256_sll_epi32(codes[half], to_top);
-                let code = if signed { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
-                _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(_mm256_cvtepi32_ps(code), grids.zeros[half]))
+                let number = if is_signed(code) { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
+                let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { look_up(tile, number) };
+                if code.has_book() {
+                    _mm256_fmadd_ps(grids.scales[half], level, grids.zeros[half])
+                } else {
+                    _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(level, grids.zeros[half]))
+                }
             };
             store_rows(&mut lines[i * UNIT_COLUMNS + column], [decode(0), decode(1)]);
         }
     }
+}
+
+/// The numbers at 8 places of a book.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up(tile: &Tile, places: __m256i) -> __m256 {
+    let values = tile.book.map_or(&[][..], |book| book.values());
+    // SAFETY: a place has as many bits as the code, and the book an entry for each:
+    // `Tile::check` has run.
+    unsafe { _mm256_i32gather_ps::<4>(values.as_ptr(), places) }
 }

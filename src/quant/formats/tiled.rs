@@ -8,7 +8,8 @@
 //! only looked up.
 
 use crate::checkpoint::Bytes;
-use crate::quant::{Code, Permutation, QuantizedTensor, Scheme};
+use crate::quant::grid::Grid;
+use crate::quant::{Book, Code, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -76,8 +77,8 @@ impl Tiling {
         self.tiles() * self.tile_bytes()
     }
 
-    /// Numbers in the scales' plane, and in the zero points' plane where the
-    /// scheme has one: `[tiles, groups, tile_rows]`.
+    /// Numbers in the scales' plane, and in the plane of zero points or offsets where
+    /// the scheme has one: `[tiles, groups, tile_rows]`.
     pub fn grids(&self) -> usize {
         self.tiles() * self.groups() * self.tile_rows()
     }
@@ -122,11 +123,11 @@ const fn mask(bits: usize) -> u8 {
 /// Columns that share lines at a code: the least width that fills whole lines in
 /// every plane.
 pub const fn span_columns(code: Code) -> usize {
-    match code {
-        Code::Int8 => 4,
-        Code::Int4 => 8,
-        Code::Int2 => 16,
-        Code::Int3 | Code::Int5 | Code::Int6 => 32,
+    match code.bits() {
+        8 => 4,
+        4 => 8,
+        2 => 16,
+        _ => 32,
     }
 }
 
@@ -139,8 +140,11 @@ pub struct PackedTensor {
     pub codes: Bytes,
     /// f16 `[tiles, groups, tile_rows]`
     pub scales: Bytes,
-    /// i8 `[tiles, groups, tile_rows]`; absent where the scheme is symmetric.
+    /// `[tiles, groups, tile_rows]`, zero points (i8) or, where there is a book,
+    /// offsets (f16); absent where the scheme is symmetric.
     pub zeros: Option<Bytes>,
+    /// The numbers that codes stand for, where they are places in a book.
+    pub book: Option<Arc<Book>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
 }
@@ -171,13 +175,19 @@ impl PackedTensor {
         let grid_places = || (0..tiling.grids()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
         let scales: Vec<f16> = grid_places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
         let middle = tensor.scheme.code.middle() as i8;
-        let zeros = (!tensor.scheme.symmetric)
-            .then(|| grid_places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect());
+        let zeros = (!tensor.scheme.symmetric).then(|| match &tensor.offsets {
+            None => grid_places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect(),
+            Some(offsets) => {
+                let offset = |(row, g)| if row < rows { offsets[[row, g]] } else { f16::ZERO };
+                grid_places().flat_map(|place| offset(place).to_le_bytes()).collect()
+            }
+        });
         Self {
             tiling,
             codes: Bytes::from_vec(codes),
             scales: Bytes::from_vec(bytemuck::cast_slice(&scales).to_vec()),
             zeros: zeros.map(Bytes::from_vec),
+            book: tensor.book.clone(),
             permutation: tensor.permutation.clone(),
         }
     }
@@ -192,13 +202,16 @@ impl PackedTensor {
         (row / self.tiling.tile_rows(), row % self.tiling.tile_rows())
     }
 
-    /// Scale and zero point of a group.
-    pub fn grid(&self, row: usize, group: usize) -> crate::quant::grid::Grid {
+    /// Scale, and zero point or offset, of a group.
+    pub fn grid(&self, row: usize, group: usize) -> Grid {
         let (tile, r) = self.place(row);
         let i = (tile * self.tiling.groups() + group) * self.tiling.tile_rows() + r;
-        crate::quant::grid::Grid {
-            scale: f16::from_le_bytes([self.scales[2 * i], self.scales[2 * i + 1]]),
-            zero_point: self.zeros.as_ref().map_or(self.tiling.scheme.code.middle() as i8, |zeros| zeros[i] as i8),
+        let number = |plane: &[u8]| f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]);
+        let grid = Grid::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
+        match &self.zeros {
+            None => grid,
+            Some(offsets) if self.book.is_some() => Grid { offset: number(offsets), ..grid },
+            Some(zeros) => Grid { zero_point: zeros[i] as i8, ..grid },
         }
     }
 
@@ -211,7 +224,7 @@ impl PackedTensor {
             let grid = self.grid(row, group);
             for column in group * width..((group + 1) * width).min(self.tiling.columns) {
                 let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = grid.decode(self.tiling.get(tile, r, column));
+                out[place] = grid.decode_by(self.book.as_deref(), self.tiling.get(tile, r, column));
             }
         }
     }
@@ -221,6 +234,7 @@ impl PackedTensor {
         let Tiling { scheme, rows, columns, .. } = self.tiling;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
         tensor.permutation = self.permutation.clone();
+        tensor.book = self.book.clone();
         for row in 0..rows {
             let (tile, r) = self.place(row);
             let tile = self.tile(tile);
@@ -234,8 +248,10 @@ impl PackedTensor {
         tensor
     }
 
-    /// Bytes of codes, scales and zero points (not of a shared permutation).
+    /// Bytes of codes, scales, zero points or offsets, and a book of its own (not of a
+    /// permutation or a book that are shared).
     pub fn len_bytes(&self) -> usize {
-        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len())
+        let book = self.book.as_ref().filter(|book| book.name.is_none());
+        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len()) + book.map_or(0, |book| book.len_bytes())
     }
 }
