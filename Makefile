@@ -90,7 +90,7 @@ tokenizations: .venv-compat/ready
 # Our files through other people's readers.
 compat: .venv-compat/ready
 	$(CARGO) build
-	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
+	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden*.thimble
 
 # Scores of tasks against lm-evaluation-harness; TASK_ITEMS= takes whole files (half an hour).
 TASK_ITEMS ?= 500

@@ -2,7 +2,7 @@
 `src/quant/formats/tiled.rs` describes, runs it in transformers, and compares the
 logits with those of the binary (f32 activations).
 
-    .venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden.thimble
+    .venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden*.thimble
 """
 
 import json
@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 TOLERANCE = 1e-3
-PLANES = {"int2": [2], "int3": [2, 1], "int4": [4], "int5": [4, 1], "int6": [4, 2], "int8": [8]}
-SPAN = {"int2": 16, "int3": 32, "int4": 8, "int5": 32, "int6": 32, "int8": 4}
+# By the bits of a code: "int4" is a number itself, "book4" a place in a book.
+PLANES = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}
+SPAN = {2: 16, 3: 32, 4: 8, 5: 32, 6: 32, 7: 32, 8: 4}
 MODULES = {
     "attn_norm": "input_layernorm",
     "attn.q": "self_attn.q_proj",
@@ -37,15 +38,15 @@ OUTSIDE = {"embeddings": "model.embed_tokens", "final_norm": "model.norm", "head
 def unpack_codes(data, scheme):
     """u8 bytes -> codes [rows, columns], padding taken off."""
     rows, columns = scheme["shape"]
-    code = scheme["code"]
+    width = int(scheme["code"][-1])
     tile_rows = 16 if scheme["layout"] == "tiles" else 1
     tiles = -(-rows // 16) * 16 // tile_rows
-    spans = -(-columns // SPAN[code])
-    units = SPAN[code] // 4
+    spans = -(-columns // SPAN[width])
+    units = SPAN[width] // 4
     data = data.reshape(tiles, spans, -1)
     codes = np.zeros((tiles, spans, units, tile_rows, 4), np.int32)
     start = low = 0
-    for bits in PLANES[code]:
+    for bits in PLANES[width]:
         lines = units * bits // 8
         plane = data[:, :, start : start + lines * 4 * tile_rows].reshape(tiles, spans, lines, tile_rows, 4)
         for unit in range(units):
@@ -53,10 +54,10 @@ def unpack_codes(data, scheme):
             codes[:, :, unit] |= ((plane[:, :, line].astype(np.int32) >> shift) & ((1 << bits) - 1)) << low
         start += lines * 4 * tile_rows
         low += bits
-    if code == "int8":
+    if scheme["code"] == "int8":
         codes = codes.astype(np.uint8).view(np.int8).astype(np.int32)
     # [tile, span, unit, row, column] -> [tile, row, span, unit, column]
-    codes = codes.transpose(0, 3, 1, 2, 4).reshape(tiles * tile_rows, spans * SPAN[code])
+    codes = codes.transpose(0, 3, 1, 2, 4).reshape(tiles * tile_rows, spans * SPAN[width])
     return codes[:rows, :columns]
 
 
@@ -74,12 +75,21 @@ def weight(name, tensors, schemes):
     codes = unpack_codes(tensors[f"{name}.codes"], scheme)
     group = np.arange(columns) // (scheme["group_size"] or columns)
     scales = by_row(tensors[f"{name}.scales"], rows).astype(np.float32)
-    bits = sum(PLANES[scheme["code"]])
+    bits = int(scheme["code"][-1])
+    if "book" in scheme:
+        stored = scales[:, group] * tensors[scheme["book"]][codes]
+        if not scheme["symmetric"]:
+            stored = stored + by_row(tensors[f"{name}.zeros"], rows).astype(np.float32)[:, group]
+        return in_order(stored, scheme, tensors)
     if scheme["symmetric"]:
         zeros = np.full_like(scales, 0 if bits == 8 else 1 << (bits - 1), dtype=np.int32)
     else:
         zeros = by_row(tensors[f"{name}.zeros"].view(np.int8), rows).astype(np.int32)
-    stored = scales[:, group] * (codes - zeros[:, group])
+    return in_order(scales[:, group] * (codes - zeros[:, group]), scheme, tensors)
+
+
+def in_order(stored, scheme, tensors):
+    """Columns as they are stored -> as the model has them."""
     if "perm" not in scheme:
         return stored
     ordered = np.empty_like(stored)
@@ -126,7 +136,7 @@ def model(path):
     return llama
 
 
-def main(binary, path):
+def check(binary, path):
     llama = model(path)
     ids = [(i * 37 + 5) % llama.config.vocab_size for i in range(24)]
     with torch.no_grad():
@@ -137,7 +147,11 @@ def main(binary, path):
         ours = load_file(out)["logits"]
     difference = float(np.abs(ours - theirs).max())
     print(f"{path}: greatest difference of logits {difference:.1e} (at most {TOLERANCE})")
-    return 0 if difference <= TOLERANCE else 1
+    return difference <= TOLERANCE
+
+
+def main(binary, *paths):
+    return 0 if all([check(binary, path) for path in paths]) else 1
 
 
 if __name__ == "__main__":

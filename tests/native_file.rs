@@ -12,28 +12,58 @@ use thimble::checkpoint::{DenseTensor, FloatType};
 use thimble::model::{ModelSpec, ParameterKind};
 use thimble::quant::grid::round_to_nearest;
 use thimble::quant::native::{self, NativeFile, Notes};
-use thimble::quant::{Code, Layout, PackedTensor, Permutation, Scheme, Weight, WeightStore};
+use thimble::quant::{Code, DataType, Layout, PackedTensor, Permutation, Scheme, Weight, WeightStore};
 use thimble::runtime::{self, Activations, Decoder, KvCache, Step};
 
-/// Each code, symmetric and not, groups and whole rows, over one model.
-const SCHEMES: [(&str, Code, usize, bool); 11] = [
-    ("embeddings", Code::Int8, 32, false),
-    ("head", Code::Int4, 0, true),
-    ("blocks.0.attn.q", Code::Int2, 32, false),
-    ("blocks.0.attn.k", Code::Int3, 32, true),
-    ("blocks.0.attn.v", Code::Int4, 32, false),
-    ("blocks.0.attn.o", Code::Int5, 32, true),
-    ("blocks.0.ffn.gate", Code::Int6, 0, false),
-    ("blocks.0.ffn.up", Code::Int8, 64, true),
-    ("blocks.0.ffn.down", Code::Int3, 32, false),
-    ("blocks.1.ffn.gate", Code::Int5, 32, false),
-    ("blocks.1.ffn.down", Code::Int6, 32, true),
+/// What a file pins: its name, and the schemes of one model's weights.
+type Golden = (&'static str, &'static [(&'static str, Scheme)]);
+
+/// Each code, symmetric or centred and not, groups and whole rows.
+const GOLDEN: [Golden; 2] = [
+    (
+        "golden",
+        &[
+            ("embeddings", Scheme::integers(Code::Int8, 32, false)),
+            ("head", Scheme::integers(Code::Int4, 0, true)),
+            ("blocks.0.attn.q", Scheme::integers(Code::Int2, 32, false)),
+            ("blocks.0.attn.k", Scheme::integers(Code::Int3, 32, true)),
+            ("blocks.0.attn.v", Scheme::integers(Code::Int4, 32, false)),
+            ("blocks.0.attn.o", Scheme::integers(Code::Int5, 32, true)),
+            ("blocks.0.ffn.gate", Scheme::integers(Code::Int6, 0, false)),
+            ("blocks.0.ffn.up", Scheme::integers(Code::Int8, 64, true)),
+            ("blocks.0.ffn.down", Scheme::integers(Code::Int3, 32, false)),
+            ("blocks.1.ffn.gate", Scheme::integers(Code::Int5, 32, false)),
+            ("blocks.1.ffn.down", Scheme::integers(Code::Int6, 32, true)),
+        ],
+    ),
+    (
+        "golden-books",
+        &[
+            ("embeddings", of_book(Code::Book8, DataType::Dynamic, 32, false)),
+            ("head", of_book(Code::Book4, DataType::Normal, 0, true)),
+            ("blocks.0.attn.q", of_book(Code::Book3, E2M0, 32, false)),
+            ("blocks.0.attn.k", of_book(Code::Book4, DataType::Normal, 32, true)),
+            ("blocks.0.attn.v", of_book(Code::Book4, DataType::Quantile, 32, false)),
+            ("blocks.0.attn.o", of_book(Code::Book5, DataType::Quantile, 32, true)),
+            ("blocks.0.ffn.gate", of_book(Code::Book6, DataType::Normal, 0, false)),
+            ("blocks.0.ffn.up", of_book(Code::Book7, DataType::Dynamic, 64, true)),
+            ("blocks.0.ffn.down", of_book(Code::Book8, DataType::Quantile, 32, true)),
+            ("blocks.1.ffn.gate", of_book(Code::Book4, DataType::Normal, 32, false)),
+            ("blocks.1.ffn.down", Scheme::integers(Code::Int4, 32, false)),
+        ],
+    ),
 ];
+const E2M0: DataType = DataType::Float { exponent: 2, mantissa: 0 };
+
+const fn of_book(code: Code, data_type: DataType, group_size: usize, symmetric: bool) -> Scheme {
+    Scheme { code, group_size, symmetric, data_type }
+}
+
 /// These read one input and share an order of columns.
 const PERMUTED: [&str; 3] = ["blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"];
 
-fn weights(model: &runtime::Model) -> Vec<(String, Weight)> {
-    let quantize = |name: &str, weight: &Weight, &(_, code, group_size, symmetric): &(&str, Code, usize, bool)| {
+fn weights(model: &runtime::Model, schemes: &[(&str, Scheme)]) -> Vec<(String, Weight)> {
+    let quantize = |name: &str, weight: &Weight, scheme: Scheme| {
         let shape = weight.shape();
         let values = weight.to_f32();
         let mut matrix = ArrayView2::from_shape((shape[0], shape[1]), &values).unwrap().to_owned();
@@ -42,7 +72,7 @@ fn weights(model: &runtime::Model) -> Vec<(String, Weight)> {
             matrix.invert_axis(ndarray::Axis(1));
             Arc::new(Permutation { name: "blocks.0.attn.q.perm".into(), order: (0..shape[1] as u32).rev().collect() })
         });
-        let mut tensor = round_to_nearest(matrix.view(), Scheme::integers(code, group_size, symmetric));
+        let mut tensor = round_to_nearest(matrix.view(), scheme);
         tensor.permutation = permutation;
         let layout = if name == "embeddings" { Layout::Rows } else { Layout::Tiles };
         Weight::Packed(PackedTensor::pack(&tensor, layout))
@@ -55,8 +85,8 @@ fn weights(model: &runtime::Model) -> Vec<(String, Weight)> {
     let spec = model.spec();
     let convert = |p: thimble::model::Parameter| {
         let weight = model.store.weight(&p.name).unwrap();
-        let weight = match SCHEMES.iter().find(|s| s.0 == p.name) {
-            Some(scheme) => quantize(&p.name, &weight, scheme),
+        let weight = match schemes.iter().find(|s| s.0 == p.name) {
+            Some((_, scheme)) => quantize(&p.name, &weight, *scheme),
             None => keep(&p.name, weight),
         };
         (p.name, weight)
@@ -71,45 +101,49 @@ fn narrow(tensor: &DenseTensor, f16: bool) -> DenseTensor {
     DenseTensor { float_type, bytes: thimble::checkpoint::Bytes::from_vec(bytes), ..tensor.clone() }
 }
 
-fn write(path: &Path) -> (ModelSpec, Vec<(String, Weight)>) {
+fn write(path: &Path, schemes: &[(&str, Scheme)]) -> (ModelSpec, Vec<(String, Weight)>) {
     let model = runtime::open(&data::fixture("llama-head-dim"), None).unwrap();
-    let weights = weights(&model);
+    let weights = weights(&model, schemes);
     let notes = Notes { recipe: json!({ "golden": true }), provenance: json!({ "tool": "test" }), ..Notes::default() };
     native::write(path, model.spec(), &weights, Some(b"{\"tokenizer\": \"bytes\"}"), &notes).unwrap();
     (model.spec().clone(), weights)
 }
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden.thimble")
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name).with_extension("thimble")
 }
 
 /// A change of these bytes is a new version of the format. `THIMBLE_BLESS=1`
 /// writes the file anew.
 #[test]
-fn bytes_are_those_of_the_golden_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.thimble");
-    write(&path);
-    if std::env::var_os("THIMBLE_BLESS").is_some() {
-        std::fs::copy(&path, golden()).unwrap();
+fn bytes_are_those_of_the_golden_files() {
+    for (name, schemes) in GOLDEN {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, golden) = (dir.path().join("model.thimble"), golden(name));
+        write(&path, schemes);
+        if std::env::var_os("THIMBLE_BLESS").is_some() {
+            std::fs::copy(&path, &golden).unwrap();
+        }
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(&golden).unwrap(), "the written bytes differ from {}", golden.display());
     }
-    assert!(std::fs::read(&path).unwrap() == std::fs::read(golden()).unwrap(), "the written bytes differ from {}", golden().display());
 }
 
 #[test]
 fn what_is_read_is_what_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.thimble");
-    let (spec, weights) = write(&path);
-    let file = NativeFile::open(&path).unwrap();
-    assert_eq!(*file.spec(), spec);
-    assert_eq!(file.tokenizer(), Some(&b"{\"tokenizer\": \"bytes\"}"[..]));
-    assert_eq!(file.notes().recipe, json!({ "golden": true }));
-    for (name, weight) in weights {
-        match (weight, file.weight(&name).unwrap()) {
-            (Weight::Packed(a), Weight::Packed(b)) => assert!(a.unpack() == b.unpack(), "{name}"),
-            (Weight::Dense(a), Weight::Dense(b)) => assert!(*a.bytes == *b.bytes && a.float_type == b.float_type, "{name}"),
-            _ => panic!("{name} changed its kind"),
+    for (_, schemes) in GOLDEN {
+        let (spec, weights) = write(&path, schemes);
+        let file = NativeFile::open(&path).unwrap();
+        assert_eq!(*file.spec(), spec);
+        assert_eq!(file.tokenizer(), Some(&b"{\"tokenizer\": \"bytes\"}"[..]));
+        assert_eq!(file.notes().recipe, json!({ "golden": true }));
+        for (name, weight) in weights {
+            match (weight, file.weight(&name).unwrap()) {
+                (Weight::Packed(a), Weight::Packed(b)) => assert!(a.unpack() == b.unpack(), "{name}"),
+                (Weight::Dense(a), Weight::Dense(b)) => assert!(*a.bytes == *b.bytes && a.float_type == b.float_type, "{name}"),
+                _ => panic!("{name} changed its kind"),
+            }
         }
     }
 }
@@ -117,7 +151,13 @@ fn what_is_read_is_what_was_written() {
 /// The promises of the contract, read by the safetensors crate alone.
 #[test]
 fn layout_keeps_its_promises() {
-    let bytes = std::fs::read(golden()).unwrap();
+    for (name, _) in GOLDEN {
+        keeps_its_promises(name);
+    }
+}
+
+fn keeps_its_promises(name: &str) {
+    let bytes = std::fs::read(golden(name)).unwrap();
     let (header_len, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!((header_len + 8) % 64, 0, "data begins at a multiple of 64");
     assert_eq!(header.metadata().as_ref().unwrap()["thimble.version"], "1");
@@ -129,7 +169,7 @@ fn layout_keeps_its_promises() {
         match rank(name) {
             0 => assert!(start % 64 == 0 && end % 64 == 0, "{name}: {start}..{end}"),
             1 => assert!(start % 32 == 0 && info.dtype == safetensors::Dtype::F16, "{name}"),
-            2 => assert!(start % 16 == 0 && info.dtype == safetensors::Dtype::U8, "{name}"),
+            2 => assert!(start % 16 == 0 && [safetensors::Dtype::U8, safetensors::Dtype::F16].contains(&info.dtype), "{name}"),
             _ => assert_eq!(start % (info.dtype.bitsize() / 8), 0, "{name}"),
         }
     }
@@ -137,13 +177,24 @@ fn layout_keeps_its_promises() {
     assert!(!names.contains(&"blocks.0.attn.k.zeros"), "symmetric weights have no zero points");
     assert_eq!(names.iter().filter(|n| n.ends_with(".perm")).count(), 1, "one order for q, k and v");
     assert_eq!(header.tensors()["blocks.0.attn.q.scales"].shape, [3, 1, 16], "[tiles, groups, 16]");
+    let books: Vec<_> = by_place.iter().filter(|(_, name, _)| name.starts_with("book.") || name.ends_with(".book")).collect();
+    assert!(books.iter().all(|(_, _, info)| info.dtype == safetensors::Dtype::F32), "books are f32");
+    let shared = books.iter().filter(|(_, name, _)| name.starts_with("book.")).count();
+    let all = if name == "golden" { (0, 0) } else { (8, 5) };
+    assert_eq!((books.len(), shared), all, "a book that weights share is stored once: {books:?}");
 }
 
 /// Every layout at once in a running model: the device against its own decoded
 /// weights in the plain decoder.
 #[test]
 fn device_runs_every_code_as_it_decodes() {
-    let file = NativeFile::open(&golden()).unwrap();
+    for (name, _) in GOLDEN {
+        runs_as_it_decodes(name);
+    }
+}
+
+fn runs_as_it_decodes(name: &str) {
+    let file = NativeFile::open(&golden(name)).unwrap();
     let decoded = Decoded(&file);
     let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 96).collect();
     let logits = |store: &dyn WeightStore, activations| {
@@ -154,7 +205,7 @@ fn device_runs_every_code_as_it_decodes() {
     let dense = logits(&decoded, Activations::F32);
     let greatest = |a: &[f32]| a.iter().zip(&dense).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
     let (exact, int8) = (greatest(&logits(&file, Activations::F32)), greatest(&logits(&file, Activations::Int8)));
-    println!("greatest difference {exact:.1e} with f32 activations, {int8:.1e} with int8");
+    println!("{name}: greatest difference {exact:.1e} with f32 activations, {int8:.1e} with int8");
     assert!(exact < 1e-4, "{exact}");
     assert!(int8 > exact && int8 < 0.5, "{int8}");
 }
@@ -176,8 +227,8 @@ impl WeightStore for Decoded<'_> {
 }
 
 #[test]
-fn every_code_is_in_the_golden_file() {
-    assert!(Code::ALL.iter().all(|code| SCHEMES.iter().any(|s| s.1 == *code)));
-    let spec = NativeFile::open(&golden()).unwrap().spec().clone();
+fn every_code_is_in_a_golden_file() {
+    assert!(Code::ALL.iter().all(|code| GOLDEN.iter().any(|(_, schemes)| schemes.iter().any(|(_, s)| s.code == *code))));
+    let spec = NativeFile::open(&golden("golden")).unwrap().spec().clone();
     assert!(spec.parameters().iter().any(|p| p.kind == ParameterKind::Embedding) && !spec.tied);
 }
