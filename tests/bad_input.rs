@@ -544,15 +544,71 @@ fn native_headers_that_lie_are_refused() {
 
 /// Damages a sound native file in each way.
 fn each_native_file(cases: Vec<Case>, check: impl Fn(&str, &Path, &[&str])) {
+    each_file(native_model, cases, check);
+}
+
+/// The same of another file.
+fn each_file(write: impl Fn(&Path), cases: Vec<Case>, check: impl Fn(&str, &Path, &[&str])) {
     let dir = tempfile::tempdir().unwrap();
     let [sound, broken] = ["sound", "broken"].map(|name| dir.path().join(format!("{name}.thimble")));
-    native_model(&sound);
+    write(&sound);
     open_and_run(&sound).unwrap();
     for (what, damage, says) in cases {
         std::fs::copy(&sound, &broken).unwrap();
         damage(&broken);
         check(what, &broken, &[says, &["broken.thimble"][..]].concat());
     }
+}
+
+/// A table of numbers is looked into without another thought: none may pass that is
+/// shorter than its codes reach, or of numbers that kernels do not take.
+#[test]
+fn books_that_lie_are_refused() {
+    const OWN: &str = "blocks.0.ffn.down.book";
+    let golden = |path: &Path| {
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden-books.thimble"), path).unwrap();
+        edit_tensors(path, |t| t.remove("tokenizer"));
+    };
+    let tensors = |what, edit: fn(&mut damage::Tensors), says| case(what, move |path| edit_tensors(path, edit), says);
+    let scheme = |key: &str, value, says| metadata(SCHEMES, format!("/blocks.0.ffn.gate/{key}"), value, says);
+    let put = |t: &mut damage::Tensors, book: &str, place: usize, value: f32| t.put(book, place, &value.to_le_bytes());
+    let value = |what, book: &'static str, place, value: f32, says| {
+        case(what, move |path| edit_tensors(path, |t| put(t, book, place, value)), says)
+    };
+    let cases = vec![
+        tensors("book absent", |t| t.remove("book.nf6"), &["book.nf6", "is missing"]),
+        tensors("own book absent", |t| t.remove(OWN), &[OWN, "is missing"]),
+        tensors(
+            "book cut",
+            |t| {
+                t.resize("book.nf6", 128);
+                t.header["book.nf6"]["shape"] = json!([32]);
+            },
+            &["book.nf6", "64 × F32", "[32]"],
+        ),
+        tensors("book of another type", |t| t.header["book.nf6"]["dtype"] = "I32".into(), &["book.nf6", "× F32", "× I32"]),
+        value("NaN", "book.nf6", 9, f32::NAN, &["book.nf6", "ascend", "NaN"]),
+        value("infinite", "book.nf6", 63, f32::INFINITY, &["book.nf6", "finite", "inf"]),
+        value("out of order", "book.nf6", 9, 0.5, &["book.nf6", "ascend", "0.5 before"]),
+        value("a fraction", "book.nf4", 0, -100.5, &["book.nf4", "whole", "-100.5"]),
+        value("−128", "book.nf4", 0, -128.0, &["book.nf4", "±127", "-128"]),
+        tensors(
+            "offset infinite",
+            |t| t.put("blocks.0.ffn.gate.zeros", 5, &half::f16::INFINITY.to_le_bytes()),
+            &["ffn.gate.zeros", "index 5"],
+        ),
+        tensors("offsets of integers", |t| t.header["blocks.0.ffn.gate.zeros"]["dtype"] = "U16".into(), &["ffn.gate.zeros", "F16", "U16"]),
+        scheme("book", Value::Null, &["blocks.0.ffn.gate", "a book"]),
+        scheme("book", json!("book.nf4"), &["book.nf4", "64 × F32", "[16]"]),
+        scheme("book", json!("blocks.0.ffn.gate.codes"), &["blocks.0.ffn.gate.codes", "F32", "U8"]),
+        scheme("code", json!("int6"), &["blocks.0.ffn.gate", "no book"]),
+        scheme("code", json!("book9"), &[SCHEMES, "book9", "book8"]),
+        metadata(SCHEMES, "/blocks.1.ffn.down/book".into(), json!("book.nf4"), &["blocks.1.ffn.down", "no book"]),
+    ];
+    each_file(golden, cases, opening_is_refused);
+    // A name is for people: one that is not known runs by its book.
+    let unknown = vec![scheme("data_type", json!("posit"), &[])];
+    each_file(golden, unknown, |what, path, _| open_and_run(path).unwrap_or_else(|e| panic!("{what}: {e}")));
 }
 
 /// More blocks than any model has, all of them written out.

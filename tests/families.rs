@@ -32,6 +32,7 @@ const METHODS: [Method; 3] = [
             "bits = 4",
             "bits = 3\ngrid = 'least_error'\nimportance = true",
             "bits = 8\nsymmetric = true\nrescale = { smooth = 0.5 }",
+            "bits = 4\ndata_type = 'nf4'",
         ],
         beats_rounding: false,
     },
@@ -45,10 +46,11 @@ const METHODS: [Method; 3] = [
             "bits = 4\nact_order = false\ntrue_sequential = true",
             "bits = 8",
             "bits = 4\nrescale = 'awq'\ntrue_sequential = true",
+            "bits = 6\ndata_type = 'quantile'\ncentred = true",
         ],
         beats_rounding: true,
     },
-    Method { name: "awq", settings: &["bits = 4", "bits = 3\nduo_scaling = false\nsymmetric = true"], beats_rounding: true },
+    Method { name: "awq", settings: &["bits = 4", "bits = 4\ndata_type = 'nf4'\nduo_scaling = false"], beats_rounding: true },
 ];
 
 fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {

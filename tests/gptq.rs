@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, gptq, relative_error};
 use thimble::quant::grid::{Grid, GridChoice, GridSearch};
-use thimble::quant::{Code, Scheme};
+use thimble::quant::{Code, DataType, Scheme};
 use thimble::random::Random;
 use thimble::recipe::{ActOrder, GptqOptions};
 
@@ -51,6 +51,7 @@ struct Case {
     group_size: usize,
     bits: usize,
     symmetric: bool,
+    data_type: DataType,
     options: GptqOptions,
 }
 
@@ -70,18 +71,28 @@ fn cases() -> Vec<Case> {
         (3, 130, 32, 4, true, GroupAware),
         (2, 210, 160, 4, false, GroupAware),
     ];
+    let books = [
+        (5, 100, 32, 4, true, On, DataType::Normal),
+        (4, 172, 64, 4, false, GroupAware, DataType::Normal),
+        (3, 96, 0, 3, true, Off, DataType::float(3)),
+        (2, 210, 160, 5, false, On, DataType::float(5)),
+        (4, 100, 64, 4, true, On, DataType::Quantile),
+        (2, 130, 32, 8, false, Off, DataType::Dynamic),
+    ];
+    let shapes = shapes.map(|(rows, columns, group, bits, symmetric, order)| (rows, columns, group, bits, symmetric, order, DataType::Int));
     let kinds = [(false, GridChoice::MinMax), (true, GridChoice::MinMax), (false, search()), (true, search())];
-    let case = |(rows, columns, group_size, bits, symmetric, act_order)| {
+    let case = |(rows, columns, group_size, bits, symmetric, act_order, data_type)| {
         kinds.map(|(static_groups, grid)| Case {
             rows,
             columns,
             group_size,
             bits,
             symmetric,
+            data_type,
             options: GptqOptions { act_order, static_groups, grid, ..GptqOptions::default() },
         })
     };
-    shapes.into_iter().flat_map(case).collect()
+    shapes.into_iter().chain(books).flat_map(case).collect()
 }
 
 fn search() -> GridChoice {
@@ -92,10 +103,10 @@ fn search() -> GridChoice {
 /// values or searched.
 #[test]
 fn equals_optimal_brain_quantisation_with_explicit_inverses() {
-    let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, options }): (usize, Case)| {
+    let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, data_type, options }): (usize, Case)| {
         let mut greatest = 0.0f64;
-        let code = Code::from_bits(bits).unwrap();
-        let scheme = Scheme::integers(code, group_size, symmetric);
+        let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_book(bits) }.unwrap();
+        let scheme = Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
         let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
@@ -117,18 +128,22 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             weight: weight.select(Axis(1), &order),
             hessian: damped,
             levels: high - low,
+            book: outcome.tensor.book.iter().flat_map(|book| book.values()).map(|v| f64::from(*v)).collect(),
             group,
             symmetric,
             fixed: options.static_groups,
             searched: options.grid != GridChoice::MinMax,
         });
 
-        // The model's order of columns, in f32: scales are f16 and codes small, so
-        // that every value is exact.
-        let fast = outcome.tensor.dequantize();
+        // Decoded in f64, where every value is exact, or next to it where a book has
+        // fractions.
+        let tensor = &outcome.tensor;
+        let width = scheme.group_columns(columns);
         for (solved, &column) in order.iter().enumerate() {
+            let place = if by_order { solved } else { column };
             for row in 0..rows {
-                greatest = greatest.max((f64::from(fast[[row, column]]) - naive[[row, solved]]).abs());
+                let fast: f64 = tensor.grid(row, place / width).decode_by(tensor.book.as_deref(), tensor.codes[[row, place]]);
+                greatest = greatest.max((fast - naive[[row, solved]]).abs());
             }
         }
         greatest
@@ -162,6 +177,9 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
+    let found = |choice, values: &[f64], importance: Option<&[f64]>| {
+        Rounding { scheme, book: None, choice }.grid(values, importance)
+    };
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
@@ -171,13 +189,13 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
             values.iter().zip(importance).map(|(&v, i)| i * (rounded(v) - v).abs().powf(norm)).sum()
         };
         let even = vec![1.0; 64];
-        let plain = GridChoice::MinMax.find(scheme, &values, None);
+        let plain = found(GridChoice::MinMax, &values, None);
         let wide = GridSearch { zero_points: 2, ..GridSearch::default() };
-        let [narrow, wide] = [GridSearch::default(), wide].map(|s| GridChoice::LeastError(s).find(scheme, &values, None));
+        let [narrow, wide] = [GridSearch::default(), wide].map(|s| found(GridChoice::LeastError(s), &values, None));
         assert!(error(narrow, &even, 2.4) <= error(plain, &even, 2.4), "seed {seed}");
         better += i32::from(error(narrow, &even, 2.4) < error(plain, &even, 2.4));
         assert!(error(wide, &even, 2.4) <= error(narrow, &even, 2.4), "seed {seed}");
-        let weighted = search().find(scheme, &values, Some(&importance));
+        let weighted = found(search(), &values, Some(&importance));
         assert!(error(weighted, &importance, 2.4) <= error(narrow, &importance, 2.4), "seed {seed}");
     }
     assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");

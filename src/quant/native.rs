@@ -396,6 +396,7 @@ impl Planes<'_> {
             return Err(self.mismatch(name, "a group size that is a multiple of 32, or 0".into(), group.to_string()));
         }
         let tiling = Tiling { scheme: stored.scheme, layout: stored.layout, rows, columns };
+        let book = self.book(name, stored, &mut shared.books)?;
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
         let scales = self.numbers(format!("{name}.scales"), tiling.grids())?;
         let zeros = match (stored.scheme.symmetric, stored.scheme.code.has_book()) {
@@ -403,7 +404,6 @@ impl Planes<'_> {
             (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.grids())?),
             (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())?),
         };
-        let book = self.book(name, stored, &mut shared.books)?;
         let permutations = &mut shared.permutations;
         let permutation = match &stored.perm {
             None => None,

@@ -170,8 +170,10 @@ impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bits = self.code.bits();
         write!(f, "{bits} bits, ")?;
-        if self.code.has_book() {
-            write!(f, "{}, ", self.data_type.at(bits))?;
+        match self.data_type {
+            DataType::Int => (),
+            DataType::Normal => write!(f, "{}, ", self.data_type.at(bits))?,
+            other => write!(f, "{other}, ")?,
         }
         match self.group_size {
             0 => f.write_str("whole rows")?,

@@ -13,9 +13,11 @@ pub struct Problem {
     pub hessian: Array2<f64>,
     /// Codes 0 … levels
     pub levels: i32,
+    /// The numbers that codes stand for where they are none themselves; otherwise empty
+    pub book: Vec<f64>,
     /// Group of each column
     pub group: Vec<usize>,
-    /// Zero points in the middle
+    /// Zero points in the middle, no offsets
     pub symmetric: bool,
     /// Whether grids are those of the weight as it was given
     pub fixed: bool,
@@ -36,7 +38,7 @@ pub fn solve(problem: &Problem) -> Array2<f64> {
             let source = if problem.fixed { &problem.weight } else { &weight };
             for (row, grid) in grids.iter_mut().enumerate() {
                 let values = members.iter().map(|&j| source[[row, j]]).collect();
-                *grid = if problem.searched { least_error(problem, values) } else { min_max(problem, values) };
+                *grid = if problem.searched { least_error(problem, values) } else { spanning(problem, &values, 1.0) };
             }
         }
         // The inverse of the Hessian of the columns that are still free.
@@ -52,22 +54,31 @@ pub fn solve(problem: &Problem) -> Array2<f64> {
     solved
 }
 
+/// `zero`: the zero point, or the offset where there is a book.
 fn rounded(problem: &Problem, value: f64, scale: f64, zero: f64) -> f64 {
+    if !problem.book.is_empty() {
+        let distance = |entry: &f64| (scale * entry + zero - value).abs();
+        return scale * problem.book.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap() + zero;
+    }
     let code = ((value / scale).round_ties_even() + zero).clamp(0.0, f64::from(problem.levels));
     scale * (code - zero)
 }
 
-/// Scale rounded to f16, and zero point, over values with zero among them.
-fn min_max(problem: &Problem, values: Vec<f64>) -> (f64, f64) {
-    let low = values.iter().copied().fold(0.0, f64::min);
-    let high = values.iter().copied().fold(0.0, f64::max);
-    spanning(problem, low, high)
-}
-
-fn spanning(problem: &Problem, low: f64, high: f64) -> (f64, f64) {
+/// Scale rounded to f16, and zero point or offset, over a share of the span of values
+/// with zero, or the offset, among them.
+fn spanning(problem: &Problem, values: &[f64], share: f64) -> (f64, f64) {
+    let f16 = |v: f64| half::f16::from_f64(v).to_f64();
+    if let (Some(first), Some(last)) = (problem.book.first(), problem.book.last()) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let offset = if problem.symmetric { 0.0 } else { f16(mean) };
+        let farthest = values.iter().map(|v| (v - offset).abs()).fold(0.0, f64::max);
+        return (f16(share * farthest / first.abs().max(*last)), offset);
+    }
+    let low = share * values.iter().copied().fold(0.0, f64::min);
+    let high = share * values.iter().copied().fold(0.0, f64::max);
     let levels = f64::from(problem.levels);
     let span = if problem.symmetric { 2.0 * high.max(-low) } else { high - low };
-    let scale = half::f16::from_f64(span / levels).to_f64();
+    let scale = f16(span / levels);
     let zero = if problem.symmetric { (levels + 1.0) / 2.0 } else { (-low / scale).round_ties_even().min(levels) };
     (scale, zero)
 }
@@ -75,12 +86,9 @@ fn spanning(problem: &Problem, low: f64, high: f64) -> (f64, f64) {
 /// The best of 81 spans, from the whole to a fifth, by the sum of |error|^2.4: the
 /// search of GPTQ's published `quant.py`.
 pub fn least_error(problem: &Problem, values: Vec<f64>) -> (f64, f64) {
-    let low = values.iter().copied().fold(0.0, f64::min);
-    let high = values.iter().copied().fold(0.0, f64::max);
     let mut best = (f64::INFINITY, (1.0, 0.0));
     for i in 0..=80 {
-        let share = 1.0 - f64::from(i) / 100.0;
-        let (scale, zero) = spanning(problem, share * low, share * high);
+        let (scale, zero) = spanning(problem, &values, 1.0 - f64::from(i) / 100.0);
         let error: f64 = values.iter().map(|&v| (rounded(problem, v, scale, zero) - v).abs().powf(2.4)).sum();
         if error < best.0 {
             best = (error, (scale, zero));
