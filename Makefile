@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-data-types bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -67,13 +67,16 @@ device-binary: setup
 	$(CARGO) build --release --no-default-features --target-dir target/device
 	tests/device_binary.sh target/device/release/thimble target/debug/thimble
 
-bench: bench-kernels bench-quality bench-memory
+bench: bench-kernels bench-quality bench-data-types bench-memory
 
 bench-kernels:
 	$(CARGO) bench --bench kernels
 
 bench-quality: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality
+
+bench-data-types: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types
 
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, gptq, relative_error};
 use thimble::quant::grid::{Grid, GridChoice, GridSearch};
+use thimble::quant::rounding::Rounding;
 use thimble::quant::{Code, DataType, Scheme};
 use thimble::random::Random;
 use thimble::recipe::{ActOrder, GptqOptions};
@@ -177,9 +178,7 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
-    let found = |choice, values: &[f64], importance: Option<&[f64]>| {
-        Rounding { scheme, book: None, choice }.grid(values, importance)
-    };
+    let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, book: None, choice }.grid(values, importance);
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
@@ -201,7 +200,7 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
     assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");
     // Nothing to search.
     for values in [vec![0.0; 5], vec![-2.5; 5], vec![3.0]] {
-        let grid = search().find(scheme, &values, None);
+        let grid = found(search(), &values, None);
         assert!(grid.scale > half::f16::ZERO && grid.scale.is_finite());
         let rounded: f64 = grid.decode(grid.encode(scheme, values[0]));
         assert!((rounded - values[0]).abs() < 2e-3, "{rounded} for {}", values[0]);

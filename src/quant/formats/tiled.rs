@@ -2,7 +2,9 @@
 //! outermost, in units of 4 columns × 16 rows; a line of 64 bytes holds one unit
 //! of 8-bit codes (row r, column c at byte 4r + c), two of 4 bits (the first in
 //! the low nibbles), four of 2 bits, eight of 1 bit. Widths that divide no byte
-//! are bit planes, low bits first, one plane after the other per 32 columns.
+//! are bit planes, low bits first, one plane after the other per 32 columns: 3 = 2 + 1,
+//! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Places in a book lie as integers of their width
+//! do; padding rows have scale and offset 0, padding columns meet no activation.
 //!
 //! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
 //! only looked up.
