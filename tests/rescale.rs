@@ -165,7 +165,7 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
     {
         let x = activations(seed, columns);
         let code = Code::from_bits(bits).unwrap();
-        let scheme = Scheme { code, group_size, symmetric: false };
+        let scheme = Scheme::integers(code, group_size, false);
         let group = if group_size == 0 { columns } else { group_size };
         let levels = f64::from((1 << bits) - 1);
         let layers: Vec<awq::Layer> = rows
