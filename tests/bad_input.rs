@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thimble::quant::grid::round_to_nearest;
 use thimble::quant::native::{self, Notes};
-use thimble::quant::{Code, Layout, PackedTensor, Permutation, Scheme, Weight};
+use thimble::quant::{Code, Columns, Layout, Outliers, PackedTensor, Permutation, Scheme, Weight};
 use thimble::recipe::RawRecipe;
 use thimble::runtime::{Activations, Decoder, KvCache, Step};
 
@@ -428,6 +428,7 @@ fn native_model(path: &Path) {
     let model = thimble::runtime::open(&source, None).unwrap();
     let order: Vec<u32> = (0..32).map(|i| (i * 7 + 3) % 32).collect();
     let permutation = Arc::new(Permutation { name: PERM.into(), order });
+    let kept = Arc::new(Columns { name: COLUMNS.into(), places: vec![2, 3, 31] });
     let quantize = |parameter: thimble::model::Parameter| {
         let weight = model.store.weight(&parameter.name).unwrap();
         let &[rows, columns] = &parameter.shape[..] else { return (parameter.name, weight) };
@@ -436,6 +437,9 @@ fn native_model(path: &Path) {
         let mut tensor = round_to_nearest(matrix, Scheme::integers(Code::Int4, 32, false));
         let reads_input = ["q", "k", "v"].iter().any(|end| parameter.name == format!("blocks.0.attn.{end}"));
         tensor.permutation = reads_input.then(|| permutation.clone());
+        // The second block's keep columns; its codes stay as they are, which nothing reads.
+        let keeps = ["q", "k", "v"].iter().any(|end| parameter.name == format!("blocks.1.attn.{end}"));
+        tensor.outliers = keeps.then(|| Outliers::take(&mut matrix.to_owned(), &kept));
         let layout = if parameter.name == "embeddings" { Layout::Rows } else { Layout::Tiles };
         (parameter.name, Weight::Packed(PackedTensor::pack(&tensor, layout)))
     };
@@ -445,6 +449,7 @@ fn native_model(path: &Path) {
 }
 
 const PERM: &str = "blocks.0.attn.q.perm";
+const COLUMNS: &str = "blocks.1.attn.q.outlier_columns";
 const SPEC: &str = "thimble.spec";
 const SCHEMES: &str = "thimble.schemes";
 const VECTOR_SCHEME: &str = r#"{"code":"int4","group_size":0,"symmetric":true,"layout":"tiles","shape":[32,1]}"#;
@@ -458,6 +463,11 @@ fn metadata(key: &'static str, pointer: String, value: Value, says: &'static [&'
         m.pointer_mut(parent).unwrap()[last] = value.clone();
     };
     case(what, move |path| edit_tensors(path, |t| t.edit_metadata(key, &edit)), says)
+}
+
+fn cut_kept_values(tensors: &mut damage::Tensors) {
+    tensors.resize("blocks.1.attn.k.outliers", 4);
+    tensors.header["blocks.1.attn.k.outliers"]["shape"] = json!([2]);
 }
 
 #[test]
@@ -482,6 +492,16 @@ fn broken_native_files_are_refused() {
         tensors("norm of integers", |t| t.header["final_norm.dense"]["dtype"] = "I32".into(), &["final_norm.dense", "f32", "I32"]),
         tensors("order absent", |t| t.remove(PERM), &[PERM, "is missing"]),
         tensors("order with a column twice", |t| t.put(PERM, 3, &3u32.to_le_bytes()), &[PERM, "0 … 31", "3 again"]),
+        tensors("columns absent", |t| t.remove(COLUMNS), &[COLUMNS, "is missing"]),
+        tensors("columns of another type", |t| t.header[COLUMNS]["dtype"] = "F32".into(), &[COLUMNS, "U32", "[3] × F32"]),
+        tensors("columns in a square", |t| t.header[COLUMNS]["shape"] = json!([1, 3]), &[COLUMNS, "list of U32", "[1, 3]"]),
+        tensors("no columns", |t| t.resize(COLUMNS, 0), &["blocks.1.attn.", "below 32", COLUMNS, "none"]),
+        tensors("columns that fall", |t| t.put(COLUMNS, 1, &1u32.to_le_bytes()), &["blocks.1.attn.", COLUMNS, "do not ascend"]),
+        tensors("a column twice", |t| t.put(COLUMNS, 1, &2u32.to_le_bytes()), &["blocks.1.attn.", COLUMNS, "do not ascend"]),
+        tensors("a column outside", |t| t.put(COLUMNS, 2, &32u32.to_le_bytes()), &["blocks.1.attn.", "below 32", COLUMNS, "column 32"]),
+        tensors("kept values absent", |t| t.remove("blocks.1.attn.k.outliers"), &["blocks.1.attn.k.outliers", "is missing"]),
+        tensors("kept values cut", cut_kept_values, &["blocks.1.attn.k.outliers", "× F16", "[2] × F16"]),
+        tensors("kept value NaN", |t| t.put("blocks.1.attn.k.outliers", 7, &half::f16::NAN.to_le_bytes()), &["attn.k.outliers", "index 7"]),
         tensors("order with a column outside", |t| t.put(PERM, 3, &u32::MAX.to_le_bytes()), &[PERM, "0 … 31", "4294967295"]),
     ];
     each_native_file(cases, |what, path, says| model_is_refused(what, path, says));
@@ -495,6 +515,10 @@ fn native_headers_that_lie_are_refused() {
     let cases = vec![
         // How weights are stored.
         metadata(SCHEMES, "/blocks.1.ffn.down/perm".into(), json!(PERM), &["blocks.1.ffn.down", "44 columns", PERM, "of 32"]),
+        scheme("outlier_columns", json!("nowhere"), &["nowhere", "is missing"]),
+        scheme("outlier_columns", json!(COLUMNS), &["blocks.0.ffn.gate.outliers", "is missing"]),
+        scheme("outlier_columns", json!(PERM), &["blocks.0.ffn.gate", "below 32", PERM, "do not ascend"]),
+        scheme("outlier_columns", json!(3), &[SCHEMES]),
         scheme("code", json!("int7"), &[SCHEMES, "int7", "int4"]),
         scheme("group_size", json!(48), &["blocks.0.ffn.gate", "multiple of 32", "48"]),
         scheme("group_size", json!(-32), &[SCHEMES, "-32"]),

@@ -74,7 +74,10 @@ fn tensor_rows(model: &Model) -> anyhow::Result<Vec<TensorRow>> {
         let weight = model.store.stored(&name)?;
         let stored = match &weight {
             Weight::Dense(t) => format!("{:?}", t.float_type).to_lowercase(),
-            Weight::Packed(t) => t.tiling.scheme.to_string(),
+            Weight::Packed(t) => match &t.outliers {
+                None => t.tiling.scheme.to_string(),
+                Some(outliers) => format!("{}, {} columns in f16", t.tiling.scheme, outliers.width()),
+            },
         };
         Ok(TensorRow { shape: weight.shape(), name, stored, bytes: weight.len_bytes() as u64 })
     };

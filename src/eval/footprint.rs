@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 pub struct Footprint {
     /// Unique weights; tied ones count once.
     pub parameters: u64,
-    /// 8 × bytes of all tensors (codes, scales, zero points or offsets, permutations,
-    /// books, padding; not the tokenizer) over [`Footprint::parameters`].
+    /// 8 × bytes of all tensors (codes, scales, zero points or offsets, places of
+    /// columns, columns in 16 bits, books, padding; not the tokenizer) over
+    /// [`Footprint::parameters`].
     pub bits_per_weight: f64,
     /// The same over the linear layers of the blocks alone.
     pub bits_per_weight_linear: f64,
@@ -21,16 +22,15 @@ pub struct Footprint {
 impl Footprint {
     /// Measures a model.
     pub fn of(store: &dyn WeightStore) -> Result<Self> {
-        let (mut permutations, mut books) = (BTreeSet::new(), BTreeSet::new());
+        let (mut counted, mut books) = (BTreeSet::new(), BTreeSet::new());
         let (mut weights, mut bytes, mut linear_weights, mut linear_bytes) = (0u64, 0u64, 0u64, 0u64);
         for parameter in store.spec().parameters() {
             let count = parameter.shape.iter().map(|&n| n as u64).product::<u64>();
             let weight = store.stored(&parameter.name)?;
             let mut size = weight.len_bytes() as u64;
-            if let Weight::Packed(tensor) = &weight
-                && let Some(shared) = tensor.permutation.as_ref().filter(|p| permutations.insert(p.name.clone()))
-            {
-                size += 4 * shared.order.len() as u64;
+            if let Weight::Packed(tensor) = &weight {
+                let new = tensor.shared().filter(|(name, _)| counted.insert((*name).to_owned()));
+                size += new.map(|(_, places)| size_of_val(places) as u64).sum::<u64>();
             }
             if let Weight::Packed(tensor) = &weight
                 && let Some(book) = tensor.book.as_ref().filter(|b| b.name.as_ref().is_some_and(|name| books.insert(name.clone())))

@@ -1,7 +1,7 @@
 //! The native file, `model.thimble`: a safetensors file whose header is padded
 //! so that the data begins at a multiple of 64, with all codes first (each a
-//! multiple of 64 bytes), then scales, zero points or offsets, permutations, books,
-//! dense tensors and the tokenizer. What is not a tensor is JSON in the header's
+//! multiple of 64 bytes), then scales, zero points or offsets, places of columns,
+//! books, dense tensors and the tokenizer. What is not a tensor is JSON in the header's
 //! metadata.
 //!
 //! | tensor | dtype, shape | content |
@@ -11,16 +11,18 @@
 //! | `W.zeros` | u8, or f16 where there is a book, of the same shape | zero points, or what is added to `scale · book[code]`; absent where the scheme is symmetric |
 //! | a name of its own | f32 `[2^bits]` | a book, ascending: the numbers that codes stand for; up to 16 of them whole and within ±127 |
 //! | a name of its own | u32 `[in]` | an order of columns |
+//! | `W.outliers` | f16 `[out, k]` | columns that are kept in 16 bits; the codes below them stand for nothing |
+//! | a name of its own | u32 `[k]` | which columns those are, ascending |
 //! | `W.dense` | f32, f16 or bf16 | a weight that is not quantised |
 //!
-//! Permutations and books are named by the schemes of all weights that share them
+//! Permutations, lists of columns and books are named by the schemes of all weights that share them
 //! (`book.nf4`); a book that is a weight's own is `W.book`. A book says all that there
 //! is to know about a data type: its name in the scheme is for people.
 //!
 //! One file is all that a device needs.
 
 use super::formats::tiled::{Layout, PackedTensor, Tiling};
-use super::{Book, Permutation, Scheme, Weight, WeightStore};
+use super::{Book, Columns, PackedOutliers, Permutation, Scheme, Weight, WeightStore};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
 use crate::error::{Error, Result};
@@ -62,6 +64,10 @@ pub struct StoredScheme {
     /// Name of the book's tensor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub book: Option<String>,
+    /// Name of the tensor u32 `[k]` that says which columns are kept in 16 bits; they
+    /// lie in `….outliers`, f16 `[out, k]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_columns: Option<String>,
 }
 
 /// What the file says besides its tensors.
@@ -108,7 +114,7 @@ struct Entry<'a> {
 pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
     let mut schemes = Map::new();
     let mut entries = Vec::new();
-    let mut permutations: BTreeMap<&str, &Permutation> = BTreeMap::new();
+    let mut shared: BTreeMap<&str, &[u32]> = BTreeMap::new();
     let mut books: BTreeMap<String, &Book> = BTreeMap::new();
     for (name, weight) in weights {
         match weight {
@@ -128,25 +134,27 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                     let dtype = if packed.book.is_some() { Dtype::F16 } else { Dtype::U8 };
                     plane("zeros", dtype, grid_shape, &zeros[..]);
                 }
-                let book = packed.book.as_ref().map(|book| (book.name.clone().unwrap_or_else(|| own_book(name)), &**book));
-                if let Some(permutation) = &packed.permutation {
-                    permutations.insert(&permutation.name, permutation);
+                if let Some(outliers) = &packed.outliers {
+                    plane("outliers", Dtype::F16, vec![t.rows, outliers.width()], &outliers.values[..]);
                 }
+                let book = packed.book.as_ref().map(|book| (book.name.clone().unwrap_or_else(|| own_book(name)), &**book));
+                shared.extend(packed.shared());
                 let stored = StoredScheme {
                     scheme: t.scheme,
                     layout: t.layout,
                     shape: [t.rows, t.columns],
                     perm: packed.permutation.as_ref().map(|p| p.name.clone()),
                     book: book.as_ref().map(|(name, _)| name.clone()),
+                    outlier_columns: packed.outliers.as_ref().map(|o| o.columns.name.clone()),
                 };
                 books.extend(book);
                 schemes.insert(name.clone(), serde_json::to_value(stored).expect("a scheme is JSON"));
             }
         }
     }
-    for (name, permutation) in permutations {
-        let bytes = bytemuck::cast_slice(&permutation.order);
-        entries.push(Entry { name: name.to_owned(), dtype: Dtype::U32, shape: vec![permutation.order.len()], bytes });
+    for (name, places) in shared {
+        let bytes = bytemuck::cast_slice(places);
+        entries.push(Entry { name: name.to_owned(), dtype: Dtype::U32, shape: vec![places.len()], bytes });
     }
     for (name, book) in books {
         let bytes = bytemuck::cast_slice(book.values());
@@ -337,6 +345,7 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, metadata: &std::collection
 struct Shared {
     permutations: BTreeMap<String, Arc<Permutation>>,
     books: BTreeMap<String, Arc<Book>>,
+    outlier_columns: BTreeMap<String, Arc<Columns>>,
 }
 
 /// The tensors of a header, with checks.
@@ -417,7 +426,8 @@ impl Planes<'_> {
         if let Some(other) = permutation.as_ref().filter(|p| p.order.len() != columns) {
             return Err(self.mismatch(name, format!("an order of {columns} columns"), format!("{} of {}", other.name, other.order.len())));
         }
-        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation })
+        let outliers = self.outliers(name, stored, &mut shared.outlier_columns)?;
+        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation, outliers })
     }
 
     /// The book of a weight whose codes are places in one, as long as codes reach.
@@ -444,6 +454,27 @@ impl Planes<'_> {
             books.insert(name.clone(), book.clone());
         }
         Ok(Some(book))
+    }
+
+    /// What is kept in 16 bits. Codes under it are not looked at: they meet activations
+    /// of zero.
+    fn outliers(&self, name: &str, stored: &StoredScheme, read: &mut BTreeMap<String, Arc<Columns>>) -> Result<Option<PackedOutliers>> {
+        let Some(columns_name) = &stored.outlier_columns else { return Ok(None) };
+        let [rows, width] = stored.shape;
+        if !read.contains_key(columns_name) {
+            let (info, bytes) = self.optional(columns_name).ok_or_else(|| self.missing(columns_name))?;
+            if info.dtype != Dtype::U32 || info.shape.len() != 1 {
+                return Err(self.mismatch(columns_name, "a list of U32".into(), format!("{:?} × {}", info.shape, info.dtype)));
+            }
+            let places = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+            read.insert(columns_name.clone(), Arc::new(Columns { name: columns_name.clone(), places }));
+        }
+        let columns = read[columns_name].clone();
+        // For each weight: one that is narrower may name the columns of another.
+        let wrong = |found| self.mismatch(name, format!("ascending columns below {width} in {columns_name}"), found);
+        columns.check(width).map_err(wrong)?;
+        let values = self.numbers(format!("{name}.outliers"), rows * columns.places.len())?;
+        Ok(Some(PackedOutliers { columns, values }))
     }
 
     fn permutation(&self, name: &str, columns: usize) -> Result<Permutation> {

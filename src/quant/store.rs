@@ -1,7 +1,7 @@
 //! Where decoders get weights from, dense or packed.
 
-use super::PackedTensor;
-use crate::checkpoint::DenseTensor;
+use super::{Layout, PackedTensor, QuantizedTensor};
+use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
 use crate::model::{DenseModel, ModelSpec};
 use std::borrow::Cow;
@@ -19,6 +19,21 @@ pub enum Weight {
 }
 
 impl Weight {
+    /// Packs; where every column is kept in 16 bits, and nothing is quantised, the
+    /// numbers alone.
+    pub fn pack(name: &str, tensor: &QuantizedTensor, layout: Layout) -> Self {
+        match &tensor.outliers {
+            Some(outliers) if tensor.is_kept() => Weight::Dense(DenseTensor {
+                name: name.to_owned(),
+                path: Arc::default(),
+                float_type: FloatType::F16,
+                shape: tensor.codes.shape().to_vec(),
+                bytes: outliers.pack().values,
+            }),
+            _ => Weight::Packed(PackedTensor::pack(tensor, layout)),
+        }
+    }
+
     /// The numbers it stands for, row-major.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
         match self {
@@ -45,7 +60,7 @@ impl Weight {
         }
     }
 
-    /// Bytes it takes, a permutation that is shared with others aside.
+    /// Bytes it takes, what it [shares](PackedTensor::shared) with others aside.
     pub fn len_bytes(&self) -> usize {
         match self {
             Weight::Dense(tensor) => tensor.bytes.len(),

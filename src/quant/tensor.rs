@@ -2,7 +2,7 @@
 //! What methods return and every format is packed from.
 
 use super::grid::Grid;
-use super::{Book, Scheme};
+use super::{Book, Outliers, Scheme};
 use half::f16;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -36,6 +36,9 @@ pub struct QuantizedTensor {
     pub book: Option<Arc<Book>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
+    /// Columns that are kept in 16 bits, where there are any. Their codes are zero
+    /// points and stand for nothing.
+    pub outliers: Option<Outliers>,
 }
 
 impl QuantizedTensor {
@@ -51,6 +54,7 @@ impl QuantizedTensor {
             offsets: (scheme.code.has_book() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
             book: None,
             permutation: None,
+            outliers: None,
         }
     }
 
@@ -86,6 +90,22 @@ impl QuantizedTensor {
                 }
             }
         });
+        if let Some(outliers) = &self.outliers {
+            outliers.put(&mut weight);
+        }
         weight
+    }
+
+    /// Whether every column is kept in 16 bits, so that no code stands for anything.
+    pub fn is_kept(&self) -> bool {
+        self.outliers.as_ref().is_some_and(|outliers| outliers.values.dim() == self.codes.dim())
+    }
+
+    /// Bits of one weight with its share of everything but padding and what it shares
+    /// with others that read the same input.
+    pub fn bits_per_weight(&self) -> f64 {
+        let (rows, columns) = self.codes.dim();
+        let kept = self.outliers.as_ref().map_or(0, |outliers| outliers.columns.places.len());
+        if self.is_kept() { 16.0 } else { self.scheme.bits_per_weight([rows, columns]) + 16.0 * kept as f64 / columns as f64 }
     }
 }

@@ -11,7 +11,7 @@
 
 use crate::checkpoint::Bytes;
 use crate::quant::grid::Grid;
-use crate::quant::{Book, Code, Permutation, QuantizedTensor, Scheme};
+use crate::quant::{Book, Code, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,8 @@ pub struct PackedTensor {
     pub book: Option<Arc<Book>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
+    /// Columns that are kept in 16 bits, where there are any.
+    pub outliers: Option<PackedOutliers>,
 }
 
 impl PackedTensor {
@@ -191,6 +193,7 @@ impl PackedTensor {
             zeros: zeros.map(Bytes::from_vec),
             book: tensor.book.clone(),
             permutation: tensor.permutation.clone(),
+            outliers: tensor.outliers.as_ref().map(Outliers::pack),
         }
     }
 
@@ -229,6 +232,9 @@ impl PackedTensor {
                 out[place] = grid.decode_by(self.book.as_deref(), self.tiling.get(tile, r, column));
             }
         }
+        if let Some(outliers) = &self.outliers {
+            outliers.put(row, out);
+        }
     }
 
     /// Back to the canonical form, exactly what was packed.
@@ -237,6 +243,7 @@ impl PackedTensor {
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
         tensor.permutation = self.permutation.clone();
         tensor.book = self.book.clone();
+        tensor.outliers = self.outliers.as_ref().map(PackedOutliers::unpack);
         for row in 0..rows {
             let (tile, r) = self.place(row);
             let tile = self.tile(tile);
@@ -250,10 +257,19 @@ impl PackedTensor {
         tensor
     }
 
-    /// Bytes of codes, scales, zero points or offsets, and a book of its own (not of a
-    /// permutation or a book that are shared).
+    /// Bytes of codes, scales, zero points or offsets, what is kept in 16 bits, and a book
+    /// of its own (not of a shared book, nor of what else is [shared](Self::shared)).
     pub fn len_bytes(&self) -> usize {
-        let book = self.book.as_ref().filter(|book| book.name.is_none());
-        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len()) + book.map_or(0, |book| book.len_bytes())
+        let book = self.book.as_ref().filter(|book| book.name.is_none()).map_or(0, |book| book.len_bytes());
+        let outliers = self.outliers.as_ref().map_or(0, |outliers| outliers.values.len());
+        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len()) + outliers + book
+    }
+
+    /// Places of columns that all weights which read the same input share, by the name
+    /// of the tensor that stores them.
+    pub fn shared(&self) -> impl Iterator<Item = (&str, &[u32])> {
+        let order = self.permutation.as_ref().map(|p| (&p.name[..], &p.order[..]));
+        let kept = self.outliers.as_ref().map(|o| (&o.columns.name[..], &o.columns.places[..]));
+        order.into_iter().chain(kept)
     }
 }
