@@ -80,21 +80,24 @@ def weight(name, tensors, schemes):
         stored = scales[:, group] * tensors[scheme["book"]][codes]
         if not scheme["symmetric"]:
             stored = stored + by_row(tensors[f"{name}.zeros"], rows).astype(np.float32)[:, group]
-        return in_order(stored, scheme, tensors)
+        return in_order(stored, name, scheme, tensors)
     if scheme["symmetric"]:
         zeros = np.full_like(scales, 0 if bits == 8 else 1 << (bits - 1), dtype=np.int32)
     else:
         zeros = by_row(tensors[f"{name}.zeros"].view(np.int8), rows).astype(np.int32)
-    return in_order(scales[:, group] * (codes - zeros[:, group]), scheme, tensors)
+    return in_order(scales[:, group] * (codes - zeros[:, group]), name, scheme, tensors)
 
 
-def in_order(stored, scheme, tensors):
-    """Columns as they are stored -> as the model has them."""
-    if "perm" not in scheme:
-        return stored
-    ordered = np.empty_like(stored)
-    ordered[:, tensors[scheme["perm"]]] = stored
-    return ordered
+def in_order(stored, name, scheme, tensors):
+    """Columns as they are stored -> as the model has them, with those in 16 bits."""
+    values = stored
+    if "perm" in scheme:
+        values = np.empty_like(stored)
+        values[:, tensors[scheme["perm"]]] = stored
+    if "outlier_columns" in scheme:
+        # In the model's order; their codes stand for nothing.
+        values[:, tensors[scheme["outlier_columns"]]] = tensors[f"{name}.outliers"].astype(np.float32)
+    return values
 
 
 def model(path):

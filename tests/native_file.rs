@@ -12,7 +12,7 @@ use thimble::checkpoint::{DenseTensor, FloatType};
 use thimble::model::{ModelSpec, ParameterKind};
 use thimble::quant::grid::round_to_nearest;
 use thimble::quant::native::{self, NativeFile, Notes};
-use thimble::quant::{Code, DataType, Layout, PackedTensor, Permutation, Scheme, Weight, WeightStore};
+use thimble::quant::{Code, Columns, DataType, Layout, Outliers, PackedTensor, Permutation, Scheme, Weight, WeightStore};
 use thimble::runtime::{self, Activations, Decoder, KvCache, Step};
 
 /// What a file pins: its name, and the schemes of one model's weights.
@@ -148,6 +148,95 @@ fn what_is_read_is_what_was_written() {
     }
 }
 
+/// Weights that keep columns in 16 bits: name, scheme, and the name of their columns.
+const KEPT: [(&str, Scheme, &str); 6] = [
+    ("embeddings", Scheme::integers(Code::Int8, 0, true), "embeddings.outlier_columns"),
+    ("blocks.0.attn.q", Scheme::integers(Code::Int8, 0, true), "blocks.0.attn.q.outlier_columns"),
+    ("blocks.0.attn.k", Scheme::integers(Code::Int8, 0, true), "blocks.0.attn.q.outlier_columns"),
+    ("blocks.0.attn.v", Scheme::integers(Code::Int4, 32, false), "blocks.0.attn.q.outlier_columns"),
+    ("blocks.0.ffn.down", Scheme::integers(Code::Int3, 32, true), "blocks.0.ffn.down.outlier_columns"),
+    ("blocks.1.ffn.gate", Scheme::integers(Code::Int8, 0, true), "blocks.1.ffn.gate.outlier_columns"),
+];
+
+fn kept(name: &str) -> Arc<Columns> {
+    let places = match name {
+        "embeddings.outlier_columns" => vec![31],
+        "blocks.0.attn.q.outlier_columns" => vec![0, 5, 6, 30],
+        _ => (0..17).map(|i| 2 * i).collect(),
+    };
+    // Each weight has a list of its own in memory; the file has one a name.
+    Arc::new(Columns { name: name.into(), places: places.into_iter().filter(|&p| name.contains("down") || p < 32).collect() })
+}
+
+/// The same model with columns in 16 bits beside codes of several kinds, one of them in
+/// another order of columns.
+fn write_kept(path: &Path) -> Vec<(String, Weight)> {
+    let model = runtime::open(&data::fixture("llama-head-dim"), None).unwrap();
+    let keep = |name, weight| match weight {
+        Weight::Dense(t) if t.shape.len() == 2 => (name, Weight::Dense(narrow(&t, true))),
+        other => (name, other),
+    };
+    let convert = |p: thimble::model::Parameter| {
+        let weight = model.store.weight(&p.name).unwrap();
+        let Some((_, scheme, columns)) = KEPT.iter().find(|k| k.0 == p.name) else { return keep(p.name, weight) };
+        let values = weight.to_f32();
+        let mut matrix = ArrayView2::from_shape((p.shape[0], p.shape[1]), &values).unwrap().to_owned();
+        let outliers = Outliers::take(&mut matrix, &kept(columns));
+        let permuted = p.name.ends_with("attn.v");
+        if permuted {
+            matrix = matrix.slice(ndarray::s![.., ..;-1]).as_standard_layout().into_owned();
+        }
+        let mut tensor = round_to_nearest(matrix.view(), *scheme);
+        let order = (0..p.shape[1] as u32).rev().collect();
+        tensor.permutation = permuted.then(|| Arc::new(Permutation { name: format!("{}.perm", p.name), order }));
+        tensor.outliers = Some(outliers);
+        let layout = if p.name == "embeddings" { Layout::Rows } else { Layout::Tiles };
+        (p.name.clone(), Weight::pack(&p.name, &tensor, layout))
+    };
+    let weights: Vec<_> = model.spec().parameters().into_iter().map(convert).collect();
+    native::write(path, model.spec(), &weights, None, &Notes::default()).unwrap();
+    weights
+}
+
+fn golden_kept() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden-outliers.thimble")
+}
+
+/// Columns in 16 bits: pinned bytes, read back as written, one list of columns a name,
+/// all of it counted, and run as decoded.
+#[test]
+fn columns_in_16_bits_are_stored_beside_the_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.thimble");
+    let weights = write_kept(&path);
+    if std::env::var_os("THIMBLE_BLESS").is_some() {
+        std::fs::copy(&path, golden_kept()).unwrap();
+    }
+    assert!(
+        std::fs::read(&path).unwrap() == std::fs::read(golden_kept()).unwrap(),
+        "the written bytes differ from {}",
+        golden_kept().display()
+    );
+    let file = NativeFile::open(&path).unwrap();
+    for (name, weight) in &weights {
+        if let (Weight::Packed(a), Weight::Packed(b)) = (weight, file.weight(name).unwrap()) {
+            assert!(a.unpack() == b.unpack() && a.outliers.is_some(), "{name}");
+        }
+    }
+    let columns = |name: &str| match file.weight(name).unwrap() {
+        Weight::Packed(packed) => packed.outliers.unwrap().columns,
+        Weight::Dense(_) => panic!("{name} is dense"),
+    };
+    assert!(Arc::ptr_eq(&columns("blocks.0.attn.q"), &columns("blocks.0.attn.v")));
+    let bytes = std::fs::read(&path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header.tensors().keys().filter(|name| name.ends_with("outlier_columns")).count(), 4, "one list for q, k and v");
+    let stored: usize = header.tensors().values().map(|info| info.data_offsets.1 - info.data_offsets.0).sum();
+    let footprint = thimble::eval::Footprint::of(&file).unwrap();
+    assert_eq!((footprint.bits_per_weight * footprint.parameters as f64 / 8.0).round() as usize, stored, "every byte is counted");
+    runs_as_it_decodes("golden-outliers", &file);
+}
+
 /// The promises of the contract, read by the safetensors crate alone.
 #[test]
 fn layout_keeps_its_promises() {
@@ -189,13 +278,12 @@ fn keeps_its_promises(name: &str) {
 #[test]
 fn device_runs_every_code_as_it_decodes() {
     for (name, _) in GOLDEN {
-        runs_as_it_decodes(name);
+        runs_as_it_decodes(name, &NativeFile::open(&golden(name)).unwrap());
     }
 }
 
-fn runs_as_it_decodes(name: &str) {
-    let file = NativeFile::open(&golden(name)).unwrap();
-    let decoded = Decoded(&file);
+fn runs_as_it_decodes(name: &str, file: &NativeFile) {
+    let decoded = Decoded(file);
     let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 96).collect();
     let logits = |store: &dyn WeightStore, activations| {
         let decoder = Decoder::new(store, activations, 1).unwrap();
@@ -204,7 +292,7 @@ fn runs_as_it_decodes(name: &str) {
     };
     let dense = logits(&decoded, Activations::F32);
     let greatest = |a: &[f32]| a.iter().zip(&dense).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    let (exact, int8) = (greatest(&logits(&file, Activations::F32)), greatest(&logits(&file, Activations::Int8)));
+    let (exact, int8) = (greatest(&logits(file, Activations::F32)), greatest(&logits(file, Activations::Int8)));
     println!("{name}: greatest difference {exact:.1e} with f32 activations, {int8:.1e} with int8");
     assert!(exact < 1e-4, "{exact}");
     assert!(int8 > exact && int8 < 0.5, "{int8}");

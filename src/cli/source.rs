@@ -49,8 +49,10 @@ pub enum Backend {
 /// Number format of activations against packed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ActivationsArg {
-    /// 8 bits, as a device runs
+    /// 8 bits, a scale for each 32 columns, as a device runs
     Int8,
+    /// 8 bits, a scale a token
+    Int8Token,
     /// Full precision
     F32,
 }
@@ -59,6 +61,7 @@ impl From<ActivationsArg> for Activations {
     fn from(arg: ActivationsArg) -> Self {
         match arg {
             ActivationsArg::Int8 => Activations::Int8,
+            ActivationsArg::Int8Token => Activations::Int8Token,
             ActivationsArg::F32 => Activations::F32,
         }
     }

@@ -12,12 +12,17 @@ use crate::kernels::{self, Pool};
 use crate::model::spec::{Block, Mixer, Norm, Residual, Rotary};
 use crate::model::{ModelSpec, roles};
 use crate::quant::WeightStore;
+use serde::{Deserialize, Serialize};
 
 /// Number format of activations in products with packed weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activations {
     /// 8 bits, a scale for each 32: as a device runs.
+    #[default]
     Int8,
+    /// 8 bits, a scale a token: as LLM.int8() and SmoothQuant describe it.
+    Int8Token,
     /// As the fake-quantised model computes.
     F32,
 }

@@ -4,7 +4,7 @@ use super::Activations;
 use crate::error::Result;
 use crate::kernels::{Int8Rows, Kernels, Pool, Tile};
 use crate::quant::formats::tiled::TILE_ROWS;
-use crate::quant::{Layout, PackedTensor, Permutation, Tiling, Weight, WeightStore};
+use crate::quant::{Columns, Layout, PackedOutliers, PackedTensor, Permutation, Tiling, Weight, WeightStore};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -43,6 +43,17 @@ impl LinearLayer {
         }
     }
 
+    fn outliers(&self) -> Option<&PackedOutliers> {
+        match &self.weight {
+            Weight::Packed(packed) => packed.outliers.as_ref(),
+            Weight::Dense(_) => None,
+        }
+    }
+
+    fn outlier_columns(&self) -> Option<&Arc<Columns>> {
+        self.outliers().map(|outliers| &outliers.columns)
+    }
+
     /// x `[tokens, in]` → `[tokens, out]`
     pub fn apply(&self, x: &[f32], device: &Device) -> Vec<f32> {
         let [y] = apply_group([self], x, device);
@@ -71,6 +82,10 @@ impl LinearLayer {
     }
 
     fn tile_product(&self, tile: usize, x: &Prepared, out: &mut [f32], kernels: &Kernels) {
+        let rows = tile * TILE_ROWS..((tile + 1) * TILE_ROWS).min(self.outputs);
+        if let Some((outliers, x)) = self.outliers().zip(x.outliers.as_ref()) {
+            (kernels.dense_f16)(outliers.rows(rows.clone()), outliers.width(), x, out);
+        }
         match &self.weight {
             Weight::Packed(packed) => {
                 let code = packed.tiling.scheme.code as usize;
@@ -82,7 +97,6 @@ impl LinearLayer {
             }
             Weight::Dense(dense) => {
                 let row_bytes = self.inputs * dense.float_type.size_bytes();
-                let rows = tile * TILE_ROWS..((tile + 1) * TILE_ROWS).min(self.outputs);
                 let rows = &dense.bytes[rows.start * row_bytes..rows.end * row_bytes];
                 kernels.dense_tile(dense.float_type)(rows, self.inputs, &x.values, out);
             }
@@ -105,35 +119,58 @@ fn gather_rows(by_tile: &[f32], tokens: usize, outputs: usize) -> Vec<f32> {
 /// Activations in the order and number format that some layers want.
 struct Prepared<'a> {
     tokens: usize,
+    /// `[tokens, in]` in stored order; zero where columns are kept in 16 bits.
     values: Cow<'a, [f32]>,
     int8: Option<Int8Rows>,
+    /// `[tokens, columns]` of the columns that are kept in 16 bits.
+    outliers: Option<Vec<f32>>,
 }
 
 impl<'a> Prepared<'a> {
     fn new(x: &'a [f32], layer: &LinearLayer, device: &Device) -> Self {
-        let values: Cow<[f32]> = match layer.permutation() {
-            None => Cow::Borrowed(x),
-            Some(p) => Cow::Owned(x.chunks_exact(layer.inputs).flat_map(|row| p.order.iter().map(|&i| row[i as usize])).collect()),
+        let mut values = Cow::Borrowed(x);
+        let outliers = layer.outlier_columns().map(|columns| columns.take(values.to_mut(), layer.inputs));
+        if let Some(p) = layer.permutation() {
+            let rows = values.chunks_exact(layer.inputs);
+            values = Cow::Owned(rows.flat_map(|row| p.order.iter().map(|&i| row[i as usize])).collect());
+        }
+        let int8 = match layer.activations(device) {
+            Activations::Int8 => Some(Int8Rows::quantize(&values, layer.inputs, device.kernels)),
+            Activations::Int8Token => Some(Int8Rows::quantize_by_token(&values, layer.inputs)),
+            Activations::F32 => None,
         };
-        let int8 = layer.wants_int8(device).then(|| Int8Rows::quantize(&values, layer.inputs, device.kernels));
-        Self { tokens: x.len() / layer.inputs, values, int8 }
+        Self { tokens: x.len() / layer.inputs, values, int8, outliers }
     }
 }
 
 impl LinearLayer {
-    fn wants_int8(&self, device: &Device) -> bool {
+    /// What its weight multiplies.
+    fn activations(&self, device: &Device) -> Activations {
         // Books of fractions meet activations as they are.
         let suits = |tiling: &Tiling| tiling.layout == Layout::Tiles && tiling.scheme.code.is_whole();
-        matches!(&self.weight, Weight::Packed(PackedTensor { tiling, .. }) if suits(tiling)) && device.activations == Activations::Int8
+        match &self.weight {
+            Weight::Packed(PackedTensor { tiling, .. }) if suits(tiling) => device.activations,
+            _ => Activations::F32,
+        }
     }
 
     /// Whether what was prepared for one layer serves the other.
     fn prepares_alike(&self, other: &Self, device: &Device) -> bool {
-        self.permutation() == other.permutation() && self.wants_int8(device) == other.wants_int8(device)
+        self.permutation() == other.permutation()
+            && self.outlier_columns() == other.outlier_columns()
+            && self.activations(device) == other.activations(device)
     }
 }
 
-/// Several layers over one input, which is permuted and quantised once.
+/// One product as a decoder computes it, for checks and measurements: x `[tokens, in]`
+/// → `[tokens, out]`.
+pub fn product(weight: Weight, x: &[f32], activations: Activations, kernels: &'static Kernels) -> Vec<f32> {
+    let shape = weight.shape();
+    let layer = LinearLayer { bias: None, outputs: shape[0], inputs: shape[1], weight };
+    layer.apply(x, &Device { kernels, pool: Pool::new(1), activations })
+}
+
+/// Several layers over one input, which is split, permuted and quantised once.
 pub(super) fn apply_group<const N: usize>(layers: [&LinearLayer; N], x: &[f32], device: &Device) -> [Vec<f32>; N] {
     let mut last: Option<(&LinearLayer, Prepared)> = None;
     layers.map(|layer| {
@@ -143,4 +180,44 @@ pub(super) fn apply_group<const N: usize>(layers: [&LinearLayer; N], x: &[f32], 
         let (_, prepared) = last.as_ref().expect("just prepared");
         layer.product(prepared, device)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels;
+    use crate::quant::grid::round_to_nearest;
+    use crate::quant::{Code, Outliers, Scheme};
+    use ndarray::Array2;
+
+    fn layer(seed: usize, kept: Option<&Arc<Columns>>) -> LinearLayer {
+        let mut weight = Array2::from_shape_fn((5, 40), |(row, column)| ((7 * row + 3 * column + seed) % 11) as f32 / 5.0 - 1.0);
+        let outliers = kept.map(|columns| Outliers::take(&mut weight, columns));
+        let mut tensor = round_to_nearest(weight.view(), Scheme::integers(Code::Int8, 0, true));
+        tensor.outliers = outliers;
+        LinearLayer { weight: Weight::pack("w", &tensor, Layout::Tiles), bias: None, outputs: 5, inputs: 40 }
+    }
+
+    fn columns(places: &[u32]) -> Option<Arc<Columns>> {
+        Some(Arc::new(Columns { name: "w.outlier_columns".into(), places: places.to_vec() }))
+    }
+
+    /// Layers of one input are prepared for once where they keep the same columns, read
+    /// from one tensor or not, and each as it needs where they do not.
+    #[test]
+    fn layers_that_keep_the_same_columns_are_prepared_for_once() {
+        let kept = columns(&[3, 17]);
+        let [q, k] = [1, 2].map(|seed| layer(seed, kept.as_ref()));
+        let again = layer(3, columns(&[3, 17]).as_ref());
+        let [other, none] = [layer(4, columns(&[3, 18]).as_ref()), layer(5, None)];
+        let x: Vec<f32> = (0..80).map(|i| ((i * 13) % 29) as f32 - 14.0).collect();
+        for activations in [Activations::Int8, Activations::Int8Token, Activations::F32] {
+            let device = Device { kernels: kernels::select().unwrap(), pool: Pool::new(1), activations };
+            assert!(q.prepares_alike(&k, &device) && q.prepares_alike(&again, &device));
+            assert!(!q.prepares_alike(&other, &device) && !q.prepares_alike(&none, &device) && !none.prepares_alike(&q, &device));
+            let layers = [&q, &k, &other, &none, &again];
+            let alone = layers.map(|layer| layer.apply(&x, &device));
+            assert!(apply_group(layers, &x, &device) == alone);
+        }
+    }
 }
