@@ -25,7 +25,7 @@ struct Method {
     beats_rounding: bool,
 }
 
-const METHODS: [Method; 3] = [
+const METHODS: [Method; 4] = [
     Method {
         name: "rtn",
         settings: &[
@@ -51,6 +51,7 @@ const METHODS: [Method; 3] = [
         beats_rounding: true,
     },
     Method { name: "awq", settings: &["bits = 4", "bits = 4\ndata_type = 'nf4'\nduo_scaling = false"], beats_rounding: true },
+    Method { name: "llm_int8", settings: &["bits = 8\nthreshold = 2.5", "bits = 4\nthreshold = 2.0"], beats_rounding: false },
 ];
 
 fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {

@@ -15,7 +15,7 @@ use thimble::random::Random;
 use thimble::runtime::{Activations, product};
 
 /// The paper's: a scale an output row.
-const VECTOR_WISE: Scheme = Scheme { code: Code::Int8, group_size: 0, symmetric: true };
+const VECTOR_WISE: Scheme = Scheme::integers(Code::Int8, 0, true);
 
 /// Normal numbers (Box and Muller).
 fn normal(seed: u64, stream: u64, shape: (usize, usize)) -> Array2<f32> {
@@ -134,7 +134,7 @@ proptest! {
     ) {
         let Case { weight, x, outliers } = case;
         let width = weight.ncols();
-        let mut tensor = decompose(&weight, Scheme { code, group_size, symmetric }, &outliers);
+        let mut tensor = decompose(&weight, Scheme::integers(code, group_size, symmetric), &outliers);
         if permuted {
             let mut order: Vec<u32> = (0..width as u32).collect();
             order.sort_by_key(|i| Random::new(9, width as u64).bits(u64::from(*i)));

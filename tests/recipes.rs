@@ -132,6 +132,20 @@ fn senseless_settings_say_what_is_expected() {
         let set = format!("gptq.{}", setting.replacen(" = ", "=", 1));
         assert!(resolve("[[stage]]\n[stage.gptq]\n", std::slice::from_ref(&set)).is_err(), "{set}");
     }
+    for (setting, says) in [
+        ("threshold = 0.0", "threshold 0 must be a positive number"),
+        ("threshold = -6.0", "threshold -6 must be"),
+        ("threshold = inf", "use [stage.rtn]"),
+        ("threshold = nan", "threshold NaN must be"),
+        ("threshold = '6'", "invalid type"),
+        ("group_size = 48", "multiple of 32"),
+        ("damp_percent = 0.1", "unknown field `damp_percent`"),
+        ("[evaluate]\nactivations = 'int4'", "expected one of `int8`, `int8_token`, `f32`"),
+    ] {
+        let error = resolve(&format!("[[stage]]\n[stage.llm_int8]\n{setting}\n"), &[]).unwrap_err().to_string();
+        assert!(error.contains(says), "{setting}: {says:?} is not in {error}");
+    }
+    resolve("[[stage]]\n[stage.llm_int8]\n", &["llm_int8.threshold=5.5".into(), "evaluate.activations=int8_token".into()]).unwrap();
     let weighted = "[[stage]]\n[stage.rtn]\nimportance = true\n";
     let error = resolve(weighted, &[]).unwrap_err().to_string();
     assert!(error.contains("set grid = \"least_error\""), "{error}");

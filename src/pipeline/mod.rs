@@ -90,7 +90,8 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let file = options.out.join(native::FILE_NAME);
     std::fs::rename(&draft.path, &file).map_err(Error::io("write", &file))?;
     let (footprint, original) = (Footprint::of(&written)?, Footprint::of(&*model.store)?);
-    let speed = DecodeSpeed { before: decode_speed(&*model.store, options)?, after: decode_speed(&written, options)? };
+    let speed = |store| decode_speed(store, recipe.evaluate.activations, options);
+    let speed = DecodeSpeed { before: speed(&*model.store)?, after: speed(&written)? };
     let mut report = CompressReport {
         stages: staged.reports,
         before: draft.before,
@@ -184,11 +185,12 @@ impl Run<'_> {
         }
     }
 
-    /// The original in full precision against the packed file with int8 activations.
+    /// The original in full precision against the packed file with the recipe's
+    /// activations.
     fn measure(&self, file: &Path, windows: &[Window]) -> Result<Measured> {
         let e = &self.recipe.evaluate;
         let packed = runtime::open_weights(file)?;
-        let mut packed = NativeLogits::new(Decoder::new(&*packed.store, Activations::Int8, self.options.threads)?);
+        let mut packed = NativeLogits::new(Decoder::new(&*packed.store, e.activations, self.options.threads)?);
         // The reference is never less than single precision, whatever calibration runs in.
         let compute = Compute { kind: tch::Kind::Float, ..self.options.compute };
         let mut original = TorchLogits::new(self.model.store.clone(), compute);
@@ -196,12 +198,12 @@ impl Run<'_> {
     }
 
     /// Accuracy of the original, whose weights the device's decoder takes in full
-    /// precision, and of the packed file with int8 activations.
+    /// precision, and of the packed file with the recipe's activations.
     fn measure_tasks(&self, file: &Path, tasks: &[Task]) -> Result<(Accuracy, Accuracy)> {
         let tokenizer = self.model.tokenizer()?;
         let ask = Ask { limit: self.recipe.evaluate.task_limit, shots: 0 };
         let measure = |store: &dyn WeightStore| {
-            let mut source = NativeLogits::new(Decoder::new(store, Activations::Int8, self.options.threads)?);
+            let mut source = NativeLogits::new(Decoder::new(store, self.recipe.evaluate.activations, self.options.threads)?);
             tasks::measure(&mut Subject { source: &mut source, tokenizer }, tasks, ask, self.progress)
         };
         let before = measure(&*self.model.store)?;
@@ -257,10 +259,10 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// Tokens decoded per second by the native runtime, int8 activations where the
-/// weights are packed. A few tokens: a hint, not a benchmark.
-fn decode_speed(store: &dyn WeightStore, options: &Options) -> Result<f64> {
-    let decoder = Decoder::new(store, Activations::Int8, options.threads)?;
+/// Tokens decoded per second by the native runtime. A few tokens: a hint, not a
+/// benchmark.
+fn decode_speed(store: &dyn WeightStore, activations: Activations, options: &Options) -> Result<f64> {
+    let decoder = Decoder::new(store, activations, options.threads)?;
     let longest = decoder.spec().longest_sequence().unwrap_or(usize::MAX);
     Ok(speed::measure(&decoder, 1, 16.min(longest - 1), 3)?.decode_tokens_per_s)
 }

@@ -200,10 +200,10 @@ impl Work<'_> {
                 layers.push(LayerReport {
                     name: site.name.clone(),
                     relative_error: relative_error(&site.weight, &solved, &input.hessian),
-                    bits: site.scheme.bits_per_weight([outcome.tensor.codes.nrows(), outcome.tensor.codes.ncols()]),
+                    bits: outcome.tensor.bits_per_weight(),
                     remarks: outcome.remarks,
                 });
-                changed.insert(site.name.clone(), Weight::Packed(PackedTensor::pack(&outcome.tensor, Layout::Tiles)));
+                changed.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
             }
             self.progress.advance(1);
         }

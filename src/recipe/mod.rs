@@ -15,6 +15,7 @@ use crate::eval::Protocol;
 use crate::model::ModelSpec;
 use crate::quant::Scheme;
 use crate::quant::grid::GridChoice;
+use crate::runtime::Activations;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,8 @@ pub struct Evaluate {
     pub window: usize,
     /// Only the first windows.
     pub max_windows: Option<usize>,
+    /// What the written model's weights multiply.
+    pub activations: Activations,
     /// Tasks to measure accuracy on: a folder of `*.jsonl`, or one such file.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "file_name_of_some")]
     pub tasks: Option<PathBuf>,
@@ -160,6 +163,8 @@ pub enum Method {
     Gptq(GptqOptions),
     /// Round to nearest on clipped grids, behind AWQ's scales.
     Awq(AwqOptions),
+    /// LLM.int8().
+    LlmInt8(LlmInt8Options),
 }
 
 impl Method {
@@ -169,6 +174,7 @@ impl Method {
             Method::Rtn(_) => "rtn",
             Method::Gptq(_) => "gptq",
             Method::Awq(_) => "awq",
+            Method::LlmInt8(_) => "llm_int8",
         }
     }
 
@@ -176,7 +182,7 @@ impl Method {
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Method::Rtn(_) | Method::Awq(_) => false,
+            Method::Rtn(_) | Method::Awq(_) | Method::LlmInt8(_) => false,
             Method::Gptq(options) => options.true_sequential,
         }
     }
@@ -256,6 +262,14 @@ impl Default for GptqOptions {
             precision: Precision::F32,
         }
     }
+}
+
+/// What LLM.int8() keeps in 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LlmInt8Options {
+    /// A column of an input is an outlier where its magnitude reaches this anywhere in the
+    /// calibration: α of the paper, section 3.2.
+    pub threshold: f64,
 }
 
 /// The order in which GPTQ solves columns.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
 use crate::recipe::{AwqScales, Precision};
+use crate::runtime::Activations;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,13 +52,22 @@ pub(super) struct RawEvaluate {
     pub protocol: Protocol,
     pub window: Option<usize>,
     pub max_windows: Option<usize>,
+    pub activations: Activations,
     pub tasks: Option<String>,
     pub task_limit: Option<usize>,
 }
 
 impl Default for RawEvaluate {
     fn default() -> Self {
-        Self { text: SELF.into(), protocol: Protocol::default(), window: None, max_windows: None, tasks: None, task_limit: None }
+        Self {
+            text: SELF.into(),
+            protocol: Protocol::default(),
+            window: None,
+            max_windows: None,
+            activations: Activations::default(),
+            tasks: None,
+            task_limit: None,
+        }
     }
 }
 
@@ -88,21 +98,26 @@ pub(super) enum RawStage {
     Rtn(RawRtn),
     Gptq(RawGptq),
     Awq(RawAwq),
+    LlmInt8(RawLlmInt8),
 }
 
 /// A quantising stage: keys of its own beside those that all of them have, which
-/// serde cannot flatten into a struct that refuses unknown keys.
+/// serde cannot flatten into a struct that refuses unknown keys. Where a method has
+/// defaults of its own, the functions that make bits, group size and symmetry are named.
 macro_rules! quantising {
     ($(#[$doc:meta])* $name:ident { $($fields:tt)* }) => {
+        quantising!($(#[$doc])* $name("default_bits", "default_group_size", "bool::default") { $($fields)* });
+    };
+    ($(#[$doc:meta])* $name:ident($bits:literal, $group_size:literal, $symmetric:literal) { $($fields:tt)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
-            #[serde(default = "default_bits")]
+            #[serde(default = $bits)]
             pub bits: usize,
-            #[serde(default = "default_group_size")]
+            #[serde(default = $group_size)]
             pub group_size: usize,
-            #[serde(default)]
+            #[serde(default = $symmetric)]
             pub symmetric: bool,
             #[serde(default)]
             pub data_type: RawDataType,
@@ -176,6 +191,14 @@ quantising!(RawGptq {
     #[serde(default)]
     pub precision: Precision,
 });
+
+quantising!(
+    /// The paper's scheme unless told: vector-wise, a scale an output row.
+    RawLlmInt8("eight_bits", "whole_rows", "always") {
+        #[serde(default = "default_threshold")]
+        pub threshold: f64,
+    }
+);
 
 /// A choice of grid: its name, or what is searched.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -271,6 +294,18 @@ fn default_true() -> bool {
 }
 fn default_damp_percent() -> f64 {
     0.01
+}
+fn default_threshold() -> f64 {
+    6.0
+}
+fn eight_bits() -> usize {
+    8
+}
+fn whole_rows() -> usize {
+    0
+}
+fn always() -> bool {
+    true
 }
 
 /// In place of a file name: sampled from the model.

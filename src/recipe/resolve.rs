@@ -2,12 +2,12 @@
 
 use super::data_type::{codes, symmetric};
 use super::raw::{
-    GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage, RawTargets, RescaleName,
-    RescaleTold, SELF,
+    GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawLlmInt8, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage, RawTargets,
+    RescaleName, RescaleTold, SELF,
 };
 use super::{
-    ActOrder, AwqOptions, AwqScales, Calibration, Evaluate, Gate, GptqOptions, Method, OutputFormat, Quantize, Recipe, Rescale, RtnOptions,
-    Stage, TextSource,
+    ActOrder, AwqOptions, AwqScales, Calibration, Evaluate, Gate, GptqOptions, LlmInt8Options, Method, OutputFormat, Quantize, Recipe,
+    Rescale, RtnOptions, Stage, TextSource,
 };
 use crate::error::{Error, Result};
 use crate::eval::tasks::names;
@@ -76,6 +76,7 @@ impl RawRecipe {
                 protocol: self.evaluate.protocol,
                 window,
                 max_windows: self.evaluate.max_windows,
+                activations: self.evaluate.activations,
                 tasks,
                 task_limit: self.evaluate.task_limit,
             },
@@ -159,6 +160,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stag
             let scales = AwqScales { points: raw.points, duo_scaling: raw.duo_scaling };
             (Method::Awq(AwqOptions { clip: raw.clip }), Some(Rescale::Awq(scales)), raw.targets())
         }
+        RawStage::LlmInt8(raw) => (Method::LlmInt8(llm_int8(raw)?), None, raw.targets()),
     };
     if let Some(rescale) = rescale {
         check_rescale(method.name(), rescale)?;
@@ -211,6 +213,16 @@ fn gptq(raw: &RawGptq) -> std::result::Result<GptqOptions, String> {
         true_sequential: raw.true_sequential,
         precision: raw.precision,
     })
+}
+
+fn llm_int8(raw: &RawLlmInt8) -> std::result::Result<LlmInt8Options, String> {
+    if !(raw.threshold > 0.0 && raw.threshold.is_finite()) {
+        let t = raw.threshold;
+        return Err(format!(
+            "llm_int8: threshold {t} must be a positive number (the paper's is 6); for no outliers at all, use [stage.rtn]"
+        ));
+    }
+    Ok(LlmInt8Options { threshold: raw.threshold })
 }
 
 fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {

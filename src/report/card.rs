@@ -13,11 +13,12 @@ pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
     let rows: String = report.comparison().iter().map(|[label, before, after]| format!("| {label} | {before} | {after} |\n")).collect();
     let gate = report.gate.map_or(String::new(), |g| format!("\nThe recipe's quality gate was **{}**.\n", format!("{g:?}").to_lowercase()));
     let e = &report.after;
+    let name = |value: serde_json::Result<serde_json::Value>| value.expect("a name").as_str().unwrap_or_default().to_owned();
     format!(
         "# A {} model, {SIGNATURE}\n\n\
          {} parameters in {} blocks, by {}. Run it with `thimble run . --prompt '…'`.\n\n\
          | | before | after |\n|---|---|---|\n{rows}{gate}\n\
-         Measured on {} tokens in {} windows of {} (protocol `{}`), after: on the written file as it runs, with int8 activations.\n",
+         Measured on {} tokens in {} windows of {} (protocol `{}`), after: on the written file as it runs, with activations `{}`.\n",
         spec.family,
         report.footprint.parameters,
         spec.blocks.len(),
@@ -25,6 +26,7 @@ pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
         e.tokens,
         e.windows,
         e.window,
-        serde_json::to_value(e.protocol).expect("a name").as_str().unwrap_or_default(),
+        name(serde_json::to_value(e.protocol)),
+        name(serde_json::to_value(recipe.evaluate.activations)),
     )
 }

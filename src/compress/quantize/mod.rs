@@ -3,10 +3,12 @@
 
 mod awq;
 mod gptq;
+mod llm_int8;
 mod rtn;
 
 pub use awq::Awq;
 pub use gptq::{Gptq, gptq};
+pub use llm_int8::LlmInt8;
 pub use rtn::Rtn;
 
 use super::calibrate::InputStatistics;
@@ -45,6 +47,7 @@ pub fn layer_method(method: Method) -> Box<dyn LayerMethod> {
         Method::Awq(options) => Box::new(Awq { options }),
         Method::Rtn(options) => Box::new(Rtn { options }),
         Method::Gptq(options) => Box::new(Gptq { options }),
+        Method::LlmInt8(options) => Box::new(LlmInt8 { options }),
     }
 }
 

@@ -1,0 +1,61 @@
+//! LLM.int8(): a scale an output row, and the few columns of an input that hold
+//! outliers kept in 16 bits.
+//!
+//! Dettmers, Lewis, Belkada and Zettlemoyer, "LLM.int8(): 8-bit Matrix Multiplication
+//! for Transformers at Scale" (2022): section 3.1 is the vector-wise quantisation,
+//! whose other half, a scale a token, is the device's
+//! ([`crate::runtime::Activations::Int8Token`]); section 3.2 is the decomposition.
+//!
+//! The paper finds the outliers of each product at run time, and its library
+//! (bitsandbytes) then decodes the int8 weights of those columns. Here they are
+//! found once, in the calibration, and their weights are never quantised: what a
+//! device meets of outliers elsewhere is rounded as everything else.
+
+use super::{LayerMethod, Outcome, Site};
+use crate::compress::calibrate::InputStatistics;
+use crate::compress::tensors::{to_array, to_vec};
+use crate::error::Result;
+use crate::quant::grid::round_to_nearest;
+use crate::quant::{Columns, Outliers};
+use crate::recipe::LlmInt8Options;
+use std::sync::Arc;
+
+/// The method.
+pub struct LlmInt8 {
+    /// What is kept.
+    pub options: LlmInt8Options,
+}
+
+impl LayerMethod for LlmInt8 {
+    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+        let Some(first) = sites.first() else { return Ok(Vec::new()) };
+        let magnitudes = to_vec(&input.greatest_magnitude);
+        let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
+        let places: Vec<u32> = magnitudes.iter().enumerate().filter_map(reaches).collect();
+        // Said once, of the input that the sites share.
+        let remarks = self.remark(places.len(), magnitudes.len());
+        let columns = (!places.is_empty()).then(|| Arc::new(Columns { name: format!("{}.outlier_columns", first.name), places }));
+        let decompose = |(site, remarks): (&Site, Vec<String>)| {
+            let mut weight = to_array(&site.weight);
+            let outliers = columns.as_ref().map(|columns| Outliers::take(&mut weight, columns));
+            let mut tensor = round_to_nearest(weight.view(), site.scheme);
+            tensor.outliers = outliers;
+            Outcome { tensor, remarks }
+        };
+        let remarks = std::iter::once(remarks.into_iter().collect()).chain(std::iter::repeat(Vec::new()));
+        Ok(sites.iter().zip(remarks).map(decompose).collect())
+    }
+}
+
+impl LlmInt8 {
+    fn remark(&self, kept: usize, columns: usize) -> Option<String> {
+        let threshold = self.options.threshold;
+        match kept {
+            0 => None,
+            _ if kept == columns => {
+                Some(format!("all {columns} columns of its input reach {threshold}: what reads it is not quantised, but kept in 16 bits"))
+            }
+            _ => Some(format!("{kept} of {columns} columns of its input reach {threshold} and are kept in 16 bits")),
+        }
+    }
+}
