@@ -85,6 +85,7 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py
 	.venv-compat/bin/python python-compat/write_pickles.py
+	.venv-compat/bin/python python-compat/write_int8.py
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.
 tokenizations: .venv-compat/ready

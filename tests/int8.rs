@@ -242,3 +242,44 @@ fn outliers_spoil_a_scale_a_token_and_the_decomposition_mends_it() {
     assert!(kept < 0.02 && plain > 8.0 * kept, "{plain} and {kept}");
     assert!(blocks < plain && blocks > kept && kept_blocks < 1.1 * kept && kept_float < kept);
 }
+
+/// Codes, scales and products of bitsandbytes, LLM.int8()'s own library (see
+/// `python-compat/write_int8.py`), code for code.
+#[test]
+fn codes_are_those_of_bitsandbytes() {
+    let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/bitsandbytes_int8.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let words = |name: &str| file.tensor(name).unwrap().data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect::<Vec<_>>();
+    let floats = |name: &str| words(name).into_iter().map(f32::from_bits).collect::<Vec<_>>();
+    let codes = |name: &str| file.tensor(name).unwrap().data().iter().map(|b| *b as i8).collect::<Vec<_>>();
+    let matrix = |name: &str| Array2::from_shape_vec((file.tensor(name).unwrap().shape()[0], 70), floats(name)).unwrap();
+    let (x, w) = (matrix("x"), matrix("w"));
+
+    let tensor = decompose(&w, VECTOR_WISE, &[]);
+    assert_eq!(tensor.codes.iter().copied().collect::<Vec<_>>(), codes("w_codes"));
+    assert!(tensor.scales.iter().zip(floats("w_greatest")).all(|(scale, greatest)| scale.to_f32() == greatest / 127.0));
+
+    let by_token = |mut x: Array2<f32>, columns: &[u32], (names, greatest): (&str, &str)| {
+        columns.iter().for_each(|&column| x.column_mut(column as usize).fill(0.0));
+        let rows = Int8Rows::quantize_by_token(x.as_slice().unwrap(), 70);
+        let ours: Vec<i8> = rows.codes.chunks(96).flat_map(|row| row[..70].to_vec()).collect();
+        assert_eq!(ours, codes(names));
+        assert!(rows.scales.chunks(3).zip(floats(greatest)).all(|(scales, greatest)| scales == [greatest / 127.0; 3]));
+    };
+    by_token(x.clone(), &[], ("x_codes", "x_greatest"));
+    let columns = words("columns");
+    let reaching = |c: &u32| x.column(*c as usize).iter().any(|v| v.abs() >= 6.0);
+    assert_eq!((0..70).filter(reaching).collect::<Vec<_>>(), columns, "6 itself reaches 6");
+    by_token(x.clone(), &columns, ("rest_codes", "rest_greatest"));
+
+    // The whole numbers, by scales: within the rounding of sums.
+    let products = words("product");
+    for kernels in supported() {
+        let y = run(&tensor, &x, Activations::Int8Token, kernels);
+        for ((token, row), &y) in y.indexed_iter() {
+            let scale = f64::from(floats("x_greatest")[token]) / 127.0 * f64::from(floats("w_greatest")[row]) / 127.0;
+            let expected = scale * f64::from(products[token * w.nrows() + row] as i32);
+            assert!((f64::from(y) - expected).abs() < 1e-5, "{}: {y} for {expected}", kernels.isa);
+        }
+    }
+}
