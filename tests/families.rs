@@ -51,7 +51,7 @@ const METHODS: [Method; 4] = [
         beats_rounding: true,
     },
     Method { name: "awq", settings: &["bits = 4", "bits = 4\ndata_type = 'nf4'\nduo_scaling = false"], beats_rounding: true },
-    Method { name: "llm_int8", settings: &["bits = 8\nthreshold = 2.5", "bits = 4\nthreshold = 2.0"], beats_rounding: false },
+    Method { name: "llm_int8", settings: &["bits = 8\nthreshold = 3.0", "bits = 4\nthreshold = 2.8"], beats_rounding: false },
 ];
 
 fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {

@@ -80,12 +80,22 @@ fn layers_are_those_of_the_paper() {
     }
     println!("greatest difference from the equations in f64: {greatest:.1e}");
 
-    // Nothing reaches a greater one; all columns do a small one.
+    // Nothing reaches a greater one, all columns a small one, and more than half of them
+    // one between: codes beside so many would take more than 16 bits.
     let none = LlmInt8 { options: LlmInt8Options { threshold: 41.5 } }.compress(&sites, &statistics(&x)).unwrap();
     assert!(none.iter().all(|o| o.tensor.outliers.is_none() && o.remarks.is_empty()));
-    let all = LlmInt8 { options: LlmInt8Options { threshold: 1e-6 } }.compress(&sites, &statistics(&x)).unwrap();
-    assert!(all.iter().all(|o| o.tensor.is_kept() && o.tensor.bits_per_weight() == 16.0));
-    assert!(all[0].remarks[0].contains("all 77 columns") && matches!(Weight::pack("w", &all[0].tensor, Layout::Tiles), Weight::Dense(_)));
+    let mut greatest: Vec<f32> = x.columns().into_iter().map(|c| c.iter().fold(0.0, |m: f32, v| m.max(v.abs()))).collect();
+    greatest.sort_by(f32::total_cmp);
+    for (reach, crowded) in [(77, true), (39, true), (37, false)] {
+        let threshold = f64::from(greatest[77 - reach]);
+        let outcomes = LlmInt8 { options: LlmInt8Options { threshold } }.compress(&sites, &statistics(&x)).unwrap();
+        for outcome in &outcomes {
+            assert!(outcome.tensor.is_kept() == crowded && (outcome.tensor.bits_per_weight() == 16.0) == crowded);
+            assert!(matches!(Weight::pack("w", &outcome.tensor, Layout::Tiles), Weight::Dense(_)) == crowded);
+        }
+        let remark = &outcomes[0].remarks[0];
+        assert!(remark.starts_with(&format!("{reach} of 77 columns")) && remark.contains("too many") == crowded, "{remark}");
+    }
     assert!(method.compress(&[], &statistics(&x)).unwrap().is_empty());
 }
 
@@ -117,7 +127,7 @@ fn fixtures_of_many_families_run_packed_as_they_were_solved() {
         "rwkv-narrow-mlp",
         "gemma2-softcaps",
     ] {
-        for (threshold, more) in [(2.0, ""), (2.5, "bits = 4\ngroup_size = 32\nsymmetric = false")] {
+        for (threshold, more) in [(3.0, ""), (2.8, "bits = 4\ngroup_size = 32\nsymmetric = false")] {
             let out = tempfile::tempdir().unwrap();
             let report = compress::run(&recipe(threshold, more, "int8_token"), &data::fixture(name), out.path()).unwrap();
             let packed = runtime::open(out.path(), None).unwrap();

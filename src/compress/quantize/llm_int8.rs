@@ -9,7 +9,10 @@
 //! The paper finds the outliers of each product at run time, and its library
 //! (bitsandbytes) then decodes the int8 weights of those columns. Here they are
 //! found once, in the calibration, and their weights are never quantised: what a
-//! device meets of outliers elsewhere is rounded as everything else.
+//! device meets of outliers elsewhere is rounded as everything else. A calibration
+//! finds more columns than one sequence would, above all behind a gated activation;
+//! where they and the codes would take more room than 16 bits a weight, all of the
+//! layer is kept in 16 bits.
 
 use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
@@ -31,9 +34,15 @@ impl LayerMethod for LlmInt8 {
         let Some(first) = sites.first() else { return Ok(Vec::new()) };
         let magnitudes = to_vec(&input.greatest_magnitude);
         let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
-        let places: Vec<u32> = magnitudes.iter().enumerate().filter_map(reaches).collect();
+        let mut places: Vec<u32> = magnitudes.iter().enumerate().filter_map(reaches).collect();
+        // Sites of one input have one scheme.
+        let beside = first.scheme.bits_per_weight(magnitudes.len()) + 16.0 * places.len() as f64 / magnitudes.len() as f64;
+        let too_many = !places.is_empty() && beside >= 16.0;
         // Said once, of the input that the sites share.
-        let remarks = self.remark(places.len(), magnitudes.len());
+        let remarks = self.remark(places.len(), magnitudes.len(), too_many);
+        if too_many {
+            places = (0..magnitudes.len() as u32).collect();
+        }
         let columns = (!places.is_empty()).then(|| Arc::new(Columns { name: format!("{}.outlier_columns", first.name), places }));
         let decompose = |(site, remarks): (&Site, Vec<String>)| {
             let mut weight = to_array(&site.weight);
@@ -48,14 +57,12 @@ impl LayerMethod for LlmInt8 {
 }
 
 impl LlmInt8 {
-    fn remark(&self, kept: usize, columns: usize) -> Option<String> {
-        let threshold = self.options.threshold;
-        match kept {
-            0 => None,
-            _ if kept == columns => {
-                Some(format!("all {columns} columns of its input reach {threshold}: what reads it is not quantised, but kept in 16 bits"))
-            }
-            _ => Some(format!("{kept} of {columns} columns of its input reach {threshold} and are kept in 16 bits")),
+    fn remark(&self, reach: usize, columns: usize, too_many: bool) -> Option<String> {
+        let found = format!("{reach} of {columns} columns of its input reach {}", self.options.threshold);
+        match too_many {
+            _ if reach == 0 => None,
+            false => Some(format!("{found} and are kept in 16 bits")),
+            true => Some(format!("{found}: too many to keep beside codes, so all that reads it is kept in 16 bits")),
         }
     }
 }
