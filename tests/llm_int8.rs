@@ -23,7 +23,7 @@ use thimble::random::Random;
 use thimble::recipe::LlmInt8Options;
 use thimble::runtime::{self, Activations, product};
 
-const VECTOR_WISE: Scheme = Scheme { code: Code::Int8, group_size: 0, symmetric: true };
+const VECTOR_WISE: Scheme = Scheme::integers(Code::Int8, 0, true);
 
 fn tensor(array: &Array2<f32>) -> Tensor {
     Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])

@@ -88,15 +88,20 @@ pub fn run(
     })
 }
 
-/// Says what is remarkable, once for all layers that it is true of.
+/// Says what is remarkable, once for all layers that it is true of; all of it is in the
+/// report.
 fn warn_of_remarks(layers: &[LayerReport]) {
+    const SAID: usize = 3;
     let mut by_remark: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for layer in layers {
         layer.remarks.iter().for_each(|remark| by_remark.entry(remark).or_default().push(&layer.name));
     }
-    for (remark, names) in by_remark {
+    for (remark, names) in by_remark.iter().take(SAID) {
         let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
         tracing::warn!("{}{more}: {remark}", names[0]);
+    }
+    if by_remark.len() > SAID {
+        tracing::warn!("{} more remarks are in the report", by_remark.len() - SAID);
     }
 }
 

@@ -36,7 +36,8 @@ impl LayerMethod for LlmInt8 {
         let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
         let mut places: Vec<u32> = magnitudes.iter().enumerate().filter_map(reaches).collect();
         // Sites of one input have one scheme.
-        let beside = first.scheme.bits_per_weight(magnitudes.len()) + 16.0 * places.len() as f64 / magnitudes.len() as f64;
+        let beside = first.scheme.bits_per_weight([first.weight.size()[0] as usize, magnitudes.len()])
+            + 16.0 * places.len() as f64 / magnitudes.len() as f64;
         let too_many = !places.is_empty() && beside >= 16.0;
         // Said once, of the input that the sites share.
         let remarks = self.remark(places.len(), magnitudes.len(), too_many);
