@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-data-types bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-data-types bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -72,8 +72,12 @@ bench: bench-kernels bench-quality bench-data-types bench-memory
 bench-kernels:
 	$(CARGO) bench --bench kernels
 
-bench-quality: setup
-	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality
+# Parts, and small runs: see benches/quality/main.rs. QUALITY="--seeds 1 --only '3 bits g64'"
+bench-quality: setup .venv-peers/ready
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality -- methods peers $(QUALITY)
+
+bench-frontier: setup .venv-peers/ready
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality -- frontier $(QUALITY)
 
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types

@@ -39,6 +39,7 @@ pub struct Options<'a> {
     pub unfinished: Unfinished,
 }
 
+pub use calibration::sequences as calibration_sequences;
 pub use journal::Unfinished;
 
 /// Compresses a model by a recipe into a folder.

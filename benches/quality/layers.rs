@@ -1,0 +1,89 @@
+//! The error of each linear layer: ‖(W − Q)X‖ / ‖WX‖ with the inputs X that the
+//! original model has on the calibration ids, one measure for whoever made Q.
+
+use crate::subject::Subject;
+use std::collections::BTreeMap;
+use tch::Tensor;
+use thimble::compress::calibrate::Stream;
+use thimble::compress::decoder::Entrance;
+use thimble::compress::quantize::relative_error;
+use thimble::compress::{Compute, Parameters};
+use thimble::model::{inputs, roles};
+use thimble::progress::Silent;
+use thimble::quant::WeightStore;
+
+/// Second moments of what flows into the original's layers, by block and input.
+pub struct Inputs(Vec<BTreeMap<&'static str, Tensor>>);
+
+/// By block, then role.
+pub type Errors = Vec<BTreeMap<&'static str, f64>>;
+
+impl Inputs {
+    pub fn of(subject: &Subject, ids: &[Vec<u32>]) -> Self {
+        let store = &*subject.original.store;
+        let spec = store.spec();
+        let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+        let mut stream = Stream::start(ids, &entrance);
+        let of_block = |(i, block): (usize, &thimble::model::spec::Block)| {
+            let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
+            let mut statistics = stream.advance_observed(block, &parameters, &Silent);
+            let groups = block.input_groups(spec.hidden_size);
+            groups.iter().map(|group| (group.input, statistics.take_hessian(group.input))).collect()
+        };
+        Self(spec.blocks.iter().enumerate().map(of_block).collect())
+    }
+
+    /// Errors of a compressed form.
+    pub fn errors(&self, original: &dyn WeightStore, model: &dyn WeightStore) -> Errors {
+        let spec = original.spec();
+        let of_block = |(i, hessians): (usize, &BTreeMap<_, Tensor>)| {
+            let groups = spec.blocks[i].input_groups(spec.hidden_size);
+            let layers = groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, linear.role)));
+            let error = |(input, role)| {
+                let [before, after] = [original, model].map(|store| tensor(store, i, role));
+                (role, relative_error(&before, &(after * fold(original, model, i, input)), &hessians[input]))
+            };
+            layers.map(error).collect()
+        };
+        self.0.iter().enumerate().map(of_block).collect()
+    }
+}
+
+/// What the columns of a layer's weight must be multiplied by to read the original's
+/// inputs: a method that scales channels has folded the inverse into what comes
+/// before, a norm exactly, or rows of a linear layer, which are rounded besides.
+fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: &'static str) -> Tensor {
+    let of_norm = |role| {
+        let [before, after] = [original, model].map(|store| tensor(store, block, role));
+        after / before
+    };
+    let of_rows = |role, input| {
+        let before = tensor(original, block, role);
+        let after = tensor(model, block, role) * fold(original, model, block, input);
+        (after * &before).sum_dim_intlist(1, false, None) / before.square().sum_dim_intlist(1, false, None)
+    };
+    let untouched = || Tensor::from(1f32);
+    let scaled = |norm: &Tensor| bool::try_from(norm.ne(1.0).any()).unwrap();
+    match input {
+        inputs::ATTENTION => of_norm(roles::MIXER_NORM),
+        inputs::FFN => of_norm(roles::FFN_NORM),
+        inputs::CONTEXT if scaled(&of_norm(roles::MIXER_NORM)) => heads(original, block, of_rows("attn.v", inputs::ATTENTION)),
+        inputs::FFN_HIDDEN if scaled(&of_norm(roles::FFN_NORM)) => of_rows("ffn.up", inputs::FFN),
+        _ => untouched(),
+    }
+}
+
+/// A factor for each channel of the values as one for each channel of the context:
+/// a head of keys and values serves several of queries.
+fn heads(model: &dyn WeightStore, block: usize, values: Tensor) -> Tensor {
+    let context = tensor(model, block, "attn.o").size()[1];
+    let thimble::model::spec::Mixer::Attention(attention) = &model.spec().blocks[block].mixer else { panic!("attention") };
+    let (kv, dim) = (attention.n_kv_heads as i64, attention.head_dim as i64);
+    values.view([kv, 1, dim]).expand([kv, context / (kv * dim), dim], false).reshape([context])
+}
+
+fn tensor(store: &dyn WeightStore, block: usize, role: &str) -> Tensor {
+    let weight = store.weight(&store.spec().block_name(block, role)).unwrap();
+    let shape: Vec<i64> = weight.shape().iter().map(|&n| n as i64).collect();
+    Tensor::from_slice(&weight.to_f32()).view(&shape[..])
+}

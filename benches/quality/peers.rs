@@ -1,0 +1,201 @@
+//! Our methods beside gptqmodel's, on the same weights, calibration ids and
+//! settings: errors of the layers, then perplexity and divergence of the model.
+
+use crate::layers::{Errors, Inputs};
+use crate::stats::{geometric_mean, mean};
+use crate::subject::{Quality, Subject, TEXTS};
+use crate::{Choice, Found, ours, peer};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// One method on both sides: our stage, and the library's settings, either without
+/// bits and group size.
+struct Pair {
+    name: &'static str,
+    ours: &'static str,
+    theirs: &'static str,
+}
+
+/// A new comparison = one row.
+const PAIRS: [Pair; 5] = [
+    Pair {
+        name: "GPTQ, columns in order",
+        ours: "gptq act_order=false true_sequential=true",
+        theirs: "gptq --set sym=false --set desc_act=false --set act_group_aware=false --set damp_percent=0.01",
+    },
+    Pair {
+        name: "GPTQ, act-order",
+        ours: "gptq act_order=true true_sequential=true",
+        theirs: "gptq --set sym=false --set desc_act=true --set act_group_aware=false --set damp_percent=0.01",
+    },
+    Pair {
+        name: "GPTQ, group-aware order",
+        ours: "gptq act_order='group_aware' true_sequential=true",
+        theirs: "gptq --set sym=false --set desc_act=false --set act_group_aware=true --set damp_percent=0.01",
+    },
+    Pair {
+        name: "GPTQ, symmetric",
+        ours: "gptq symmetric=true act_order=true true_sequential=true",
+        theirs: "gptq --set sym=true --set desc_act=true --set act_group_aware=false --set damp_percent=0.01",
+    },
+    Pair { name: "GPTQ, each tool's own settings", ours: "gptq", theirs: "gptq" },
+];
+
+/// Bits and columns of a group.
+const SCHEMES: [(usize, usize); 2] = [(4, 128), (3, 64)];
+const SEEDS: u64 = 5;
+/// Ours over theirs, of the geometric mean over the blocks.
+const GREATEST_RATIO: f64 = 1.01;
+
+/// Both sides at one seed.
+struct Run {
+    /// Ours over theirs by role, a block each.
+    ratios: Vec<BTreeMap<&'static str, f64>>,
+    ours: Quality,
+    theirs: Quality,
+}
+
+/// A pair with one scheme.
+struct Row {
+    name: String,
+    bits: [f64; 2],
+    seconds: [f64; 2],
+    runs: Vec<Run>,
+}
+
+pub fn compare(choice: &Choice) -> Found {
+    let subject = Subject::open("house-6m");
+    let seeds = choice.seeds.unwrap_or(SEEDS);
+    let mut rows: Vec<Row> = Vec::new();
+    for seed in 0..seeds {
+        let ids = subject.calibration(seed);
+        let inputs = Inputs::of(&subject, &ids);
+        for (i, (bits, group, pair)) in choice.of(all(), |(bits, group, pair)| name(*bits, *group, pair)).into_iter().enumerate() {
+            let settings = format!("{} --bits {bits} --group-size {group}", pair.theirs);
+            let theirs = peer::make(&subject, &settings, &ids);
+            let ours = ours::make(&subject, &format!("{} bits={bits} group_size={group} skip=['embeddings']", pair.ours), seed);
+            let errors = [&ours.model, &theirs.model].map(|model| inputs.errors(&*subject.original.store, &*model.store));
+            if rows.len() == i {
+                rows.push(Row {
+                    name: name(bits, group, pair),
+                    bits: [ours.footprint.bits_per_weight_linear, theirs.notes.bits_per_weight_linear],
+                    seconds: [ours.seconds, theirs.notes.seconds],
+                    runs: Vec::new(),
+                });
+            }
+            let run = Run { ratios: ratios(errors), ours: subject.quality(&ours.model), theirs: subject.quality(&theirs.model) };
+            rows[i].runs.push(run);
+            eprintln!("seed {seed}: {}", rows[i].summary());
+        }
+    }
+    page(&subject, &rows, seeds)
+}
+
+fn all() -> Vec<(usize, usize, &'static Pair)> {
+    SCHEMES.iter().flat_map(|&(bits, group)| PAIRS.iter().map(move |pair| (bits, group, pair))).collect()
+}
+
+fn name(bits: usize, group: usize, pair: &Pair) -> String {
+    format!("{bits} bits g{group}, {}", pair.name)
+}
+
+fn ratios([ours, theirs]: [Errors; 2]) -> Vec<BTreeMap<&'static str, f64>> {
+    let block = |(ours, theirs): (BTreeMap<_, f64>, BTreeMap<_, f64>)| ours.into_iter().map(|(role, e)| (role, e / theirs[role])).collect();
+    ours.into_iter().zip(theirs).map(block).collect()
+}
+
+impl Row {
+    /// Over seeds and the blocks that are asked for.
+    fn ratio(&self, role: &str, blocks: impl Fn(usize) -> bool) -> f64 {
+        let blocks = |run: &Run| run.ratios.iter().enumerate().filter(|(i, _)| blocks(*i)).map(|(_, r)| r[role]).collect::<Vec<_>>();
+        geometric_mean(self.runs.iter().flat_map(blocks))
+    }
+
+    fn roles(&self) -> Vec<&'static str> {
+        self.runs[0].ratios[0].keys().copied().collect()
+    }
+
+    fn worst(&self) -> (&'static str, f64) {
+        let of = |role| (role, self.ratio(role, |_| true));
+        self.roles().into_iter().map(of).max_by(|a, b| a.1.total_cmp(&b.1)).expect("layers")
+    }
+
+    /// Ours less theirs by seed, which draws the same ids for both.
+    fn differences(&self, of: impl Fn(&Quality) -> f64) -> Vec<f64> {
+        self.runs.iter().map(|run| of(&run.ours) - of(&run.theirs)).collect()
+    }
+
+    fn side(&self, ours: bool, of: impl Fn(&Quality) -> f64) -> (f64, f64) {
+        mean(&self.runs.iter().map(|run| of(if ours { &run.ours } else { &run.theirs })).collect::<Vec<_>>())
+    }
+
+    fn summary(&self) -> String {
+        let roles: Vec<String> = self.roles().into_iter().map(|role| format!("{role} {:.4}", self.ratio(role, |_| true))).collect();
+        let (home, kl) = (|q: &Quality| q.perplexity[0], |q: &Quality| q.kl[0]);
+        format!(
+            "{}: {}; perplexity {:.4} and {:.4}, KL {:.5} and {:.5}",
+            self.name,
+            roles.join(" "),
+            self.side(true, home).0,
+            self.side(false, home).0,
+            self.side(true, kl).0,
+            self.side(false, kl).0
+        )
+    }
+}
+
+fn page(subject: &Subject, rows: &[Row], seeds: u64) -> Found {
+    let mut missed = Vec::new();
+    let mut layers = String::new();
+    let roles = rows[0].roles();
+    writeln!(layers, "| | {} | worst | block 0: q, k, v |\n|---|{}", roles.join(" | "), "---|".repeat(roles.len() + 2)).unwrap();
+    for row in rows {
+        let cells: Vec<String> = roles.iter().map(|role| format!("{:.3}", row.ratio(role, |_| true))).collect();
+        let (worst, ratio) = row.worst();
+        let first = geometric_mean(["attn.q", "attn.k", "attn.v"].map(|role| row.ratio(role, |block| block == 0)));
+        writeln!(layers, "| {} | {} | {worst} {ratio:.3} | {first:.3} |", row.name, cells.join(" | ")).unwrap();
+        if ratio > GREATEST_RATIO {
+            missed.push(format!("{}: error of {worst} {ratio:.3} times theirs, {GREATEST_RATIO} is the target", row.name));
+        }
+    }
+    let mut ends = format!(
+        "| | side | bits of a linear weight | perplexity {0} | KL {0} | perplexity {1} | KL {1} | seconds |\n|---|---|---|---|---|---|---|---|\n",
+        TEXTS[0].0, TEXTS[1].0
+    );
+    for row in rows {
+        for (side, ours) in [("ours", true), ("gptqmodel", false)] {
+            let cell = |(mean, error): (f64, f64), digits: usize| format!("{mean:.digits$} ± {error:.digits$}");
+            let cells = [0, 1]
+                .map(|t| format!("{} | {}", cell(row.side(ours, |q| q.perplexity[t]), [4, 3][t]), cell(row.side(ours, |q| q.kl[t]), 5)));
+            let (name, i) = if ours { (row.name.as_str(), 0) } else { ("", 1) };
+            writeln!(ends, "| {name} | {side} | {:.3} | {} | {:.1} |", row.bits[i], cells.join(" | "), row.seconds[i]).unwrap();
+        }
+        for (what, of) in [("perplexity", (|q| q.perplexity[0]) as fn(&Quality) -> f64), ("KL", |q| q.kl[0])] {
+            let (difference, error) = mean(&row.differences(of));
+            if difference > error {
+                missed.push(format!("{}: {what} {} is {difference:+.5} ± {error:.5} from theirs, which is worse", row.name, TEXTS[0].0));
+            }
+        }
+    }
+    let targets = if missed.is_empty() { "All targets are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
+    let page = format!(
+        "## Beside gptqmodel 7.7.0\n\n\
+         The same weights, calibration ids and settings on both sides, f32 on the CPU; {seeds} seeds. house-6m, f32: perplexity {:.4} {}, {:.3} {}. \
+         Linear layers alone, embeddings in 16 bits.\n\n\
+         Error of a layer, ours over theirs: ‖(W − Q)X‖ / ‖WX‖ with the original model's inputs X on the calibration ids, \
+         geometric mean over blocks and seeds. In block 0 both sides meet the very same q, k and v.\n\n{layers}\n\
+         The whole model: mean and standard error over the seeds; bits count scales, zero points and orders of columns as each tool stores them.\n\n{ends}\n\
+         Targets: no kind of layer above {GREATEST_RATIO} times theirs; perplexity and KL {}, seed by seed, not worse by more than one standard error of the difference. {targets}\n",
+        subject.before[0], TEXTS[0].0, subject.before[1], TEXTS[1].0, TEXTS[0].0,
+    );
+    let figure = |row: &Row| {
+        json!({
+            "name": row.name, "bits": row.bits, "seconds": row.seconds,
+            "ratios": row.roles().into_iter().map(|role| (role.to_owned(), json!(row.ratio(role, |_| true)))).collect::<serde_json::Map<_, _>>(),
+            "ours": row.runs.iter().map(|r| &r.ours).collect::<Vec<_>>(),
+            "theirs": row.runs.iter().map(|r| &r.theirs).collect::<Vec<_>>(),
+        })
+    };
+    Found { page, json: json!(rows.iter().map(figure).collect::<Vec<_>>()), missed }
+}
