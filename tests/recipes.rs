@@ -171,7 +171,7 @@ fn data_types_have_names() {
     assert_eq!(stored("data_type = 'int'\nsymmetric = true"), ["4 bits, groups of 64, symmetric", int8]);
     assert_eq!(stored("data_type = 'nf4'"), ["4 bits, nf4, groups of 64", int8]);
     assert_eq!(stored("data_type = 'normal'\nbits = 3\ngroup_size = 0"), ["3 bits, nf3, whole rows", int8]);
-    assert_eq!(stored("data_type = 'fp'\nbits = 8\ncentred = true"), ["8 bits, e4m3, groups of 64, centred", int8]);
+    assert_eq!(stored("data_type = 'fp'\nbits = 8\ncentred = true"), ["8 bits, e3m4, groups of 64, centred", int8]);
     let quantiles = stored("data_type = 'e3m0'\nembeddings = { data_type = 'quantile', bits = 7, group_size = 32 }");
     assert_eq!(quantiles, ["4 bits, e3m0, groups of 64", "7 bits, quantile, groups of 32"]);
     assert_eq!(stored("data_type = 'dynamic'\nbits = 6")[0], "6 bits, dynamic, groups of 64");

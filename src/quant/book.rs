@@ -15,6 +15,8 @@ use super::DataType;
 
 /// Most entries of a book of whole numbers: a byte shuffle's table.
 pub const WHOLE_ENTRIES: usize = 16;
+/// Most entries of any book: a byte's values.
+pub const MAX_ENTRIES: usize = 256;
 /// Greatest magnitude of a whole number. −128 would flip its sign in `maddubs`-like
 /// instructions.
 pub const GREATEST_WHOLE: f32 = 127.0;
@@ -25,7 +27,11 @@ pub struct Book {
     /// Name of the tensor that stores it where weights share it; `None` where it is
     /// the weight's own.
     pub name: Option<String>,
-    values: Vec<f32>,
+    /// By the byte of a code; those that are not the book's are zero, so that no code
+    /// can lead astray.
+    table: Box<[f32; MAX_ENTRIES]>,
+    /// How many are the book's.
+    entries: usize,
     /// Between each two neighbours.
     midpoints: Vec<f64>,
     /// The values where they are whole.
@@ -52,7 +58,9 @@ impl Book {
             bytes.iter_mut().zip(&values).for_each(|(byte, v)| *byte = *v as i8);
         }
         let midpoints = values.windows(2).map(|pair| (f64::from(pair[0]) + f64::from(pair[1])) / 2.0).collect();
-        Ok(Self { name, values, midpoints, bytes })
+        let mut table = Box::new([0.0; MAX_ENTRIES]);
+        table[..values.len()].copy_from_slice(&values);
+        Ok(Self { name, table, entries: values.len(), midpoints, bytes })
     }
 
     /// What [`Book::new`] wants, in words.
@@ -90,7 +98,12 @@ impl Book {
 
     /// The numbers, ascending.
     pub fn values(&self) -> &[f32] {
-        &self.values
+        &self.table[..self.entries]
+    }
+
+    /// The numbers by the byte of a code, zeros behind them.
+    pub fn table(&self) -> &[f32; MAX_ENTRIES] {
+        &self.table
     }
 
     /// The numbers of a book of up to 16 entries, zeros behind them.
@@ -100,18 +113,18 @@ impl Book {
 
     /// Bytes of the numbers as they are stored.
     pub fn len_bytes(&self) -> usize {
-        size_of_val(&self.values[..])
+        size_of_val(self.values())
     }
 
     /// Greatest magnitude of an entry.
     pub fn greatest(&self) -> f32 {
         // They ascend.
-        self.values[0].abs().max(self.values[self.values.len() - 1].abs())
+        self.table[0].abs().max(self.table[self.entries - 1].abs())
     }
 
     /// The number of a code, which is a byte without a sign.
     pub fn value(&self, code: i8) -> f32 {
-        self.values[usize::from(code as u8)]
+        self.table[usize::from(code as u8)]
     }
 
     /// Code of the nearest number; of two that are as near, the lesser.

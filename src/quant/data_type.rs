@@ -42,11 +42,11 @@ impl DataType {
         *self == DataType::Int
     }
 
-    /// The split of so many bits that does best in appendix C.4 of the paper: half of
-    /// the bits, rounded up, for the exponent; at 5 bits, where the paper says that
-    /// this is one too many, one less.
+    /// The split of so many bits that the paper recommends: 2 bits of exponent at 3
+    /// bits and 3 at 6 to 8, as it has them (appendix A), and 2 at 4 and 5, where it
+    /// says that its 3 are one too many.
     pub fn float(bits: usize) -> Self {
-        let exponent = if bits == 5 { 2 } else { bits.div_ceil(2) } as u8;
+        let exponent = if bits <= 5 { 2 } else { 3 };
         DataType::Float { exponent, mantissa: bits as u8 - 1 - exponent }
     }
 

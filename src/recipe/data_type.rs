@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 pub(super) enum RawDataType {
     #[default]
     Int,
-    /// Floats with the split that does best at the width.
+    /// Floats with the split that is recommended for the width.
     Fp,
     /// One that says its own width, such as e2m1 or nf4.
     OfBits(DataType, usize),

@@ -2,8 +2,8 @@
 //! decoded and transposed into a panel in L1, a line of 16 rows for each column;
 //! then every token passes over it: lanes are rows, and activations are broadcast.
 
-use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, block_lines, is_signed, unit};
-use super::lanes::{Rows, load_rows, store_rows};
+use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, Unit, block_lines, is_signed, unit};
+use super::lanes::{Rows, load_rows, store_codes, store_rows};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
@@ -94,30 +94,48 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
     let packed = block_lines::<CODE>(tile, block, &mut padding);
     for i in 0..BLOCK_UNITS {
         let codes = whole.of::<CODE>(unit::<CODE>(packed, i));
-        for column in 0..UNIT_COLUMNS {
+        let lines = &mut lines[i * UNIT_COLUMNS..][..UNIT_COLUMNS];
+        if !code.is_whole() {
+            look_up(tile, codes, lines);
+        }
+        for (column, line) in lines.iter_mut().enumerate() {
+            let found = load_rows(line);
             let to_top = _mm_cvtsi32_si128(8 * (UNIT_COLUMNS - 1 - column) as i32);
             let decode = |half: usize| {
                 // The byte of this column to the top of its row's 32 bits, and down.
                 let top = _mm256_sll_epi32(codes[half], to_top);
                 let number = if is_signed(code) { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
-                let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { look_up(tile, number) };
+                let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { found[half] };
                 if code.has_book() {
                     _mm256_fmadd_ps(grids.scales[half], level, grids.zeros[half])
                 } else {
                     _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(level, grids.zeros[half]))
                 }
             };
-            store_rows(&mut lines[i * UNIT_COLUMNS + column], [decode(0), decode(1)]);
+            store_rows(line, [decode(0), decode(1)]);
         }
     }
 }
 
-/// The numbers at 8 places of a book.
+/// The numbers of a book at a unit of places, `[column][row]`: one by one, which
+/// processors do faster than they gather.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up(tile: &Tile, places: __m256i) -> __m256 {
-    let values = tile.book.map_or(&[][..], |book| book.values());
-    // SAFETY: a place has as many bits as the code, and the book an entry for each:
-    // `Tile::check` has run.
-    unsafe { _mm256_i32gather_ps::<4>(values.as_ptr(), places) }
+fn look_up(tile: &Tile, places: Unit, lines: &mut [[f32; TILE_ROWS]]) {
+    let Some(book) = tile.book else { return };
+    let places: [[[u8; UNIT_COLUMNS]; TILE_ROWS / 2]; 2] = places.map(|half| stored(half));
+    for (row, places) in places.as_flattened().iter().enumerate() {
+        for (line, place) in lines.iter_mut().zip(places) {
+            line[row] = book.table()[usize::from(*place)];
+        }
+    }
+}
+
+/// The bytes of a register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn stored(register: __m256i) -> [[u8; UNIT_COLUMNS]; TILE_ROWS / 2] {
+    let mut bytes = [0i8; 32];
+    store_codes(&mut bytes, register);
+    bytemuck::cast(bytes)
 }
