@@ -262,9 +262,12 @@ proptest! {
             let grid = tensor.grid(0, group);
             prop_assert_eq!((f64::from(grid.scale), f64::from(grid.offset)), (scale, offset));
             let decoded = tensor.dequantize();
+            // What f32 loses where an offset and a number of the book nearly cancel out.
+            let book = tensor.book.as_ref().unwrap();
+            let lost = f64::from(f32::EPSILON) * (offset.abs() + scale * f64::from(book.greatest()));
             for ((found, expected), value) in decoded.iter().skip(64 * group).zip(rounded).zip(values) {
                 let tie = ((f64::from(*found) - value).abs() - (expected - value).abs()).abs();
-                prop_assert!(tie <= 1e-5 * (expected.abs() + value.abs()), "{found} for {expected}");
+                prop_assert!(tie <= 1e-5 * (expected.abs() + value.abs()) + lost, "{found} for {expected}");
             }
         }
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use thimble::kernels::{BLOCK, Int8Rows, Kernels, supported};
 use thimble::quant::grid::round_to_nearest;
-use thimble::quant::{Code, Columns, Layout, Outliers, PackedTensor, Permutation, QuantizedTensor, Scheme, Weight};
+use thimble::quant::{Code, Columns, DataType, Layout, Outliers, PackedTensor, Permutation, QuantizedTensor, Scheme, Weight};
 use thimble::random::Random;
 use thimble::runtime::{Activations, product};
 
@@ -87,7 +87,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
     /// Codes, scales, packed bytes and the device's products. A term of a product is
     /// rounded at most five times (two scales, their product, by the sum of a block, into
@@ -134,7 +134,8 @@ proptest! {
     ) {
         let Case { weight, x, outliers } = case;
         let width = weight.ncols();
-        let mut tensor = decompose(&weight, Scheme::integers(code, group_size, symmetric), &outliers);
+        let data_type = if code.has_book() { DataType::Normal } else { DataType::Int };
+        let mut tensor = decompose(&weight, Scheme { code, group_size, symmetric, data_type }, &outliers);
         if permuted {
             let mut order: Vec<u32> = (0..width as u32).collect();
             order.sort_by_key(|i| Random::new(9, width as u64).bits(u64::from(*i)));
