@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-data-types bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -81,6 +81,9 @@ bench-frontier: setup .venv-peers/ready
 
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types
+
+bench-speed: setup .venv-peers/ready
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench speed
 
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory

@@ -24,9 +24,13 @@ struct Series {
 const ALL_BITS: &[usize] = &[2, 3, 4, 5, 6, 8];
 
 /// A new method = one row.
-const SERIES: [Series; 4] = [
+const SERIES: [Series; 8] = [
     Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS },
     Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS },
+    Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS },
+    Series { name: "GPTQ, normal quantiles", side: Side::Ours("gptq true_sequential=true data_type='normal'"), bits: &[3, 4, 5, 6, 8] },
+    Series { name: "AWQ", side: Side::Ours("awq"), bits: ALL_BITS },
+    Series { name: "LLM.int8(), in groups", side: Side::Ours("llm_int8"), bits: &[8] },
     Series {
         name: "GPTQ of gptqmodel",
         side: Side::Theirs("gptq --set sym=false --set desc_act=true --set act_group_aware=false --set damp_percent=0.01"),
@@ -38,6 +42,9 @@ const SERIES: [Series; 4] = [
 /// Models, and columns of a group: a divisor of every width, which the library's AWQ
 /// insists on.
 const MODELS: [(&str, usize); 2] = [("house-6m", 64), ("babyllama-tok105/hf", 32)];
+
+/// Calibration sequences: few, since the library's AWQ takes minutes for these.
+const SEQUENCES: usize = 16;
 
 /// What is counted and compressed.
 #[derive(Clone, Copy, PartialEq)]
@@ -64,7 +71,7 @@ pub fn run(choice: &Choice) -> Found {
     for (folder, group) in MODELS {
         let subject = Subject::open(folder);
         let model = folder.split('/').next().expect("a name");
-        let ids = subject.calibration(0);
+        let ids = subject.calibration(SEQUENCES, 0);
         for (scope, name, what) in [(Scope::Whole, "whole", "whole models"), (Scope::Linear, "linear", "linear layers alone")] {
             let wanted = |series: &&Series| format!("{model} {name} {}", series.name);
             let points: Vec<Point> =
@@ -80,7 +87,7 @@ pub fn run(choice: &Choice) -> Found {
     }
     let page = format!(
         "Bits of a weight, everything counted, against perplexity and mean KL from the original, first 64 windows of 512 tokens \
-         (of the context where it is shorter), activations in f32, one calibration seed. Whole models: each tool as it comes, so that ours has \
+         (of the context where it is shorter), activations in f32, one calibration seed, {SEQUENCES} sequences. Whole models: each tool as it comes, so that ours has \
          its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers.\n{page}"
     );
     Found { page, json: json!(figures), missed: Vec::new() }
@@ -92,7 +99,7 @@ impl Series {
             let (bits, quality) = match self.side {
                 Side::Ours(stage) => {
                     let skip = if scope == Scope::Linear { " skip=['embeddings']" } else { "" };
-                    let made = ours::make(subject, &format!("{stage} bits={nominal} group_size={group}{skip}"), 0);
+                    let made = ours::make(subject, &format!("{stage} bits={nominal} group_size={group}{skip}"), SEQUENCES, 0);
                     ([made.footprint.bits_per_weight, made.footprint.bits_per_weight_linear], subject.quality(&made.model))
                 }
                 Side::Theirs(settings) => {

@@ -28,7 +28,7 @@ impl Inputs {
             let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
             let mut statistics = stream.advance_observed(block, &parameters, &Silent);
             let groups = block.input_groups(spec.hidden_size);
-            groups.iter().map(|group| (group.input, statistics.take_hessian(group.input))).collect()
+            groups.iter().map(|group| (group.input, statistics.take(group.input).hessian)).collect()
         };
         Self(spec.blocks.iter().enumerate().map(of_block).collect())
     }

@@ -5,7 +5,7 @@
 //! elsewhere.
 
 use crate::stats::mean;
-use crate::subject::{Subject, TEXTS, WINDOW, WINDOWS};
+use crate::subject::{SEQUENCES, Subject, TEXTS, WINDOW, WINDOWS};
 use crate::{Choice, Found, ours};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ const KNOWN_RTN: [(usize, usize, f64, f64); 7] = [
 
 /// Relative increase of perplexity on each text, in per cent.
 fn increases(subject: &Subject, stage: &str, seed: u64) -> Vec<f64> {
-    let made = ours::make(subject, &format!("{stage} skip=['embeddings']"), seed);
+    let made = ours::make(subject, &format!("{stage} skip=['embeddings']"), SEQUENCES, seed);
     let after = subject.perplexities(&made.model);
     after.iter().zip(&subject.before).map(|(after, before)| 100.0 * (after / before - 1.0)).collect()
 }

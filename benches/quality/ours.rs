@@ -1,6 +1,6 @@
 //! A model as a recipe of ours makes it.
 
-use crate::subject::{SEQUENCES, Subject};
+use crate::subject::Subject;
 use std::path::Path;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -19,11 +19,11 @@ pub struct Made {
 }
 
 /// Runs one stage, written as its method and keys: `gptq bits=4 act_order=false`.
-pub fn make(subject: &Subject, stage: &str, seed: u64) -> Made {
+pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made {
     let text = subject.calibration_text();
     let (method, keys) = stage.split_once(' ').expect("a method and its keys");
     let recipe = format!(
-        "[calibration]\ntext = '{0}'\nsequences = {SEQUENCES}\nlength = {1}\nseed = {seed}\n[[stage]]\n[stage.{method}]\n{2}\n\
+        "[calibration]\ntext = '{0}'\nsequences = {sequences}\nlength = {1}\nseed = {seed}\n[[stage]]\n[stage.{method}]\n{2}\n\
          [evaluate]\ntext = '{0}'\nmax_windows = 1\n",
         text.display(),
         subject.window(),

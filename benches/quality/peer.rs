@@ -45,7 +45,9 @@ fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) {
     let shape = vec![ids.len(), ids[0].len()];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, shape, &flat).unwrap();
     safetensors::serialize_to_file([("ids", view)], None, file.path()).unwrap();
+    // The library writes its logs where it runs.
     let run = Command::new(root().join(".venv-peers/bin/python"))
+        .current_dir(std::env::temp_dir())
         .arg(root().join(SCRIPTS).join("quantize.py"))
         .args([&subject.dir, file.path(), out].map(Path::as_os_str))
         .arg("--method")

@@ -67,9 +67,9 @@ impl Subject {
     }
 
     /// What our pipeline calibrates on with this seed.
-    pub fn calibration(&self, seed: u64) -> Vec<Vec<u32>> {
+    pub fn calibration(&self, sequences: usize, seed: u64) -> Vec<Vec<u32>> {
         let text = std::fs::read_to_string(self.calibration_text()).unwrap();
-        let drawn = Calibration { text: TextSource::Model, sequences: SEQUENCES, length: self.window(), seed };
+        let drawn = Calibration { text: TextSource::Model, sequences, length: self.window(), seed };
         calibration_sequences(&self.original, Some(&text), &drawn, 0, &Silent).unwrap()
     }
 

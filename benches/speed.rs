@@ -1,0 +1,160 @@
+//! Seconds and memory of quantising, beside gptqmodel's, on a random piece of a Llama
+//! of 1.1 billion parameters: `make bench-speed` prints the figures and writes
+//! `benches/speed.md`. Each run is a process of its own, one after the other.
+
+#[path = "common/random_llama.rs"]
+mod random_llama;
+
+use random_llama::Shape;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use thimble::pipeline::calibration_sequences;
+use thimble::progress::Silent;
+use thimble::recipe::{Calibration, TextSource};
+use thimble::runtime;
+
+const SHAPE: Shape = Shape { hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocab: 32_000, layers: 4 };
+const SEQUENCES: usize = 32;
+const LENGTH: usize = 512;
+
+/// What is run on both sides, 4 bits in groups of 128; the library's settings follow
+/// its method.
+struct Row {
+    name: &'static str,
+    ours: &'static str,
+    theirs: &'static [&'static str],
+    /// At least so many times faster, and at most this share of the memory.
+    target: Option<(f64, f64)>,
+}
+
+/// A new comparison = one row.
+const ROWS: [Row; 2] = [
+    Row {
+        name: "GPTQ, act-order",
+        ours: "gptq",
+        theirs: &["gptq", "--set", "sym=false", "--set", "desc_act=true", "--set", "act_group_aware=false", "--set", "damp_percent=0.01"],
+        target: Some((3.0, 0.5)),
+    },
+    Row { name: "AWQ", ours: "awq", theirs: &["awq", "--set", "sym=false"], target: None },
+];
+
+/// Number formats of the forwards: ours, theirs.
+const FORMATS: [(&str, &str); 2] = [("f32", "float32"), ("bf16", "bfloat16")];
+
+/// What a process says of itself.
+struct Cost {
+    /// Of one block.
+    seconds: f64,
+    /// Anonymous memory at its peak.
+    bytes: f64,
+}
+
+fn main() {
+    // Rows and formats by part of their name; a small run leaves the page alone.
+    let only: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let data = std::env::var_os("THIMBLE_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
+    let work = tempfile::tempdir().unwrap();
+    let model = work.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    random_llama::write(&model, &SHAPE);
+    // Real text, so that activations repeat as they do.
+    let tokenizer = data.join("models/house-6m/tokenizer.json");
+    std::fs::copy(&tokenizer, model.join("tokenizer.json")).unwrap_or_else(|e| panic!("{e}; THIMBLE_DATA names the data"));
+    let text = data.join("text/tinystories/calib.txt");
+    let ids = work.path().join("ids.safetensors");
+    write_ids(&model, &text, &ids);
+
+    let mut page = format!(
+        "# Speed of quantising\n\n`make bench-speed`\n\nA random Llama {} wide, feed-forward {}, {} blocks, to 4 bits in groups of 128 on {SEQUENCES} \
+         sequences of {LENGTH} tokens; seconds of a block, and the process's peak of anonymous memory. gptqmodel 7.7.0 on the same \
+         machine and ids, one process after the other.\n\n\
+         | method | forwards | ours | gptqmodel | times faster | ours | gptqmodel | share of memory |\n|---|---|---|---|---|---|---|---|\n",
+        SHAPE.hidden, SHAPE.ffn, SHAPE.layers
+    );
+    let (mut figures, mut missed) = (Vec::new(), Vec::new());
+    for row in &ROWS {
+        for (format, theirs) in FORMATS {
+            let name = format!("{} {format}", row.name);
+            if !only.iter().all(|word| name.contains(word.as_str())) {
+                continue;
+            }
+            let ours = ours(&model, row.ours, &text, format, work.path());
+            let theirs = theirs_of(&model, row.theirs, &ids, theirs, work.path());
+            let (faster, share) = (theirs.seconds / ours.seconds, ours.bytes / theirs.bytes);
+            let gigabytes = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
+            writeln!(
+                page,
+                "| {} | {format} | {:.1} s | {:.1} s | {faster:.2} | {} | {} | {share:.2} |",
+                row.name,
+                ours.seconds,
+                theirs.seconds,
+                gigabytes(ours.bytes),
+                gigabytes(theirs.bytes)
+            )
+            .unwrap();
+            if let Some((least, most)) = row.target
+                && (faster < least || share > most)
+            {
+                missed.push(format!("{name}: {faster:.2} times faster at {share:.2} of the memory; {least} and {most} are the target"));
+            }
+            figures.push(json!({ "name": name, "seconds": [ours.seconds, theirs.seconds], "bytes": [ours.bytes, theirs.bytes] }));
+        }
+    }
+    let targets = if missed.is_empty() { "All targets are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
+    writeln!(page, "\nTarget: three times as fast at half the memory. {targets}").unwrap();
+    print!("{page}");
+    if only.is_empty() {
+        std::fs::write(root().join("benches/speed.md"), page).unwrap();
+    }
+    println!("{}", json!({ "rows": figures, "missed": missed }));
+}
+
+fn write_ids(model: &Path, text: &Path, file: &Path) {
+    let model = runtime::open(model, None).unwrap();
+    let drawn = Calibration { text: TextSource::Model, sequences: SEQUENCES, length: LENGTH, seed: 0 };
+    let ids = calibration_sequences(&model, Some(&std::fs::read_to_string(text).unwrap()), &drawn, 0, &Silent).unwrap();
+    let flat: Vec<u8> = ids.iter().flatten().flat_map(|&id| (id as i32).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, vec![SEQUENCES, LENGTH], &flat).unwrap();
+    safetensors::serialize_to_file([("ids", view)], None, file).unwrap();
+}
+
+fn ours(model: &Path, method: &str, text: &Path, format: &str, work: &Path) -> Cost {
+    let recipe = work.join("recipe.toml");
+    let out = work.join(format!("ours-{method}-{format}"));
+    let text = text.display();
+    let settings = format!(
+        "[calibration]\ntext = '{text}'\nsequences = {SEQUENCES}\nlength = {LENGTH}\n[[stage]]\n[stage.{method}]\nbits = 4\ngroup_size = 128\n\
+         skip = ['embeddings']\n[evaluate]\ntext = '{text}'\nwindow = 64\nmax_windows = 1\n"
+    );
+    std::fs::write(&recipe, settings).unwrap();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_thimble"));
+    run.args(["compress", "--json", "--dtype", format]).arg(&recipe).arg("--model").arg(model).arg("--out").arg(&out);
+    let report = said(run);
+    let seconds = report["stages"][0]["seconds"].as_f64().unwrap();
+    Cost { seconds: seconds / SHAPE.layers as f64, bytes: report["peak_memory_bytes"].as_f64().unwrap() }
+}
+
+fn theirs_of(model: &Path, settings: &[&str], ids: &Path, format: &str, work: &Path) -> Cost {
+    let out = work.join(format!("theirs-{}-{format}", settings[0]));
+    let mut run = Command::new(root().join(".venv-peers/bin/python"));
+    run.current_dir(work).arg(root().join("python-compat/peers/quantize.py")).args([model, ids, &out]);
+    run.arg("--method").args(settings).args(["--bits", "4", "--group-size", "128", "--dtype", format]);
+    let note = said(run);
+    std::fs::remove_dir_all(out).unwrap();
+    let seconds = note["seconds"].as_f64().unwrap();
+    Cost { seconds: seconds / SHAPE.layers as f64, bytes: note["peak_anonymous_bytes"].as_f64().unwrap() }
+}
+
+/// The last line of what a process says, which is JSON.
+fn said(mut run: Command) -> Value {
+    let done = run.output().unwrap_or_else(|e| panic!("{run:?}: {e}; `make .venv-peers/ready` makes the library's environment"));
+    assert!(done.status.success(), "{run:?}: {}", String::from_utf8_lossy(&done.stderr));
+    let text = String::from_utf8_lossy(&done.stdout);
+    serde_json::from_str(text.lines().last().unwrap()).unwrap_or_else(|_| serde_json::from_str(&text).unwrap())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
