@@ -2,7 +2,6 @@
 
 use crate::subject::Subject;
 use std::path::Path;
-use std::time::Instant;
 use tempfile::TempDir;
 use thimble::compress::Compute;
 use thimble::eval::Footprint;
@@ -32,9 +31,8 @@ pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made
     let recipe = RawRecipe::parse(&recipe, Path::new("quality.toml"), &[]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let options = Options { out: dir.path(), compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
-    let start = Instant::now();
-    compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
-    let seconds = start.elapsed().as_secs_f64();
+    let report = compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
+    let seconds = report.stages.iter().map(|stage| stage.seconds).sum();
     let model = runtime::open(dir.path(), None).unwrap();
     Made { footprint: Footprint::of(&*model.store).unwrap(), model, seconds, _dir: dir }
 }

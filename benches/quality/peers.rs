@@ -158,6 +158,9 @@ impl Row {
 }
 
 fn page(subject: &Subject, rows: &[Row], seeds: u64) -> Found {
+    if rows.is_empty() {
+        return Found { page: String::new(), json: json!([]), missed: Vec::new() };
+    }
     let mut missed = Vec::new();
     let mut layers = String::new();
     let roles = rows[0].roles();

@@ -1,15 +1,22 @@
 //! Activation statistics, streamed block by block: hidden states of all
 //! calibration sequences are kept, weights of one block at a time.
 
-use super::decoder::{Entrance, Listener, block_forward};
+use super::decoder::{Entrance, block_forward, block_until};
 use super::tensors::Parameters;
 use crate::model::spec::Block;
 use crate::progress::Progress;
 use std::collections::BTreeMap;
-use tch::{Kind, Tensor};
+use std::ops::ControlFlow;
+use tch::{Device, Kind, Tensor};
 
-/// Sequences that go through a block together.
-const BATCH: usize = 8;
+/// Sequences that go through a block together. On a CPU a few keep its cores busy, and
+/// what a block makes of them is most of the memory besides the block.
+fn batch(device: Device) -> usize {
+    match device {
+        Device::Cpu => 2,
+        _ => 8,
+    }
+}
 
 /// Hidden states between two blocks.
 pub struct Stream {
@@ -26,7 +33,7 @@ pub struct Statistics {
 /// Over the tokens so far.
 struct Sums {
     tokens: i64,
-    /// Σ x xᵀ `[in, in]`
+    /// Σ x xᵀ `[in, in]`; below the diagonal of panels nothing counts (see [`mirror`]).
     products: Tensor,
     /// Σ |x| `[in]`
     magnitudes: Tensor,
@@ -49,11 +56,11 @@ impl Stream {
     /// The embedded sequences, all of one length.
     pub fn start(sequences: &[Vec<u32>], entrance: &Entrance) -> Self {
         let _no_grad = tch::no_grad_guard();
-        let batch = |some: &[Vec<u32>]| {
+        let read = |some: &[Vec<u32>]| {
             let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
             entrance.forward(&sequences)
         };
-        Self { batches: sequences.chunks(BATCH).map(batch).collect() }
+        Self { batches: sequences.chunks(batch(entrance.device())).map(read).collect() }
     }
 
     /// Steps of one pass, for progress.
@@ -77,10 +84,14 @@ impl Stream {
         let _no_grad = tch::no_grad_guard();
         let mut statistics = Statistics::default();
         for x in &self.batches {
-            let _ = block_forward(spec, weights, x, &mut |input, x| {
+            let mut left = inputs.len();
+            // What comes behind the last of them need not be computed.
+            let _ = block_until(spec, weights, x, &mut |input, x| {
                 if inputs.contains(&input) {
                     statistics.add(input, x);
+                    left -= 1;
                 }
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             progress.advance(1);
         }
@@ -99,7 +110,7 @@ impl Stream {
         statistics
     }
 
-    fn pass(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress, hear: &mut Listener) {
+    fn pass(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress, hear: &mut dyn FnMut(&'static str, &Tensor)) {
         let _no_grad = tch::no_grad_guard();
         for x in &mut self.batches {
             *x = block_forward(spec, weights, x, hear);
@@ -121,7 +132,11 @@ impl Statistics {
             let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, x.device()));
             Sums { tokens: 0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
         });
-        let _ = sums.products.addmm_(&x.tr(), &x);
+        for (start, count) in panels(width) {
+            let rest = width - start;
+            let mut products = sums.products.narrow(0, start, count).narrow(1, start, rest);
+            let _ = products.addmm_(&x.narrow(1, start, count).tr(), &x.narrow(1, start, rest));
+        }
         let magnitudes = x.abs();
         let _ = sums.magnitudes.g_add_(&magnitudes.sum_dim_intlist(0, false, Kind::Float));
         sums.greatest = sums.greatest.maximum(&magnitudes.amax(0, false));
@@ -142,21 +157,19 @@ impl Statistics {
         }
     }
 
+    /// The same once more.
+    pub fn copy(&self) -> Self {
+        Self { sums: self.sums.iter().map(|(&input, sums)| (input, sums.copy())).collect() }
+    }
+
     /// What there is of an input.
     pub fn of(&self, input: &'static str) -> InputStatistics {
-        let Sums { tokens, products, magnitudes, greatest } = self.sums.get(input).expect("every input of the block was heard");
-        InputStatistics {
-            hessian: products * (2.0 / *tokens as f64),
-            mean_magnitude: magnitudes / *tokens as f64,
-            greatest_magnitude: greatest.shallow_clone(),
-        }
+        self.sums.get(input).expect("every input of the block was heard").copy().known()
     }
 
     /// Takes what there is of an input.
     pub fn take(&mut self, input: &'static str) -> InputStatistics {
-        let taken = self.of(input);
-        self.sums.remove(input);
-        taken
+        self.sums.remove(input).expect("every input of the block was heard").known()
     }
 
     /// As if an input had been divided by `scales` `[in]`; nothing where there is
@@ -166,6 +179,72 @@ impl Statistics {
             let _ = sums.products.g_div_(&scales.outer(scales));
             let _ = sums.magnitudes.g_div_(scales);
             sums.greatest = &sums.greatest / scales;
+        }
+    }
+}
+
+impl Sums {
+    fn copy(&self) -> Self {
+        let Self { tokens, products, magnitudes, greatest } = self;
+        Self { tokens: *tokens, products: products.copy(), magnitudes: magnitudes.copy(), greatest: greatest.copy() }
+    }
+
+    /// Made of the very tensors: a Hessian is the largest thing there is.
+    fn known(mut self) -> InputStatistics {
+        mirror(&self.products);
+        InputStatistics {
+            hessian: self.products.g_mul_scalar_(2.0 / self.tokens as f64),
+            mean_magnitude: self.magnitudes / self.tokens as f64,
+            greatest_magnitude: self.greatest,
+        }
+    }
+}
+
+/// Stretches of rows of a symmetric matrix that are computed from their diagonal on:
+/// nearly half of the products are another's.
+fn panels(width: i64) -> impl Iterator<Item = (i64, i64)> {
+    const PANEL: i64 = 512;
+    (0..width).step_by(PANEL as usize).map(move |start| (start, PANEL.min(width - start)))
+}
+
+/// Puts what lies right of each panel's square below it.
+fn mirror(products: &Tensor) {
+    let width = products.size()[0];
+    for (start, count) in panels(width) {
+        let behind = start + count;
+        let right = products.narrow(0, start, count).narrow(1, behind, width - behind);
+        products.narrow(0, behind, width - behind).narrow(1, start, count).copy_(&right.tr());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind::{Double, Float};
+
+    /// Sums by panels, put together from two places and divided, are those of the
+    /// whole; the Hessian that is taken is that which was looked at.
+    #[test]
+    fn sums_by_panels_are_those_of_the_whole() {
+        tch::manual_seed(1);
+        for width in [3, 512, 513, 1300] {
+            let x = Tensor::randn([2, 40, width], (Float, Device::Cpu));
+            let scales = Tensor::rand([width], (Float, Device::Cpu)) + 0.5;
+            let (mut statistics, mut others) = (Statistics::default(), Statistics::default());
+            statistics.add("x", &x.narrow(0, 0, 1));
+            others.add("x", &x.narrow(0, 1, 1));
+            statistics.take_over(&mut others.copy(), "x");
+            statistics.divide("x", &scales);
+
+            let flat = x.view([80, width]).to_kind(Double) / scales.to_kind(Double);
+            let expected = flat.tr().matmul(&flat) * (2.0 / 80.0);
+            let looked = statistics.of("x");
+            let taken = statistics.take("x");
+            let apart = |a: &Tensor, b: &Tensor| (a.to_kind(Double) - b.to_kind(Double)).abs().max().double_value(&[]);
+            assert!(apart(&taken.hessian, &expected) < 1e-4, "width {width}");
+            assert!(apart(&taken.hessian, &taken.hessian.tr()) < 1e-5 && apart(&looked.hessian, &taken.hessian) == 0.0, "width {width}");
+            assert!(apart(&taken.mean_magnitude, &flat.abs().mean_dim(0, false, Double)) < 1e-5);
+            assert!(apart(&taken.greatest_magnitude, &flat.abs().amax(0, false)) < 1e-5);
         }
     }
 }

@@ -183,6 +183,9 @@ impl Work<'_> {
         let mut rescaled = Rescaled::default();
         if !own.is_empty() && (!sequential || self.plan.rescale.is_some()) {
             statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &rescaled.weights)?;
+            // Where layers are solved in turn, each is observed anew, and they come in again.
+            let mut merged = if sequential { later_uses.copy() } else { std::mem::take(&mut later_uses) };
+            own.iter().for_each(|group| statistics.take_over(&mut merged, group.input));
             if let Some(rescale) = self.plan.rescale {
                 rescaled = self.rescale(&*rescaling(rescale), index, &own, &mut statistics, &mut later_uses)?;
             }
@@ -255,6 +258,13 @@ impl Work<'_> {
             let readers = linears().map(reader).collect::<Result<Vec<_>>>()?;
             let channels = Channels::of(&fold);
             let Some(scales) = by.scales(&readers, &channels) else { continue };
+            if scales.isfinite().all().int64_value(&[]) == 0 {
+                let names: Vec<_> = linears().map(|(_, name)| name).collect();
+                return Err(Error::Overflow(format!(
+                    "the activations of {} are not finite: the model overflows on this text",
+                    names.join(", ")
+                )));
+            }
             let spread = channels.spread(&scales);
             let mut changed: Vec<(String, Tensor)> =
                 linears().zip(&readers).map(|((_, name), reader)| (name, &reader.weight * &spread)).collect();

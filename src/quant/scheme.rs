@@ -33,6 +33,15 @@ pub enum Code {
     Book8,
 }
 
+// Tables of kernels are by place in `ALL` and looked up by variant.
+const _: () = {
+    let mut place = 0;
+    while place < Code::ALL.len() {
+        assert!(Code::ALL[place] as usize == place);
+        place += 1;
+    }
+};
+
 impl Code {
     /// Every set there is; those of [`Code::WHOLE`] come first.
     pub const ALL: [Code; 12] = {

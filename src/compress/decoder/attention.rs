@@ -4,10 +4,11 @@ use super::{Listener, linear, norm_forward, norm_opt};
 use crate::compress::tensors::Parameters;
 use crate::model::spec::{Attention, QkSpan, Rotary};
 use crate::model::{inputs, roles};
+use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
 /// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
-pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     // All of them are named, so that one that is added cannot be forgotten here; biases
     // are found where they are, and `attend` sees to the scores.
     let Attention {
@@ -27,7 +28,7 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
         softcap: _,
     } = spec;
     let (batch, tokens, _) = x.size3().expect("[batch, tokens, hidden]");
-    hear(inputs::ATTENTION, x);
+    hear(inputs::ATTENTION, x)?;
     let project = |role: &str| {
         let y = linear(weights, role, x);
         qkv_clip.map_or_else(|| y.shallow_clone(), |clip| y.clamp(-f64::from(clip), f64::from(clip)))
@@ -56,8 +57,8 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
     let context = attend(spec, &q, &k, &v);
     let context = context.transpose(1, 2).reshape([batch, tokens, spec.q_width() as i64]);
     let context = norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context);
-    hear(inputs::CONTEXT, &context);
-    linear(weights, "attn.o", &context)
+    hear(inputs::CONTEXT, &context)?;
+    ControlFlow::Continue(linear(weights, "attn.o", &context))
 }
 
 /// Contexts `[batch, heads, tokens, head_dim]`.

@@ -62,6 +62,11 @@ impl Entrance {
         norm_opt(&self.spec.norm, &self.others, EMBEDDING_NORM, &x)
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> tch::Device {
+        self.compute.device
+    }
+
     fn to_compute(&self, numbers: &[f32]) -> Tensor {
         Tensor::from_slice(numbers).to_kind(self.compute.kind).to_device(self.compute.device)
     }

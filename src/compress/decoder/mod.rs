@@ -12,13 +12,24 @@ pub use edges::{Entrance, Exit};
 use super::tensors::Parameters;
 use crate::model::roles;
 use crate::model::spec::{Block, Mixer, Norm, NormKind, NormWeight, Residual};
+use std::ops::ControlFlow;
 use tch::Tensor;
 
-/// Hears the input of each [`crate::model::InputGroup`], `[batch, tokens, in]`.
-pub type Listener<'a> = dyn FnMut(&'static str, &Tensor) + 'a;
+/// Hears the input of each [`crate::model::InputGroup`], `[batch, tokens, in]`, and
+/// says whether to go on.
+pub type Listener<'a> = dyn FnMut(&'static str, &Tensor) -> ControlFlow<()> + 'a;
 
 /// One block over hidden states `[batch, tokens, hidden]` that start at position 0.
-pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut dyn FnMut(&'static str, &Tensor)) -> Tensor {
+    let heard = block_until(spec, weights, x, &mut |input, x| {
+        hear(input, x);
+        ControlFlow::Continue(())
+    });
+    heard.continue_value().expect("nothing stops it")
+}
+
+/// The same, as far as the listener wants it.
+pub fn block_until(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     // All of them are named, so that one that is added cannot be forgotten here.
     let Block {
         mixer_norm,
@@ -35,8 +46,8 @@ pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut 
     let norm = |norm: &Option<Norm>, role: &str, x: &Tensor| norm_opt(norm, weights, role, x);
     let mixer_input = norm(mixer_norm, roles::MIXER_NORM, x);
     let mixed = match mixer {
-        Mixer::Attention(attention) => attention::forward(attention, weights, &mixer_input, hear),
-        Mixer::Wkv(wkv) => wkv::forward(wkv, weights, &mixer_input, hear),
+        Mixer::Attention(attention) => attention::forward(attention, weights, &mixer_input, hear)?,
+        Mixer::Wkv(wkv) => wkv::forward(wkv, weights, &mixer_input, hear)?,
     };
     let sum = x + norm(mixer_output_norm, roles::MIXER_OUTPUT_NORM, &mixed);
     let sum = norm(mixer_sum_norm, roles::MIXER_SUM_NORM, &sum);
@@ -45,9 +56,9 @@ pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut 
         Residual::Parallel => norm(ffn_norm, roles::FFN_NORM, x),
         Residual::ParallelOneNorm => mixer_input,
     };
-    let fed = feed_forward::forward(ffn, weights, &ffn_input, hear);
+    let fed = feed_forward::forward(ffn, weights, &ffn_input, hear)?;
     let sum = sum + norm(ffn_output_norm, roles::FFN_OUTPUT_NORM, &fed);
-    norm(ffn_sum_norm, roles::FFN_SUM_NORM, &sum)
+    ControlFlow::Continue(norm(ffn_sum_norm, roles::FFN_SUM_NORM, &sum))
 }
 
 /// `x` behind a norm that may not be there.

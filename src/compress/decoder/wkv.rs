@@ -4,19 +4,21 @@ use super::{Listener, blend, linear, token_before};
 use crate::compress::tensors::Parameters;
 use crate::model::spec::Wkv;
 use crate::model::{inputs, roles};
+use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
 /// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
-pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> Tensor {
+pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     let before = token_before(x);
-    let [key, value, receptance] = roles::WKV_MIX.map(|(role, mix)| {
+    let mut project = |(role, mix): (&str, &'static str)| {
         let x = blend(weights, mix, x, &before);
-        hear(mix, &x);
-        linear(weights, role, &x)
-    });
+        hear(mix, &x)?;
+        ControlFlow::Continue(linear(weights, role, &x))
+    };
+    let [key, value, receptance] = [project(roles::WKV_MIX[0])?, project(roles::WKV_MIX[1])?, project(roles::WKV_MIX[2])?];
     let mixed = receptance.sigmoid() * means(spec, weights, &key, &value).to_kind(x.kind());
-    hear(inputs::WKV, &mixed);
-    linear(weights, "wkv.output", &mixed)
+    hear(inputs::WKV, &mixed)?;
+    ControlFlow::Continue(linear(weights, "wkv.output", &mixed))
 }
 
 /// Means of the values so far, weighted by exp(key), `[batch, tokens, width]`; sums

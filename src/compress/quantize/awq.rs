@@ -3,7 +3,8 @@
 //! nearest.
 //!
 //! Source: `AutoAWQ`, `quantizer.py`, `_compute_best_clip` (after Lin et al. 2024,
-//! "AWQ", section 5.1). The error of a group's share of the output is taken over all
+//! "AWQ", section 5.1). There queries and keys are left alone, and both ends are cut
+//! to one magnitude; here every layer is clipped, each end by the same share. The error of a group's share of the output is taken over all
 //! calibration tokens, by its block of the Hessian.
 
 use super::{LayerMethod, Outcome, Site};

@@ -53,7 +53,7 @@ pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOp
     let order = order(options.act_order, &numbers::<T>(&hessian.diag(0)), group);
     let index = Tensor::from_slice(&order.iter().map(|&i| i as i64).collect::<Vec<_>>()).to_device(hessian.device());
     hessian = hessian.index_select(0, &index).index_select(1, &index);
-    let factor = inverse_factor(&hessian, options.damp_percent)?;
+    let factor = inverse_factor(hessian, options.damp_percent)?;
     // Only where groups follow the order must the file hold columns by it.
     let stored = (options.act_order == ActOrder::On && !options.static_groups).then(|| {
         let order = order.iter().map(|&i| i as u32).collect();

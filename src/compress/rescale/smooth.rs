@@ -17,7 +17,7 @@ pub struct Smooth {
 
 impl Rescaling for Smooth {
     fn takes(&self, fed_by: &FedBy) -> bool {
-        matches!(fed_by, FedBy::Norm { .. } | FedBy::Nothing(_))
+        !matches!(fed_by, FedBy::Rows { .. })
     }
 
     /// max |X_j|^α / max |W_j|^(1 − α) for each channel j.

@@ -15,30 +15,39 @@ pub struct InverseFactor {
 /// diagonal added; where that is not positive definite, with ten times as much,
 /// and so on. Dead columns must have been taken care of.
 ///
-/// Source: GPTQ (Frantar et al. 2022), section 3.3, step 3.
-pub fn inverse_factor(hessian: &Tensor, damp_percent: f64) -> Result<InverseFactor> {
+/// One factorisation is enough: with rows and columns in reverse, H = LLᵀ gives
+/// H⁻¹ = L⁻ᵀL⁻¹, and the inverse of L turned back is the upper factor.
+///
+/// Source: GPTQ (Frantar et al. 2022), section 3.3, step 3, which inverts and factors
+/// again.
+pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<InverseFactor> {
     let mean = hessian.diag(0).mean(Kind::Double).double_value(&[]);
     if !mean.is_finite() {
         return Err(Error::Overflow("the activations that were calibrated on are not finite: the model overflows on this text".into()));
     }
-    let mut damp = damp_percent;
+    let reversed = hessian.flip([0, 1]);
+    // Each of these is as large as the Hessian, and one is let go before the next.
+    drop(hessian);
+    let (mut damp, mut added) = (damp_percent, 0.0);
     while damp <= 100.0 {
-        if let Some(upper) = try_factor(hessian, damp * mean) {
-            return Ok(InverseFactor { upper, damp_percent: damp });
+        let _ = reversed.diagonal(0, 0, 1).g_add_scalar_((damp - added) * mean);
+        if let Some(lower) = factor(&reversed) {
+            drop(reversed);
+            // Turned before it is inverted: the inverse is as it is wanted.
+            let upper = lower.flip([0, 1]);
+            drop(lower);
+            let one = Tensor::eye(upper.size()[0], (upper.kind(), upper.device()));
+            return Ok(InverseFactor { upper: upper.linalg_solve_triangular(&one, true, true, false), damp_percent: damp });
         }
-        damp *= 10.0;
+        (added, damp) = (damp, 10.0 * damp);
     }
     Err(Error::Environment(format!(
         "the Hessian is not positive definite even with a hundred times its mean diagonal added (from {damp_percent})"
     )))
 }
 
-fn try_factor(hessian: &Tensor, damp: f64) -> Option<Tensor> {
-    let damped = hessian + Tensor::eye(hessian.size()[0], (hessian.kind(), hessian.device())) * damp;
-    let factor = |matrix: &Tensor, upper: bool| {
-        let (factor, info) = matrix.f_linalg_cholesky_ex(upper, false).ok()?;
-        (info.int64_value(&[]) == 0 && factor.isfinite().all().int64_value(&[]) == 1).then_some(factor)
-    };
-    let lower = factor(&damped, false)?;
-    factor(&lower.cholesky_inverse(false), true)
+/// The lower factor of a matrix that is positive definite.
+fn factor(matrix: &Tensor) -> Option<Tensor> {
+    let (factor, info) = matrix.f_linalg_cholesky_ex(false, false).ok()?;
+    (info.int64_value(&[]) == 0 && factor.isfinite().all().int64_value(&[]) == 1).then_some(factor)
 }
