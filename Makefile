@@ -115,11 +115,11 @@ compat-tasks: .venv-lm-eval/ready
 	touch $@
 
 # gptqmodel is built here, and nothing of CUDA with it.
-.venv-peers/ready: python-compat/requirements-peers.txt
+.venv-peers/ready: python-compat/requirements-peers.txt python-compat/requirements-gptqmodel.txt
 	python3 -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --upgrade pip setuptools==81.0.0 wheel
 	.venv-peers/bin/pip install --quiet --no-build-isolation -r python-compat/requirements-peers.txt
-	BUILD_CUDA_EXT=0 .venv-peers/bin/pip install --quiet --no-deps --no-build-isolation gptqmodel==7.7.0
+	BUILD_CUDA_EXT=0 .venv-peers/bin/pip install --quiet --no-deps --no-build-isolation -r python-compat/requirements-gptqmodel.txt
 	touch $@
 
 .venv-compat/ready: python-compat/requirements.txt

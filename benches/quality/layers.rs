@@ -36,12 +36,14 @@ impl Inputs {
     /// Errors of a compressed form.
     pub fn errors(&self, original: &dyn WeightStore, model: &dyn WeightStore) -> Errors {
         let spec = original.spec();
+        let rescaled = is_rescaled(original, model);
         let of_block = |(i, hessians): (usize, &BTreeMap<_, Tensor>)| {
             let groups = spec.blocks[i].input_groups(spec.hidden_size);
             let layers = groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, linear.role)));
             let error = |(input, role)| {
                 let [before, after] = [original, model].map(|store| tensor(store, i, role));
-                (role, relative_error(&before, &(after * fold(original, model, i, input)), &hessians[input]))
+                let folded = if rescaled { fold(original, model, i, input) } else { Tensor::from(1f32) };
+                (role, relative_error(&before, &(after * folded), &hessians[input]))
             };
             layers.map(error).collect()
         };
@@ -49,27 +51,35 @@ impl Inputs {
     }
 }
 
+/// Whether a method has scaled channels: then it has changed some norm.
+fn is_rescaled(original: &dyn WeightStore, model: &dyn WeightStore) -> bool {
+    let norms = (0..original.spec().blocks.len()).flat_map(|i| [roles::MIXER_NORM, roles::FFN_NORM].map(|role| (i, role)));
+    let changed = |(i, role)| {
+        let [before, after] = [original, model].map(|store| tensor(store, i, role));
+        bool::try_from(before.ne_tensor(&after).any()).unwrap()
+    };
+    norms.into_iter().any(changed)
+}
+
 /// What the columns of a layer's weight must be multiplied by to read the original's
-/// inputs: a method that scales channels has folded the inverse into what comes
-/// before, a norm exactly, or rows of a linear layer, which are rounded besides.
+/// inputs, where a method has folded the inverse into what comes before: a norm
+/// exactly, or rows of a linear layer, which are rounded besides.
 fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: &'static str) -> Tensor {
     let of_norm = |role| {
         let [before, after] = [original, model].map(|store| tensor(store, block, role));
-        after / before
+        (after / &before).where_self(&before.ne(0.0), &Tensor::from(1f32))
     };
     let of_rows = |role, input| {
         let before = tensor(original, block, role);
         let after = tensor(model, block, role) * fold(original, model, block, input);
         (after * &before).sum_dim_intlist(1, false, None) / before.square().sum_dim_intlist(1, false, None)
     };
-    let untouched = || Tensor::from(1f32);
-    let scaled = |norm: &Tensor| bool::try_from(norm.ne(1.0).any()).unwrap();
     match input {
         inputs::ATTENTION => of_norm(roles::MIXER_NORM),
         inputs::FFN => of_norm(roles::FFN_NORM),
-        inputs::CONTEXT if scaled(&of_norm(roles::MIXER_NORM)) => heads(original, block, of_rows("attn.v", inputs::ATTENTION)),
-        inputs::FFN_HIDDEN if scaled(&of_norm(roles::FFN_NORM)) => of_rows("ffn.up", inputs::FFN),
-        _ => untouched(),
+        inputs::CONTEXT => heads(original, block, of_rows("attn.v", inputs::ATTENTION)),
+        inputs::FFN_HIDDEN => of_rows("ffn.up", inputs::FFN),
+        other => panic!("{other}: what feeds it?"),
     }
 }
 

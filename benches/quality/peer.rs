@@ -64,7 +64,8 @@ fn key(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> String {
     let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(SCRIPTS)).unwrap().map(|f| f.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "py"));
     files.sort();
-    files.extend([root().join("python-compat/requirements-peers.txt"), subject.dir.join("model.safetensors")]);
+    files.extend(["requirements-peers.txt", "requirements-gptqmodel.txt"].map(|pins| root().join("python-compat").join(pins)));
+    files.extend(["config.json", "model.safetensors"].map(|part| subject.dir.join(part)));
     files.iter().for_each(|file| hash.update(std::fs::read(file).unwrap()));
     hash.update(settings);
     ids.iter().flatten().for_each(|id| hash.update(id.to_le_bytes()));

@@ -1,6 +1,5 @@
 """Time of each block, and the most anonymous memory, while a model is quantised."""
 
-import statistics
 import threading
 import time
 
@@ -45,6 +44,3 @@ class BlockTimes:
     def seconds(self):
         """Of each block but the last, whose end is not heard."""
         return [b - a for a, b in zip(self.starts, self.starts[1:])]
-
-    def median(self):
-        return statistics.median(self.seconds())

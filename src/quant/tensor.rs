@@ -36,8 +36,8 @@ pub struct QuantizedTensor {
     pub book: Option<Arc<Book>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
-    /// Columns that are kept in 16 bits, where there are any. Their codes are zero
-    /// points and stand for nothing.
+    /// Columns that are kept in 16 bits, where there are any. Their codes are those of
+    /// zeros and stand for nothing.
     pub outliers: Option<Outliers>,
 }
 
