@@ -16,7 +16,7 @@ use thimble::compress::{Compute, TorchLogits};
 use thimble::eval::{Footprint, Protocol, evaluate, windows};
 use thimble::model::{Parameter, ParameterKind, Window};
 use thimble::progress::Silent;
-use thimble::quant::grid::round_to_nearest;
+use thimble::quant::rounding::round_to_nearest;
 use thimble::quant::{Assembled, Code, DataType, Layout, PackedTensor, Scheme, Weight, WeightStore};
 use thimble::runtime::{self, Model};
 

@@ -3,13 +3,16 @@
 
 #[path = "naive/books.rs"]
 mod naive;
+#[path = "common/normal.rs"]
+mod normal;
 
 use half::f16;
 use ndarray::{Array2, Axis};
 use proptest::prelude::*;
 use thimble::quant::book::Book;
-use thimble::quant::grid::{GridChoice, GridSearch, round_by, round_to_nearest};
+use thimble::quant::grid::{GridChoice, GridSearch};
 use thimble::quant::rounding::Rounding;
+use thimble::quant::rounding::{round_by, round_to_nearest};
 use thimble::quant::{Code, DataType, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
@@ -115,14 +118,9 @@ fn broken_books_are_refused() {
     assert!(Book::new(None, wide).is_err());
 }
 
-/// Normal numbers (Box and Muller).
+/// Normal numbers of the size of weights.
 fn normal(seed: u64, shape: (usize, usize)) -> Array2<f32> {
-    let (random, mut counter) = (Random::new(seed, 7), 0);
-    Array2::from_shape_simple_fn(shape, || {
-        counter += 2;
-        let (u, v) = (1.0 - random.uniform(counter), random.uniform(counter + 1));
-        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32 * 0.02
-    })
+    normal::normal(Random::new(seed, 7), shape).mapv(|v| v as f32 * 0.02)
 }
 
 fn mean_square(a: impl IntoIterator<Item = f64>) -> f64 {

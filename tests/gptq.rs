@@ -1,10 +1,13 @@
 //! GPTQ against a naive optimal-brain quantiser in float64.
 #![cfg(feature = "torch")]
 
+#[path = "common/normal.rs"]
+mod normal;
 #[path = "naive/obq.rs"]
 mod obq;
 
 use ndarray::{Array2, Axis};
+use normal::normal;
 use obq::Problem;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
@@ -16,16 +19,6 @@ use thimble::random::Random;
 use thimble::recipe::{ActOrder, GptqOptions};
 
 const DAMP: f64 = 0.01;
-
-/// Normal numbers (Box and Muller).
-fn normal(random: Random, shape: (usize, usize)) -> Array2<f64> {
-    let mut counter = 0;
-    Array2::from_shape_simple_fn(shape, || {
-        counter += 2;
-        let (u, v) = (1.0 - random.uniform(counter), random.uniform(counter + 1));
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    })
-}
 
 /// Activations with correlated columns of very different size, as real ones are.
 fn hessian(seed: u64, columns: usize) -> Array2<f64> {
@@ -244,7 +237,7 @@ fn dead_columns_cost_nothing() {
         assert!(solved.iter().all(|v| v.is_finite()));
         assert!(solved.column(17).iter().all(|&v| v == 0.0), "a dead column is set to zero");
         let error = relative_error(&tensor(&weight), &tensor(&solved.mapv(f64::from)), &tensor(&hessian));
-        let rounded = thimble::quant::grid::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme).dequantize();
+        let rounded = thimble::quant::rounding::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme).dequantize();
         let rtn = relative_error(&tensor(&weight), &tensor(&rounded.mapv(f64::from)), &tensor(&hessian));
         assert!(error < rtn, "{act_order:?}: {error} against {rtn} by rounding");
     }

@@ -1,6 +1,8 @@
 //! Int8 products of the device: a scale a token, and columns kept in 16 bits, against
 //! the equations of LLM.int8() in float64, on every instruction set there is.
 
+#[path = "common/normal.rs"]
+mod normal;
 #[path = "naive/vector_wise.rs"]
 mod vector_wise;
 
@@ -9,7 +11,7 @@ use ndarray::{Array2, Axis};
 use proptest::prelude::*;
 use std::sync::Arc;
 use thimble::kernels::{BLOCK, Int8Rows, Kernels, supported};
-use thimble::quant::grid::round_to_nearest;
+use thimble::quant::rounding::round_to_nearest;
 use thimble::quant::{Code, Columns, DataType, Layout, Outliers, PackedTensor, Permutation, QuantizedTensor, Scheme, Weight};
 use thimble::random::Random;
 use thimble::runtime::{Activations, product};
@@ -17,15 +19,9 @@ use thimble::runtime::{Activations, product};
 /// The paper's: a scale an output row.
 const VECTOR_WISE: Scheme = Scheme::integers(Code::Int8, 0, true);
 
-/// Normal numbers (Box and Muller).
+/// Normal numbers by a seed and a stream.
 fn normal(seed: u64, stream: u64, shape: (usize, usize)) -> Array2<f32> {
-    let random = Random::new(seed, stream);
-    let mut counter = 0;
-    Array2::from_shape_simple_fn(shape, || {
-        counter += 2;
-        let (u, v) = (1.0 - random.uniform(counter), random.uniform(counter + 1));
-        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-    })
+    normal::normal(Random::new(seed, stream), shape).mapv(|v| v as f32)
 }
 
 fn columns(places: &[usize]) -> Arc<Columns> {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thimble::checkpoint::{DenseTensor, FloatType};
 use thimble::model::{ModelSpec, ParameterKind};
-use thimble::quant::grid::round_to_nearest;
 use thimble::quant::native::{self, NativeFile, Notes};
+use thimble::quant::rounding::round_to_nearest;
 use thimble::quant::{Code, Columns, DataType, Layout, Outliers, PackedTensor, Permutation, Scheme, Weight, WeightStore};
 use thimble::runtime::{self, Activations, Decoder, KvCache, Step};
 

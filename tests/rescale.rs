@@ -9,6 +9,8 @@ mod awq;
 mod compress;
 #[path = "common/data.rs"]
 mod data;
+#[path = "common/normal.rs"]
+mod normal;
 
 use ndarray::{Array1, Array2, Axis};
 use std::collections::BTreeMap;
@@ -118,15 +120,9 @@ fn what_cannot_be_rescaled_is_reported() {
     assert!(layer("blocks.0.ffn.down").remarks.is_empty());
 }
 
-/// Normal numbers (Box and Muller).
+/// Normal numbers by a seed.
 fn normal(seed: u64, shape: (usize, usize)) -> Array2<f64> {
-    let random = Random::new(seed, 1);
-    let mut counter = 0;
-    Array2::from_shape_simple_fn(shape, || {
-        counter += 2;
-        let (u, v) = (1.0 - random.uniform(counter), random.uniform(counter + 1));
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    })
+    normal::normal(Random::new(seed, 1), shape)
 }
 
 /// Activations with some channels far larger than others.

@@ -11,7 +11,7 @@ use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
 use crate::model::{FedBy, InputGroup, ParameterKind, Part};
 use crate::progress::Progress;
-use crate::quant::grid::round_to_nearest;
+use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Assembled, Layout, PackedTensor, Weight, WeightStore};
 use crate::recipe::Quantize;
 use crate::report::{LayerReport, StageReport};

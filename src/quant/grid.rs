@@ -1,7 +1,5 @@
 //! The grid of a group: scale and zero point, how they are found, and codes on it.
 
-pub use super::rounding::{round_by, round_to_nearest, rounded};
-
 use super::{Book, Scheme};
 use half::f16;
 use serde::{Deserialize, Serialize};

@@ -186,7 +186,7 @@ pub(super) fn apply_group<const N: usize>(layers: [&LinearLayer; N], x: &[f32], 
 mod tests {
     use super::*;
     use crate::kernels;
-    use crate::quant::grid::round_to_nearest;
+    use crate::quant::rounding::round_to_nearest;
     use crate::quant::{Code, Outliers, Scheme};
     use ndarray::Array2;
 

@@ -18,7 +18,7 @@ use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
-use crate::quant::grid::round_to_nearest;
+use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Columns, Outliers};
 use crate::recipe::LlmInt8Options;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::round_by;
+use crate::quant::rounding::round_by;
 use crate::recipe::RtnOptions;
 use tch::Kind;
 

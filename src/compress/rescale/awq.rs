@@ -11,7 +11,7 @@ use super::{Channels, Reader, Rescaling};
 use crate::compress::tensors::{from_array, to_array};
 use crate::model::FedBy;
 use crate::quant::Scheme;
-use crate::quant::grid::rounded;
+use crate::quant::rounding::rounded;
 use crate::recipe::AwqScales;
 use tch::{Kind, Tensor};
 
