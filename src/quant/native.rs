@@ -23,16 +23,15 @@
 
 use super::formats::tiled::{Layout, PackedTensor, Tiling};
 use super::{Book, Columns, PackedOutliers, Permutation, Scheme, Weight, WeightStore};
-use crate::checkpoint::safetensors::read_header;
-use crate::checkpoint::{Bytes, DenseTensor, FloatType, write_atomically};
+use crate::checkpoint::safetensors::{Entry, read_header, write as write_tensors};
+use crate::checkpoint::{Bytes, DenseTensor, FloatType};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter};
 use half::f16;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,7 +44,6 @@ const VERSION_KEY: &str = "thimble.version";
 const SPEC_KEY: &str = "thimble.spec";
 const SCHEMES_KEY: &str = "thimble.schemes";
 const TOKENIZER: &str = "tokenizer";
-const DATA_ALIGNMENT: usize = 64;
 
 /// How one quantised weight is stored: an entry of `thimble.schemes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,14 +97,6 @@ pub fn write_model(path: &Path, store: &dyn WeightStore, tokenizer: Option<&[u8]
     let weight = |p: Parameter| Ok((p.name.clone(), store.weight(&p.name)?));
     let weights = store.spec().parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?;
     write(path, store.spec(), &weights, tokenizer, notes)
-}
-
-/// One tensor to be written.
-struct Entry<'a> {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: &'a [u8],
 }
 
 /// Writes a file. `weights` are parameters of `spec` by canonical name: all of
@@ -174,12 +164,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     for (key, value) in notes.fields().into_iter().filter(|(_, value)| !value.is_null()) {
         metadata.insert(key.into(), value.to_string().into());
     }
-    let header = header_bytes(&entries, metadata);
-    write_atomically(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        entries.iter().try_for_each(|e| out.write_all(e.bytes))
-    })
+    write_tensors(path, &entries, metadata)
 }
 
 /// Name of the book that is a weight's own.
@@ -196,20 +181,6 @@ fn order_of(entry: &Entry) -> u8 {
         (_, Dtype::F16 | Dtype::BF16) => 4,
         _ => 5,
     }
-}
-
-fn header_bytes(entries: &[Entry], metadata: Map<String, Value>) -> Vec<u8> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), Value::Object(metadata));
-    let mut offset = 0;
-    for e in entries {
-        let end = offset + e.bytes.len();
-        header.insert(e.name.clone(), json!({ "dtype": e.dtype.to_string(), "shape": e.shape, "data_offsets": [offset, end] }));
-        offset = end;
-    }
-    let mut bytes = Value::Object(header).to_string().into_bytes();
-    bytes.resize((bytes.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
-    bytes
 }
 
 /// An opened file; weights are views of its map.
