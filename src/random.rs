@@ -27,6 +27,15 @@ impl Random {
     pub fn below(&self, n: u64, counter: u64) -> u64 {
         self.bits(counter) % n
     }
+
+    /// Puts `first` items, drawn at random, in front, as far as there are so many
+    /// (Fisher and Yates); as many as there are make a permutation.
+    pub fn shuffle<T>(&self, items: &mut [T], first: usize) {
+        for i in 0..items.len().min(first) {
+            let j = i + self.below((items.len() - i) as u64, i as u64) as usize;
+            items.swap(i, j);
+        }
+    }
 }
 
 /// The output function of SplitMix64 (Steele, Lea and Flood 2014).

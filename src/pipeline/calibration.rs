@@ -44,12 +44,7 @@ pub fn sequences(
     if places.len() < recipe.sequences {
         tracing::warn!("the calibration text is enough for {} sequences of {}, not for {}", places.len(), recipe.length, recipe.sequences);
     }
-    // Fisher and Yates, as far as needed.
-    let random = Random::new(recipe.seed, PLACES);
-    for i in 0..places.len().min(recipe.sequences) {
-        let j = i + random.below((places.len() - i) as u64, i as u64) as usize;
-        places.swap(i, j);
-    }
+    Random::new(recipe.seed, PLACES).shuffle(&mut places, recipe.sequences);
     places.truncate(recipe.sequences);
     Ok(places.into_iter().map(|p| bos.into_iter().chain(ids[p * piece..(p + 1) * piece].iter().copied()).collect()).collect())
 }
