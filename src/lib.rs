@@ -15,7 +15,7 @@
 //! | [`kernels`] | arithmetic of the device, one file or folder an instruction set |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
 //! | [`model`] | what a model is, and the families that read checkpoints |
-//! | [`text`] | tokenizers |
+//! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
 //! | [`error`], [`progress`], [`random`], [`memory`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process |
 #![deny(missing_docs)]

@@ -1,8 +1,9 @@
-//! Text to token ids and back.
+//! Text to token ids and back, and the corpus that a model is trained on.
 
 mod added;
 mod byte_level;
 mod charsmap;
+pub mod corpus;
 mod cuts;
 mod fairseq;
 mod guard;
@@ -155,6 +156,11 @@ impl Tokenizer {
     /// What ends a text, where the file says so.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// Says what ends a text where the file does not: the model may.
+    pub fn default_eos(&mut self, eos: Option<u32>) {
+        self.eos = self.eos.or(eos);
     }
 
     /// The bytes of a file with all of it: a tokenizer.json, or a world vocabulary.
