@@ -1,6 +1,7 @@
 //! What a model is: [`spec`] as data, [`parameters`] by canonical name, and the
 //! [`families`] that read other people's checkpoints into both.
 
+mod axes;
 mod check;
 mod dense;
 mod describe;
@@ -11,6 +12,7 @@ pub mod parameters;
 mod source;
 pub mod spec;
 
+pub use axes::{Axis, Inner};
 pub use check::{MAX_BLOCKS, MAX_WIDTH};
 pub use dense::DenseModel;
 pub use describe::describe;

@@ -192,6 +192,19 @@ impl Block {
     /// Norms' weights and biases, and the vectors of mixers.
     fn vectors(&self, hidden_size: usize) -> Vec<Vector> {
         let mut all = Vec::new();
+        self.norms(hidden_size).into_iter().for_each(|(role, norm, shape)| add_norm(&mut all, role, norm, shape));
+        if let Mixer::Wkv(wkv) = &self.mixer {
+            all.extend([roles::WKV_DECAY, roles::WKV_FIRST].map(|role| (role.into(), vec![wkv.width])));
+            all.extend(roles::WKV_MIX.map(|(_, mix)| (mix.into(), vec![hidden_size])));
+        }
+        if self.ffn.gate == Gate::Receptance {
+            all.extend(roles::FFN_MIX.map(|(_, mix)| (mix.into(), vec![hidden_size])));
+        }
+        all
+    }
+
+    /// The norms there are, by role, with the shape of their weights.
+    fn norms(&self, hidden_size: usize) -> Vec<(&'static str, &Norm, Vec<usize>)> {
         let around = [
             (roles::MIXER_NORM, &self.mixer_norm),
             (roles::MIXER_OUTPUT_NORM, &self.mixer_output_norm),
@@ -200,40 +213,48 @@ impl Block {
             (roles::FFN_OUTPUT_NORM, &self.ffn_output_norm),
             (roles::FFN_SUM_NORM, &self.ffn_sum_norm),
         ];
-        around.into_iter().for_each(|(role, norm)| add_norm(&mut all, role, norm.as_ref(), vec![hidden_size]));
-        match &self.mixer {
-            Mixer::Attention(a) => a.add_vectors(&mut all),
-            Mixer::Wkv(wkv) => {
-                all.extend([roles::WKV_DECAY, roles::WKV_FIRST].map(|role| (role.into(), vec![wkv.width])));
-                all.extend(roles::WKV_MIX.map(|(_, mix)| (mix.into(), vec![hidden_size])));
-            }
-        }
-        add_norm(&mut all, roles::HIDDEN_NORM, self.ffn.hidden_norm.as_ref(), vec![self.ffn.width]);
-        if self.ffn.gate == Gate::Receptance {
-            all.extend(roles::FFN_MIX.map(|(_, mix)| (mix.into(), vec![hidden_size])));
-        }
-        all
+        let around = around.into_iter().filter_map(|(role, norm)| Some((role, norm.as_ref()?, vec![hidden_size])));
+        let inside = match &self.mixer {
+            Mixer::Attention(attention) => attention.norms(),
+            Mixer::Wkv(_) => Vec::new(),
+        };
+        let hidden = self.ffn.hidden_norm.as_ref().map(|norm| (roles::HIDDEN_NORM, norm, vec![self.ffn.width]));
+        around.chain(inside).chain(hidden).collect()
     }
 }
 
 impl Attention {
-    fn add_vectors(&self, all: &mut Vec<Vector>) {
-        if let Some(QkNorm { norm, span }) = &self.qk_norm {
-            for (role, heads) in [(roles::Q_NORM, self.n_heads), (roles::K_NORM, self.n_kv_heads)] {
-                add_norm(all, role, Some(norm), span.shape(heads, self.head_dim));
-            }
-        }
-        add_norm(all, roles::CONTEXT_NORM, self.context_norm.as_ref(), vec![self.q_width()]);
+    fn norms(&self) -> Vec<(&'static str, &Norm, Vec<usize>)> {
+        let of_heads = self.qk_norm.as_ref().map(|QkNorm { norm, span }| {
+            [(roles::Q_NORM, self.n_heads), (roles::K_NORM, self.n_kv_heads)]
+                .map(|(role, heads)| (role, norm, span.shape(heads, self.head_dim)))
+        });
+        let of_contexts = self.context_norm.as_ref().map(|norm| (roles::CONTEXT_NORM, norm, vec![self.q_width()]));
+        of_heads.into_iter().flatten().chain(of_contexts).collect()
     }
 }
 
-fn add_norm(all: &mut Vec<Vector>, role: &str, norm: Option<&Norm>, shape: Vec<usize>) {
-    let Some(norm) = norm else { return };
+fn add_norm(all: &mut Vec<Vector>, role: &str, norm: &Norm, shape: Vec<usize>) {
     if norm.weight != NormWeight::None {
         all.push((role.to_owned(), shape.clone()));
     }
     if norm.bias {
         all.push((format!("{role}.bias"), shape));
+    }
+}
+
+impl Parameter {
+    /// Name inside its part: behind `blocks.3.`, or the whole of it.
+    pub fn role(&self) -> &str {
+        match self.part {
+            Part::Block(_) => self.name.splitn(3, '.').nth(2).expect("a name in a block"),
+            Part::Start | Part::End => &self.name,
+        }
+    }
+
+    /// The role of the layer or norm that it belongs to: its own, without the end of a bias.
+    pub fn layer(&self) -> &str {
+        self.role().strip_suffix(".bias").unwrap_or(self.role())
     }
 }
 
@@ -291,7 +312,9 @@ impl ModelSpec {
             matrices.push((POSITIONS, vec![self.context, self.hidden_size], ParameterKind::Kept));
         }
         let mut vectors = Vec::new();
-        add_norm(&mut vectors, EMBEDDING_NORM, self.embedding.norm.as_ref(), vec![self.hidden_size]);
+        if let Some(norm) = &self.embedding.norm {
+            add_norm(&mut vectors, EMBEDDING_NORM, norm, vec![self.hidden_size]);
+        }
         outside(Part::Start, matrices, vectors)
     }
 
@@ -305,7 +328,9 @@ impl ModelSpec {
             matrices.push((HEAD, vec![self.vocab_size, width], ParameterKind::Head));
         }
         let mut vectors = Vec::new();
-        add_norm(&mut vectors, FINAL_NORM, self.final_norm.as_ref(), vec![self.hidden_size]);
+        if let Some(norm) = &self.final_norm {
+            add_norm(&mut vectors, FINAL_NORM, norm, vec![self.hidden_size]);
+        }
         if self.head.bias {
             vectors.push((HEAD_BIAS.into(), vec![self.vocab_size]));
         }
@@ -324,6 +349,16 @@ impl ModelSpec {
             all.push((linear.role.to_owned(), vec![linear.outputs, linear.inputs], ParameterKind::Linear));
         }
         all
+    }
+
+    /// The norm that a parameter is the weight or the bias of.
+    pub fn norm_of(&self, parameter: &Parameter) -> Option<&Norm> {
+        let role = parameter.layer();
+        match parameter.part {
+            Part::Start => self.embedding.norm.as_ref().filter(|_| role == EMBEDDING_NORM),
+            Part::End => self.final_norm.as_ref().filter(|_| role == FINAL_NORM),
+            Part::Block(i) => self.blocks[i].norms(self.hidden_size).into_iter().find(|(of, ..)| *of == role).map(|(_, norm, _)| norm),
+        }
     }
 
     /// The parts in order.

@@ -43,7 +43,7 @@ impl Names {
     pub fn sources(&self, spec: &ModelSpec, parameter: &Parameter) -> Vec<Source> {
         let (name, shape) = (&parameter.name, &parameter.shape);
         match parameter.part {
-            Part::Block(block) => self.in_block(spec, block, &name[format!("blocks.{block}.").len()..], shape, parameter.kind),
+            Part::Block(block) => self.in_block(spec, block, parameter.role(), shape, parameter.kind),
             Part::Start | Part::End => {
                 let (name, end) = split(name);
                 let fused = |_: &[&str]| unreachable!("nothing outside the blocks is fused");
