@@ -13,6 +13,12 @@ impl Random {
         Self { key: mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))) }
     }
 
+    /// A stream by name: each letter names one of those of the one before.
+    pub fn named(seed: u64, name: &str) -> Self {
+        let last = name.bytes().fold(seed, |seed, letter| Self::new(seed, letter.into()).bits(0));
+        Self::new(last, 0)
+    }
+
     /// 64 random bits.
     pub fn bits(&self, counter: u64) -> u64 {
         mix(self.key ^ mix(counter))
@@ -21,6 +27,12 @@ impl Random {
     /// Uniform in [0, 1).
     pub fn uniform(&self, counter: u64) -> f64 {
         (self.bits(counter) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Normal with mean 0 and deviation 1, by Box and Muller (1958) from two uniform numbers.
+    pub fn normal(&self, counter: u64) -> f64 {
+        let (u, v) = (1.0 - self.uniform(2 * counter), self.uniform(2 * counter + 1));
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
     /// Uniform below `n` (which must not be 0); the bias of the modulus is under n / 2^64.

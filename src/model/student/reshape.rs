@@ -1,0 +1,149 @@
+//! The spec of a student, made from its teacher's.
+
+use super::select::{Heads, query_heads};
+use super::{Initialise, StudentShape};
+use crate::model::spec::{Attention, Block, FeedForward, Mixer, alibi_slopes};
+use crate::model::{MAX_BLOCKS, MAX_WIDTH, ModelSpec};
+use std::iter;
+
+type Checked<T> = Result<T, String>;
+
+/// What else can be done where a teacher has too little to select from.
+const OR_DRAWN: &str = "or set initialise = \"random\"";
+
+impl StudentShape {
+    /// The student of a teacher; fails with the reason where there cannot be one.
+    pub fn apply(&self, teacher: &ModelSpec) -> Checked<ModelSpec> {
+        self.check(teacher)?;
+        let block =
+            |&layer: &usize| self.block(&teacher.blocks[layer]).map_err(|reason| format!("from the teacher's layer {layer}: {reason}"));
+        let mut own = self.layers.iter().map(block).collect::<Checked<Vec<_>>>()?;
+        if self.shared_ffn {
+            let first = FeedForward { weights_of: Some(0), ..own[0].ffn.clone() };
+            own.iter_mut().skip(1).for_each(|block| block.ffn = first.clone());
+        }
+        let repeated = |(i, block): (usize, Block)| {
+            let again = Block { weights_of: Some(i * self.repeat), ..block.clone() };
+            iter::once(block).chain(iter::repeat_n(again, self.repeat - 1))
+        };
+        let student = ModelSpec {
+            hidden_size: self.width("hidden_size", self.hidden_size, teacher.hidden_size)?,
+            blocks: own.into_iter().enumerate().flat_map(repeated).collect(),
+            ..teacher.clone()
+        };
+        student.check()?;
+        Ok(student)
+    }
+
+    /// What can be told before any block is made.
+    fn check(&self, teacher: &ModelSpec) -> Checked<()> {
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Self { layers, hidden_size, intermediate_size, n_heads, n_kv_heads, repeat, shared_ffn, initialise: _, seed: _ } = self;
+        let of = teacher.blocks.len();
+        if layers.is_empty() {
+            return Err("it has no layers: name one of the teacher's at least".into());
+        }
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= of) {
+            return Err(format!("there is no layer {layer}: the teacher's {of} are counted from 0 to {}", of - 1));
+        }
+        if *repeat == 0 {
+            return Err("repeat = 0 runs no layer; 1 runs each once".into());
+        }
+        if layers.len().checked_mul(*repeat).is_none_or(|blocks| blocks > MAX_BLOCKS) {
+            return Err(format!("{} layers run {repeat} times each are more than {MAX_BLOCKS} blocks; lower repeat", layers.len()));
+        }
+        if *repeat > 1 && *shared_ffn {
+            return Err(format!("repeat = {repeat} shares all of a layer and shared_ffn a part of it: leave one of them out"));
+        }
+        let widths =
+            [("hidden_size", hidden_size), ("intermediate_size", intermediate_size), ("n_heads", n_heads), ("n_kv_heads", n_kv_heads)];
+        for (what, width) in widths {
+            if let Some(width) = width.filter(|width| !(1..=MAX_WIDTH).contains(width)) {
+                return Err(format!("{what} = {width} must be from 1 to {MAX_WIDTH}"));
+            }
+        }
+        layers.iter().try_for_each(|&layer| self.check_sharing(layer, &teacher.blocks[layer]))
+    }
+
+    /// A student shares what it is told to, and not by the way what its teacher does.
+    fn check_sharing(&self, layer: usize, teacher: &Block) -> Checked<()> {
+        match (teacher.weights_of, teacher.ffn.weights_of) {
+            (Some(owner), _) => Err(format!(
+                "the teacher's layer {layer} has the weights of its layer {owner}: name that one, and set repeat to run each more than once"
+            )),
+            (None, Some(owner)) if !self.shared_ffn => Err(format!(
+                "the teacher's layer {layer} has the feed-forward of its layer {owner}: set shared_ffn = true, and the student's share theirs too"
+            )),
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn block(&self, teacher: &Block) -> Checked<Block> {
+        let mixer = match &teacher.mixer {
+            Mixer::Attention(attention) => Mixer::Attention(self.attention(attention)?),
+            Mixer::Wkv(_) if self.n_heads.or(self.n_kv_heads).is_some() => {
+                return Err("its mixer has no heads: leave n_heads and n_kv_heads out".into());
+            }
+            Mixer::Wkv(wkv) => Mixer::Wkv(wkv.clone()),
+        };
+        let width = self.width("intermediate_size", self.intermediate_size, teacher.ffn.width)?;
+        Ok(Block { mixer, ffn: FeedForward { width, weights_of: None, ..teacher.ffn.clone() }, ..teacher.clone() })
+    }
+
+    fn attention(&self, teacher: &Attention) -> Checked<Attention> {
+        // All of them are named, so that a number a head that is added cannot be forgotten here.
+        let Attention {
+            n_heads,
+            n_kv_heads,
+            head_dim: _,
+            scale: _,
+            rotary: _,
+            alibi,
+            window: _,
+            qkv_bias: _,
+            output_bias: _,
+            qkv_clip: _,
+            qk_norm: _,
+            query_growth: _,
+            softcap: _,
+            context_norm: _,
+        } = teacher;
+        let (heads, of) = (self.heads(teacher)?, (*n_heads, *n_kv_heads));
+        // A slope belongs to its head.
+        let alibi = match self.initialise {
+            _ if alibi.is_empty() || heads == of => alibi.clone(),
+            Initialise::Teacher => query_heads(heads, of).into_iter().map(|head| alibi[head]).collect(),
+            Initialise::Random => alibi_slopes(heads.0),
+        };
+        let (n_heads, n_kv_heads) = heads;
+        Ok(Attention { n_heads, n_kv_heads, alibi, ..teacher.clone() })
+    }
+
+    fn heads(&self, teacher: &Attention) -> Checked<Heads> {
+        let on_each = teacher.n_heads / teacher.n_kv_heads;
+        let n_heads = self.width("n_heads", self.n_heads, teacher.n_heads)?;
+        let fewest = || (n_heads.div_ceil(on_each)..n_heads).find(|kv_heads| n_heads.is_multiple_of(*kv_heads)).unwrap_or(n_heads);
+        let n_kv_heads = self.n_kv_heads.unwrap_or_else(fewest);
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            return Err(format!("n_heads = {n_heads} must be a multiple of n_kv_heads = {n_kv_heads}, which serve as many each"));
+        }
+        if self.initialise == Initialise::Teacher && (n_kv_heads > teacher.n_kv_heads || n_heads / n_kv_heads > on_each) {
+            return Err(format!(
+                "n_heads = {n_heads} on n_kv_heads = {n_kv_heads} cannot be selected from {} on {}: ask for at most {} \
+                 key-value heads with at most {on_each} query heads each, {OR_DRAWN}",
+                teacher.n_heads, teacher.n_kv_heads, teacher.n_kv_heads
+            ));
+        }
+        Ok((n_heads, n_kv_heads))
+    }
+
+    /// A width as it is asked for, or else the teacher's.
+    fn width(&self, what: &str, asked: Option<usize>, teacher: usize) -> Checked<usize> {
+        match asked {
+            Some(width) if width > teacher && self.initialise == Initialise::Teacher => {
+                Err(format!("{what} = {width} cannot be selected from the teacher's {teacher}: ask for {teacher} at most, {OR_DRAWN}"))
+            }
+            _ => Ok(asked.unwrap_or(teacher)),
+        }
+    }
+}
