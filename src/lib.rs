@@ -7,8 +7,8 @@
 //! |---|---|
 //! | [`cli`] | the commands |
 //! | `pipeline` | runs a recipe; journal and resume (feature `torch`) |
-//! | `report` | JSON, page, model card (feature `torch`) |
 //! | `compress` | everything on libtorch (feature `torch`) |
+//! | `report` | JSON, page, model card (feature `torch`) |
 //! | [`recipe`] | what to do, in TOML |
 //! | [`eval`] | perplexity, divergence, accuracy, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |

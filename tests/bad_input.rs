@@ -921,7 +921,7 @@ fn recipes_that_make_no_sense_are_refused() {
         ("[[stage]]\n[stage.gptq]\nskip = [\"blocks.7.*\"]\n", &[], &["blocks.7.*", "names no matrix"]),
         ("[[stage]]\n[stage.gptq]\ndamp_percent = 0\n", &[], &["damp_percent 0", "above 0"]),
         ("[[stage]]\n[stage.gptq]\ndamp_percent = nan\n", &[], &["damp_percent NaN"]),
-        ("[[stage]]\n[stage.rtn]\n[[stage]]\n[stage.gptq]\n", &[], &["more than one stage quantises"]),
+        ("[[stage]]\n[stage.rtn]\n[[stage]]\n[stage.gptq]\n", &[], &["gptq comes behind a stage that quantises"]),
         ("[[stage]]\n[stage.rtn]\n[output]\nformat = \"scroll\"\n", &[], &["\"scroll\"", "native"]),
         ("[[stage]]\n[stage.rtn]\n[evaluate]\nwindow = 500\n", &[], &["window 500", "context of 128"]),
         ("[[stage]]\n[stage.rtn]\n[evaluate]\nwindow = 3\n", &[], &["window of 3", "4 at least"]),

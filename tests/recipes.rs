@@ -162,7 +162,7 @@ fn data_types_have_names() {
     let stored = |keys: &str| {
         let text = format!("[[stage]]\n[stage.rtn]\n{keys}\n");
         let recipe = thimble::recipe::RawRecipe::parse(&text, Path::new("r.toml"), &[]).unwrap().resolve(spec.spec()).unwrap();
-        let thimble::recipe::Stage::Quantize(plan) = &recipe.stages[0];
+        let thimble::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { panic!("it quantises") };
         let schemes = &plan.schemes;
         [&schemes["blocks.0.attn.q"], &schemes["embeddings"]].map(ToString::to_string)
     };

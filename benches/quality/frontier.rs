@@ -21,14 +21,14 @@ struct Series {
     bits: &'static [usize],
 }
 
-const ALL_BITS: &[usize] = &[2, 3, 4, 5, 6, 8];
+const ALL_BITS: &[usize] = &[2, 3, 4, 6, 8];
 
 /// A new method = one row.
 const SERIES: [Series; 8] = [
     Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS },
     Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS },
     Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS },
-    Series { name: "GPTQ, normal quantiles", side: Side::Ours("gptq true_sequential=true data_type='normal'"), bits: &[3, 4, 5, 6, 8] },
+    Series { name: "GPTQ, normal quantiles", side: Side::Ours("gptq true_sequential=true data_type='normal'"), bits: &[3, 4, 6, 8] },
     Series { name: "AWQ", side: Side::Ours("awq"), bits: ALL_BITS },
     Series { name: "LLM.int8(), in groups", side: Side::Ours("llm_int8"), bits: &[8] },
     Series {

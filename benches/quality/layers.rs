@@ -11,6 +11,7 @@ use thimble::compress::{Compute, Parameters};
 use thimble::model::{inputs, roles};
 use thimble::progress::Silent;
 use thimble::quant::WeightStore;
+use thimble::recipe::TokenImportance;
 
 /// Second moments of what flows into the original's layers, by block and input.
 pub struct Inputs(Vec<BTreeMap<&'static str, Tensor>>);
@@ -23,7 +24,7 @@ impl Inputs {
         let store = &*subject.original.store;
         let spec = store.spec();
         let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-        let mut stream = Stream::start(ids, &entrance);
+        let mut stream = Stream::start(ids, &entrance, TokenImportance::Equal);
         let of_block = |(i, block): (usize, &thimble::model::spec::Block)| {
             let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
             let mut statistics = stream.advance_observed(block, &parameters, &Silent);

@@ -8,7 +8,7 @@ use thimble::eval::{Evaluation, Protocol, evaluate, windows};
 use thimble::model::Window;
 use thimble::pipeline::calibration_sequences;
 use thimble::progress::Silent;
-use thimble::recipe::{Calibration, TextSource};
+use thimble::recipe::{Calibration, TextSource, TokenImportance};
 use thimble::runtime::{self, Model};
 
 /// Tokens of a window, and of a calibration sequence; less where the context is.
@@ -69,7 +69,7 @@ impl Subject {
     /// What our pipeline calibrates on with this seed.
     pub fn calibration(&self, sequences: usize, seed: u64) -> Vec<Vec<u32>> {
         let text = std::fs::read_to_string(self.calibration_text()).unwrap();
-        let drawn = Calibration { text: TextSource::Model, sequences, length: self.window(), seed };
+        let drawn = Calibration { text: TextSource::Model, sequences, length: self.window(), seed, token_importance: TokenImportance::Equal };
         calibration_sequences(&self.original, Some(&text), &drawn, 0, &Silent).unwrap()
     }
 

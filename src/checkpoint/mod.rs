@@ -11,11 +11,13 @@ pub mod pytorch;
 pub mod safetensors;
 mod storage;
 mod tensor;
+mod write;
 
 pub use atomic::write_atomically;
 pub use directory::open_directory;
 pub use storage::Bytes;
 pub use tensor::{DenseTensor, FloatType};
+pub use write::{Entry, header_bytes, write_tensors};
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;

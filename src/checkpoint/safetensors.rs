@@ -5,13 +5,10 @@
 //! header, data). Overlapping, truncated and gapped entries are refused here, as
 //! the crate does, so that the message names the tensor and the numbers.
 
-use super::{Bytes, Checkpoint, DenseTensor, FloatType, write_atomically};
+use super::{Bytes, Checkpoint, DenseTensor, FloatType};
 use crate::error::{Error, Result};
-use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -103,43 +100,4 @@ fn check_entries(tensors: &[(String, TensorInfo)]) -> std::result::Result<usize,
         end = to;
     }
     Ok(end)
-}
-
-/// What the data of a file that is written here begins at a multiple of.
-const DATA_ALIGNMENT: usize = 64;
-
-/// One tensor to be written.
-pub struct Entry<'a> {
-    /// Its name.
-    pub name: String,
-    /// Its number format.
-    pub dtype: Dtype,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Its numbers, little-endian.
-    pub bytes: &'a [u8],
-}
-
-/// Writes a file of tensors in this order, atomically.
-pub fn write(path: &Path, entries: &[Entry], metadata: Map<String, Value>) -> Result<()> {
-    let header = header_bytes(entries, metadata);
-    write_atomically(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        entries.iter().try_for_each(|e| out.write_all(e.bytes))
-    })
-}
-
-fn header_bytes(entries: &[Entry], metadata: Map<String, Value>) -> Vec<u8> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), Value::Object(metadata));
-    let mut offset = 0;
-    for e in entries {
-        let end = offset + e.bytes.len();
-        header.insert(e.name.clone(), json!({ "dtype": e.dtype.to_string(), "shape": e.shape, "data_offsets": [offset, end] }));
-        offset = end;
-    }
-    let mut bytes = Value::Object(header).to_string().into_bytes();
-    bytes.resize((bytes.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
-    bytes
 }

@@ -2,11 +2,14 @@
 //! calibration sequences are kept, weights of one block at a time.
 
 use super::decoder::{Entrance, block_forward, block_until};
+use super::importance::Importance;
 use super::tensors::Parameters;
 use crate::model::spec::Block;
 use crate::progress::Progress;
+use crate::recipe::TokenImportance;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// Sequences that go through a block together. On a CPU a few keep its cores busy, and
@@ -22,6 +25,7 @@ fn batch(device: Device) -> usize {
 pub struct Stream {
     /// `[batch, tokens, hidden]` each.
     batches: Vec<Tensor>,
+    importance: Rc<Importance>,
 }
 
 /// What is gathered of the input of each group of linear layers.
@@ -30,9 +34,9 @@ pub struct Statistics {
     sums: BTreeMap<&'static str, Sums>,
 }
 
-/// Over the tokens so far.
+/// Over the tokens so far, each as often as it counts.
 struct Sums {
-    tokens: i64,
+    tokens: f64,
     /// Σ x xᵀ `[in, in]`; below the diagonal of panels nothing counts (see [`mirror`]).
     products: Tensor,
     /// Σ |x| `[in]`
@@ -43,7 +47,7 @@ struct Sums {
 
 /// What methods know of an input.
 pub struct InputStatistics {
-    /// 2/n · Σ x xᵀ `[in, in]`, the Hessian of the layer's squared error (GPTQ, section
+    /// 2/n · Σ x xᵀ `[in, in]`, tokens weighed, the Hessian of the layer's squared error (GPTQ, section
     /// 3.1).
     pub hessian: Tensor,
     /// Mean |x| `[in]`.
@@ -53,14 +57,16 @@ pub struct InputStatistics {
 }
 
 impl Stream {
-    /// The embedded sequences, all of one length.
-    pub fn start(sequences: &[Vec<u32>], entrance: &Entrance) -> Self {
+    /// The embedded sequences, all of one length, and how much their tokens count.
+    pub fn start(sequences: &[Vec<u32>], entrance: &Entrance, importance: TokenImportance) -> Self {
         let _no_grad = tch::no_grad_guard();
         let read = |some: &[Vec<u32>]| {
             let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
             entrance.forward(&sequences)
         };
-        Self { batches: sequences.chunks(batch(entrance.device())).map(read).collect() }
+        let batch = batch(entrance.device());
+        let importance = Rc::new(Importance::new(importance, sequences, batch, entrance.device()));
+        Self { batches: sequences.chunks(batch).map(read).collect(), importance }
     }
 
     /// Steps of one pass, for progress.
@@ -75,7 +81,7 @@ impl Stream {
 
     /// The same place once more.
     pub fn again(&self) -> Self {
-        Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect() }
+        Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone() }
     }
 
     /// Runs a block and gathers statistics of some of its inputs; the stream stays
@@ -83,12 +89,13 @@ impl Stream {
     pub fn observe(&self, spec: &Block, weights: &Parameters, inputs: &[&str], progress: &dyn Progress) -> Statistics {
         let _no_grad = tch::no_grad_guard();
         let mut statistics = Statistics::default();
-        for x in &self.batches {
+        for (i, x) in self.batches.iter().enumerate() {
+            let weights_of_tokens = self.importance.of(i, x);
             let mut left = inputs.len();
             // What comes behind the last of them need not be computed.
             let _ = block_until(spec, weights, x, &mut |input, x| {
                 if inputs.contains(&input) {
-                    statistics.add(input, x);
+                    statistics.add(input, x, weights_of_tokens.as_ref());
                     left -= 1;
                 }
                 if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -100,46 +107,61 @@ impl Stream {
 
     /// Moves past a block.
     pub fn advance(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) {
-        self.pass(spec, weights, progress, &mut |_, _| ());
+        self.pass(spec, weights, progress, &mut |_, _, _| ());
     }
 
     /// The same, gathering statistics.
     pub fn advance_observed(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
         let mut statistics = Statistics::default();
-        self.pass(spec, weights, progress, &mut |input, x| statistics.add(input, x));
+        let hidden = self.batches.first().map_or(0, |x| x.size()[2] as usize);
+        let inputs: Vec<&str> = spec.input_groups(hidden).iter().map(|group| group.input).collect();
+        self.pass(spec, weights, progress, &mut |input, x, weights| {
+            if inputs.contains(&input) {
+                statistics.add(input, x, weights);
+            }
+        });
         statistics
     }
 
-    fn pass(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress, hear: &mut dyn FnMut(&'static str, &Tensor)) {
+    /// `hear` is told of inputs, and of how much their tokens count.
+    fn pass(
+        &mut self,
+        spec: &Block,
+        weights: &Parameters,
+        progress: &dyn Progress,
+        hear: &mut dyn FnMut(&'static str, &Tensor, Option<&Tensor>),
+    ) {
         let _no_grad = tch::no_grad_guard();
-        for x in &mut self.batches {
-            *x = block_forward(spec, weights, x, hear);
+        for (i, x) in self.batches.iter_mut().enumerate() {
+            let weights_of_tokens = self.importance.of(i, x);
+            *x = block_forward(spec, weights, x, &mut |input, x| hear(input, x, weights_of_tokens.as_ref()));
             progress.advance(1);
         }
-    }
-
-    /// Hidden states of the first sequence, `[1, tokens, hidden]`.
-    pub fn first(&self) -> Tensor {
-        self.batches[0].narrow(0, 0, 1)
     }
 }
 
 impl Statistics {
-    fn add(&mut self, input: &'static str, x: &Tensor) {
+    /// Adds inputs `[…, in]`, whose tokens count as much as `weights` `[tokens]` say, or 1.
+    fn add(&mut self, input: &'static str, x: &Tensor, weights: Option<&Tensor>) {
         let x = x.reshape([-1, *x.size().last().expect("not a scalar")]).to_kind(Kind::Float);
         let (tokens, width) = x.size2().expect("[tokens, in]");
+        let magnitudes = x.abs();
+        let greatest = magnitudes.amax(0, false);
+        let (x, magnitudes, tokens) = match weights.map(|weights| weights.unsqueeze(1)) {
+            None => (x, magnitudes, tokens as f64),
+            Some(weights) => (x * weights.sqrt(), magnitudes * &weights, weights.sum(Kind::Double).double_value(&[])),
+        };
         let sums = self.sums.entry(input).or_insert_with(|| {
             let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, x.device()));
-            Sums { tokens: 0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
+            Sums { tokens: 0.0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
         });
         for (start, count) in panels(width) {
             let rest = width - start;
             let mut products = sums.products.narrow(0, start, count).narrow(1, start, rest);
             let _ = products.addmm_(&x.narrow(1, start, count).tr(), &x.narrow(1, start, rest));
         }
-        let magnitudes = x.abs();
         let _ = sums.magnitudes.g_add_(&magnitudes.sum_dim_intlist(0, false, Kind::Float));
-        sums.greatest = sums.greatest.maximum(&magnitudes.amax(0, false));
+        sums.greatest = sums.greatest.maximum(&greatest);
         sums.tokens += tokens;
     }
 
@@ -193,8 +215,8 @@ impl Sums {
     fn known(mut self) -> InputStatistics {
         mirror(&self.products);
         InputStatistics {
-            hessian: self.products.g_mul_scalar_(2.0 / self.tokens as f64),
-            mean_magnitude: self.magnitudes / self.tokens as f64,
+            hessian: self.products.g_mul_scalar_(2.0 / self.tokens),
+            mean_magnitude: self.magnitudes / self.tokens,
             greatest_magnitude: self.greatest,
         }
     }
@@ -231,19 +253,22 @@ mod tests {
             let x = Tensor::randn([2, 40, width], (Float, Device::Cpu));
             let scales = Tensor::rand([width], (Float, Device::Cpu)) + 0.5;
             let (mut statistics, mut others) = (Statistics::default(), Statistics::default());
-            statistics.add("x", &x.narrow(0, 0, 1));
-            others.add("x", &x.narrow(0, 1, 1));
+            let weights = Tensor::rand([80], (Float, Device::Cpu));
+            statistics.add("x", &x.narrow(0, 0, 1), Some(&weights.narrow(0, 0, 40)));
+            others.add("x", &x.narrow(0, 1, 1), Some(&weights.narrow(0, 40, 40)));
             statistics.take_over(&mut others.copy(), "x");
             statistics.divide("x", &scales);
 
             let flat = x.view([80, width]).to_kind(Double) / scales.to_kind(Double);
-            let expected = flat.tr().matmul(&flat) * (2.0 / 80.0);
+            let weights = weights.to_kind(Double).unsqueeze(1);
+            let tokens = weights.sum(Double);
+            let expected = flat.tr().matmul(&(&flat * &weights)) * 2.0 / &tokens;
             let looked = statistics.of("x");
             let taken = statistics.take("x");
             let apart = |a: &Tensor, b: &Tensor| (a.to_kind(Double) - b.to_kind(Double)).abs().max().double_value(&[]);
             assert!(apart(&taken.hessian, &expected) < 1e-4, "width {width}");
             assert!(apart(&taken.hessian, &taken.hessian.tr()) < 1e-5 && apart(&looked.hessian, &taken.hessian) == 0.0, "width {width}");
-            assert!(apart(&taken.mean_magnitude, &flat.abs().mean_dim(0, false, Double)) < 1e-5);
+            assert!(apart(&taken.mean_magnitude, &((flat.abs() * &weights).sum_dim_intlist(0, false, Double) / &tokens)) < 1e-5);
             assert!(apart(&taken.greatest_magnitude, &flat.abs().amax(0, false)) < 1e-5);
         }
     }

@@ -3,11 +3,14 @@
 
 pub mod calibrate;
 pub mod decoder;
+pub mod distil;
+mod importance;
 mod logits;
 pub mod quantize;
 pub mod rescale;
 pub mod solve;
 mod tensors;
+pub mod train;
 
 pub use logits::TorchLogits;
 pub use tensors::{Compute, Parameter, Parameters, dense, to_vec};

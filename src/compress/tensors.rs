@@ -27,7 +27,7 @@ impl Compute {
 pub struct Parameter {
     tensor: Tensor,
     /// Keeps the map alive for as long as the tensor may point into it.
-    weight: Weight,
+    weight: Option<Weight>,
 }
 
 impl Parameter {
@@ -38,7 +38,7 @@ impl Parameter {
             Weight::Dense(dense) => view(dense, &shape).to_kind(compute.kind).to_device(compute.device),
             Weight::Packed(_) => Tensor::from_slice(&weight.to_f32()).view(&shape[..]).to_kind(compute.kind).to_device(compute.device),
         };
-        Self { tensor, weight }
+        Self { tensor, weight: Some(weight) }
     }
 
     /// The numbers. Not to be cloned beyond the life of `self`, whence private to
@@ -93,9 +93,14 @@ impl Parameters {
         Self(weights.into_iter().map(|(role, weight)| (role, Parameter::load(weight, compute))).collect())
     }
 
+    /// From tensors in memory, which may be differentiated.
+    pub fn of_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Self(tensors.into_iter().map(|(role, tensor)| (role, Parameter { tensor, weight: None })).collect())
+    }
+
     /// Whether a weight had to be decoded, which is worth doing once.
     pub fn any_packed(&self) -> bool {
-        self.0.values().any(|p| matches!(p.weight, Weight::Packed(_)))
+        self.0.values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
     }
 
     /// A parameter that must be there.
@@ -125,6 +130,14 @@ pub fn from_array(matrix: &Array2<f32>) -> Tensor {
 pub fn dense(name: &str, tensor: &Tensor) -> Weight {
     let shape = tensor.size().iter().map(|&n| n as usize).collect();
     Weight::Dense(DenseTensor::from_f32(name, std::path::Path::new(""), shape, &to_vec(tensor)))
+}
+
+/// In single precision where it is in less.
+pub fn wide(tensor: &Tensor) -> Tensor {
+    match tensor.kind() {
+        Kind::Half | Kind::BFloat16 => tensor.to_kind(Kind::Float),
+        _ => tensor.shallow_clone(),
+    }
 }
 
 /// All numbers, in f32 on the CPU.

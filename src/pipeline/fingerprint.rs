@@ -4,13 +4,12 @@
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Training};
 use crate::runtime::Model;
+use std::path::Path;
 
 /// The key of a run's state, in hexadecimal.
 pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, progress: &dyn Progress) -> Result<String> {
-    let files = model.store.files();
-    progress.begin("fingerprinting the model", files.len() as u64);
     let mut hasher = blake3::Hasher::new();
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(format!("{compute:?}").as_bytes());
@@ -20,6 +19,25 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
     for text in texts {
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
     }
+    add_weights(&mut hasher, model, progress)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// What a teacher says depends on: its weights, and the tokens it is asked about, and how
+/// they are cut.
+pub fn teacher(model: &Model, tokens: &Path, training: &Training, progress: &dyn Progress) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(tokens).map_err(Error::io("read", tokens))?;
+    let Training { length, held_out, seed, .. } = training;
+    hasher.update(format!("{length} {held_out} {seed}").as_bytes());
+    hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
+    add_weights(&mut hasher, model, progress)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn add_weights(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress) -> Result<()> {
+    let files = model.store.files();
+    progress.begin("fingerprinting the model", files.len() as u64);
     for file in files {
         let mut content = blake3::Hasher::new();
         content.update_mmap_rayon(file.as_path()).map_err(Error::io("read", &file))?;
@@ -27,5 +45,5 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
         progress.advance(1);
     }
     progress.end();
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(())
 }

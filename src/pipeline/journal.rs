@@ -101,8 +101,13 @@ pub struct StageJournal {
 }
 
 impl StageJournal {
+    /// A file of the stage's own.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     fn path(&self, part: Part) -> PathBuf {
-        self.dir.join(format!("{part}.part.thimble"))
+        self.file(&format!("{part}.part.thimble"))
     }
 
     /// A part of the model: from the folder where it is finished, otherwise made and

@@ -3,9 +3,12 @@
 //! that was killed goes on where it stopped.
 
 mod calibration;
+mod distil;
 mod fingerprint;
 mod journal;
+mod narrow;
 mod quantize;
+mod student;
 mod verify;
 
 use crate::compress::{Compute, TorchLogits};
@@ -15,17 +18,17 @@ use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
 use crate::progress::Progress;
-use crate::quant::WeightStore;
+use crate::quant::{Assembled, WeightStore};
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
+use quantize::Sample;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tch::Tensor;
 
 /// What a run is asked for besides its recipe.
 pub struct Options<'a> {
@@ -43,7 +46,7 @@ pub use calibration::sequences as calibration_sequences;
 pub use journal::Unfinished;
 
 /// Compresses a model by a recipe into a folder.
-pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn Progress) -> Result<CompressReport> {
+pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: &dyn Progress) -> Result<CompressReport> {
     let start = Instant::now();
     let memory = AnonymousPeak::watch();
     if model.native.is_some() {
@@ -54,6 +57,10 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
         return Err(Error::Usage(reason));
     }
     let recipe = raw.resolve(model.spec())?;
+    let eos = model.spec().special.eos.first().copied();
+    if let Some(tokenizer) = &mut model.tokenizer {
+        tokenizer.default_eos(eos);
+    }
     let texts = Texts::read(&recipe, &model)?;
     let tasks = read_tasks(&recipe, &model)?;
     check_weights(&model, progress)?;
@@ -61,9 +68,10 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
     let journal = Journal::open(options.out, &key, options.unfinished)?;
 
-    let sequences = journal.tokens("calibration", || {
-        let source = texts.calibration.as_deref();
-        calibration::sequences(&model, source, &recipe.calibration, options.threads, progress)
+    let calibrates = recipe.stages.iter().any(Stage::needs_calibration);
+    let sequences = journal.tokens("calibration", || match calibrates {
+        false => Ok(Vec::new()),
+        true => calibration::sequences(&model, texts.calibration.as_deref(), &recipe.calibration, options.threads, progress),
     })?;
     let held_out = journal.tokens("held-out", || match &texts.evaluation {
         Some(text) => Ok(vec![model.tokenizer()?.encode(text)?]),
@@ -84,9 +92,8 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     let draft = match recipe.output {
         OutputFormat::Native => run.write_measured(&staged, &windows, &tasks, &mut notes)?,
     };
-    drop(staged.store);
     let written = NativeFile::open(&draft.path)?;
-    let read_back = verify::read_back(&written, &sequences[0], &staged.last_hidden, options)?;
+    let read_back = verify::read_back(&written, &windows[0].ids, staged.store, options)?;
     // Only what was read back and compared takes the place of an earlier model.
     let file = options.out.join(native::FILE_NAME);
     std::fs::rename(&draft.path, &file).map_err(Error::io("write", &file))?;
@@ -114,6 +121,14 @@ pub fn compress(raw: &RawRecipe, model: Model, options: &Options, progress: &dyn
     Ok(report)
 }
 
+/// What a stage leaves.
+struct Done {
+    /// The model it has made.
+    model: Assembled,
+    /// For the report.
+    report: StageReport,
+}
+
 /// What the steps of a run have in common.
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -126,8 +141,6 @@ struct Run<'a> {
 /// What the stages leave.
 struct Staged {
     store: Arc<dyn WeightStore>,
-    /// See [`quantize::Done::last_hidden`].
-    last_hidden: Tensor,
     reports: Vec<StageReport>,
 }
 
@@ -145,17 +158,24 @@ impl Run<'_> {
     fn stages(&self, sequences: &[Vec<u32>]) -> Result<Staged> {
         let mut reports = Vec::new();
         let mut store = self.model.store.clone();
-        let mut last_hidden = None;
         for (i, stage) in self.recipe.stages.iter().enumerate() {
             let journal = self.journal.stage(i)?;
             let done = match stage {
-                Stage::Quantize(plan) => quantize::run(plan, &*store, sequences, self.options.compute, &journal, self.progress)?,
+                Stage::Quantize(plan) => {
+                    let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
+                    quantize::run(plan, &*store, sample, self.options.compute, &journal, self.progress)?
+                }
+                Stage::Student(shape) => student::run(shape, &*store, &journal)?,
+                Stage::Distil(plan) => {
+                    let (original, compute, progress) = (self.model, self.options.compute, self.progress);
+                    let threads = self.options.threads;
+                    distil::Lessons { plan, student: store, original, compute, threads, journal: &journal, progress }.run()?
+                }
             };
             store = Arc::new(done.model);
-            last_hidden = Some(done.last_hidden);
             reports.push(done.report);
         }
-        Ok(Staged { store, last_hidden: last_hidden.expect("a recipe has a stage"), reports })
+        Ok(Staged { store: Arc::new(narrow::model(&*store)?), reports })
     }
 
     /// Measures packed bytes as they will ship, then writes them again with what

@@ -1,42 +1,40 @@
 //! A stage that quantises: embeddings first, then block after block, each
 //! calibrated on the outputs of the compressed blocks before it, then the head.
 
+use super::Done;
 use super::journal::{Made, StageJournal};
-use crate::checkpoint::{DenseTensor, FloatType};
+use super::narrow::kept;
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::quantize::{Site, layer_method, relative_error};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
-use crate::model::{FedBy, InputGroup, ParameterKind, Part};
+use crate::model::{FedBy, InputGroup, Part};
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;
-use crate::quant::{Assembled, Layout, PackedTensor, Weight, WeightStore};
-use crate::recipe::Quantize;
+use crate::quant::{Layout, PackedTensor, Weight, WeightStore};
+use crate::recipe::{Quantize, TokenImportance};
 use crate::report::{LayerReport, StageReport};
-use half::{bf16, f16};
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
-/// What a stage leaves.
-pub struct Done {
-    /// The model it has made.
-    pub model: Assembled,
-    /// For the report.
-    pub report: StageReport,
-    /// Hidden states of the first calibration sequence behind the last block,
-    /// through the weights as they were solved: `[1, tokens, hidden]`.
-    pub last_hidden: Tensor,
+/// What it is calibrated on.
+#[derive(Clone, Copy)]
+pub struct Sample<'a> {
+    /// All of one length.
+    pub sequences: &'a [Vec<u32>],
+    /// How much their tokens count.
+    pub importance: TokenImportance,
 }
 
 /// Runs the stage.
 pub fn run(
     plan: &Quantize,
     store: &dyn WeightStore,
-    sequences: &[Vec<u32>],
+    sample: Sample,
     compute: Compute,
     journal: &StageJournal,
     progress: &dyn Progress,
@@ -51,7 +49,7 @@ pub fn run(
     // What is finished and still to be read, by canonical name.
     let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
     let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
-    let mut stream = Stream::start(sequences, &entrance);
+    let mut stream = Stream::start(sample.sequences, &entrance, sample.importance);
     let mut later_uses = later_uses(store, &stream, compute, progress)?;
 
     // A block is observed, once or for each group, solved group by group, and passed.
@@ -75,15 +73,17 @@ pub fn run(
             finished.clear();
         }
         finished.extend(made.weights);
-        stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
+        // What the last block makes of them is of use to none.
+        if i + 1 < spec.blocks.len() {
+            stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
+        }
     }
     progress.end();
 
     layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
     warn_of_remarks(&layers);
     Ok(Done {
-        report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers },
-        last_hidden: stream.first(),
+        report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers, training: Vec::new() },
         model: journal.model(spec)?,
     })
 }
@@ -309,24 +309,6 @@ struct Rescaled {
     left: BTreeMap<&'static str, &'static str>,
 }
 
-/// What is not quantised: vectors as they are, matrices in 16 bits.
-fn kept(weight: Weight, kind: ParameterKind) -> Weight {
-    match weight {
-        Weight::Dense(tensor) if kind != ParameterKind::Vector && tensor.float_type == FloatType::F32 => Weight::Dense(narrowed(&tensor)),
-        other => other,
-    }
-}
-
-/// In f16, or in bf16 where the range of f16 is too small.
-fn narrowed(tensor: &DenseTensor) -> DenseTensor {
-    let values = tensor.to_f32();
-    let fits = values.iter().all(|v| f16::from_f32(*v).is_finite());
-    let bits = |v: &f32| if fits { f16::from_f32(*v).to_bits() } else { bf16::from_f32(*v).to_bits() };
-    let bytes: Vec<u8> = values.iter().flat_map(|v| bits(v).to_le_bytes()).collect();
-    let float_type = if fits { FloatType::F16 } else { FloatType::Bf16 };
-    DenseTensor { float_type, bytes: crate::checkpoint::Bytes::from_vec(bytes), ..tensor.clone() }
-}
-
 /// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.
 fn distance(original: &[f32], packed: &Weight) -> f64 {
     let columns = packed.shape()[1];
@@ -355,7 +337,7 @@ mod tests {
         let store: &dyn WeightStore = &model;
         let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
         let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance);
+        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
 
         // By hand: every input of every use, in f64.
         let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -392,12 +374,12 @@ mod tests {
         let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
         let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
         let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance);
+        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
         let original = Parameters::block(store, 0, Compute::CPU).unwrap();
         for sequential in [true, false] {
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
-            let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0];
+            let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { unreachable!("it quantises") };
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
             let made = work.block(0, &stream, None).unwrap();
 

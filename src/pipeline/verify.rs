@@ -1,13 +1,13 @@
 //! The written file, opened again, must give the logits of what was solved.
 
 use super::Options;
-use crate::compress::decoder::Exit;
-use crate::compress::to_vec;
+use crate::compress::TorchLogits;
 use crate::error::{Error, Result};
+use crate::model::LogitSource;
 use crate::quant::WeightStore;
 use crate::quant::native::NativeFile;
 use crate::runtime::{Activations, Decoder, KvCache};
-use tch::Tensor;
+use std::sync::Arc;
 
 /// Logits may differ by this much of the greatest: rounding of two programs that
 /// add in different orders, far below what a wrong byte would do.
@@ -16,15 +16,13 @@ const TOLERANCE: f32 = 2e-3;
 const POSITIONS: usize = 128;
 
 /// Greatest difference of logits over the first tokens of a sequence, between the
-/// native runtime on the file and libtorch's hidden states (`[1, tokens, hidden]`
-/// behind the last block).
-pub fn read_back(file: &NativeFile, ids: &[u32], hidden: &Tensor, options: &Options) -> Result<f32> {
-    let _no_grad = tch::no_grad_guard();
+/// native runtime on the file and libtorch on the weights as the stages left them.
+pub fn read_back(file: &NativeFile, ids: &[u32], solved: Arc<dyn WeightStore>, options: &Options) -> Result<f32> {
     let ids = &ids[..ids.len().min(POSITIONS)];
     let compute = options.compute;
-    let exit = Exit::load(file.spec(), |name| file.weight(name), compute)?;
-    let hidden = hidden.narrow(1, 0, ids.len() as i64).squeeze_dim(0);
-    let solved = to_vec(&exit.forward(file.spec(), &hidden));
+    let mut solved = TorchLogits::new(solved, compute);
+    solved.run_window(ids)?;
+    let solved = solved.logits(0..ids.len())?;
 
     let decoder = Decoder::new(file, Activations::F32, options.threads)?;
     let mut cache = KvCache::new(file.spec());

@@ -23,8 +23,8 @@
 
 use super::formats::tiled::{Layout, PackedTensor, Tiling};
 use super::{Book, Columns, PackedOutliers, Permutation, Scheme, Weight, WeightStore};
-use crate::checkpoint::safetensors::{Entry, read_header, write as write_tensors};
-use crate::checkpoint::{Bytes, DenseTensor, FloatType};
+use crate::checkpoint::safetensors::read_header;
+use crate::checkpoint::{Bytes, DenseTensor, Entry, FloatType, write_tensors};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter};
 use half::f16;
@@ -103,7 +103,7 @@ pub fn write_model(path: &Path, store: &dyn WeightStore, tokenizer: Option<&[u8]
 /// them, or some for a part that [`NativeFile::open_part`] reads.
 pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
     let mut schemes = Map::new();
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry<&[u8]>> = Vec::new();
     let mut shared: BTreeMap<&str, &[u32]> = BTreeMap::new();
     let mut books: BTreeMap<String, &Book> = BTreeMap::new();
     for (name, weight) in weights {
@@ -164,7 +164,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     for (key, value) in notes.fields().into_iter().filter(|(_, value)| !value.is_null()) {
         metadata.insert(key.into(), value.to_string().into());
     }
-    write_tensors(path, &entries, metadata)
+    write_tensors(path, entries, metadata)
 }
 
 /// Name of the book that is a weight's own.
@@ -172,7 +172,7 @@ fn own_book(weight: &str) -> String {
     format!("{weight}.book")
 }
 
-fn order_of(entry: &Entry) -> u8 {
+fn order_of(entry: &Entry<&[u8]>) -> u8 {
     match (entry.name.rsplit('.').next(), entry.dtype) {
         (Some("codes"), _) => 0,
         (Some("scales"), _) => 1,

@@ -5,14 +5,19 @@
 //! weight is read.
 
 mod data_type;
+mod distil;
 pub mod raw;
 mod resolve;
 mod set;
+mod student;
+mod training;
 
+pub use distil::{AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, TeacherCache};
 pub use raw::RawRecipe;
+pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 
 use crate::eval::Protocol;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, StudentShape};
 use crate::quant::Scheme;
 use crate::quant::grid::GridChoice;
 use crate::runtime::Activations;
@@ -65,6 +70,28 @@ pub struct Calibration {
     pub length: usize,
     /// Where in the text they lie, and what is sampled.
     pub seed: u64,
+    /// How much each token counts in what methods know of their inputs.
+    #[serde(skip_serializing_if = "TokenImportance::is_equal")]
+    pub token_importance: TokenImportance,
+}
+
+/// What makes a token of the calibration count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenImportance {
+    /// All count alike.
+    #[default]
+    Equal,
+    /// Few like it in the calibration.
+    Rarity,
+    /// The norm of its hidden state before the block.
+    ActivationNorm,
+}
+
+impl TokenImportance {
+    fn is_equal(&self) -> bool {
+        *self == Self::Equal
+    }
 }
 
 /// The measurement before and after.
@@ -122,6 +149,10 @@ pub enum OutputFormat {
 pub enum Stage {
     /// Weights become codes.
     Quantize(Quantize),
+    /// A smaller model takes the place of its teacher.
+    Student(StudentShape),
+    /// Weights are trained to do as a teacher does.
+    Distil(Box<Distil>),
 }
 
 impl Stage {
@@ -129,13 +160,24 @@ impl Stage {
     pub fn method(&self) -> &'static str {
         match self {
             Stage::Quantize(quantize) => quantize.method.name(),
+            Stage::Student(_) => "student",
+            Stage::Distil(_) => "distil",
+        }
+    }
+
+    /// Whether it looks at the calibration's sequences.
+    pub fn needs_calibration(&self) -> bool {
+        match self {
+            Stage::Quantize(_) => true,
+            Stage::Student(_) | Stage::Distil(_) => false,
         }
     }
 
     /// The spec of a model once this is done to it.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
-            Stage::Quantize(_) => spec,
+            Stage::Quantize(_) | Stage::Distil(_) => spec,
+            Stage::Student(shape) => shape.apply(&spec).expect("it was checked"),
         }
     }
 }

@@ -2,10 +2,11 @@
 //! A new method = one variant of `RawStage`, one of [`super::Method`].
 
 use super::data_type::RawDataType;
+use super::student::RawStudent;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
-use crate::recipe::{AwqScales, Precision};
+use crate::recipe::{AwqScales, Distil, Precision, TokenImportance};
 use crate::runtime::Activations;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -37,11 +38,12 @@ pub(super) struct RawCalibration {
     pub sequences: usize,
     pub length: usize,
     pub seed: u64,
+    pub token_importance: TokenImportance,
 }
 
 impl Default for RawCalibration {
     fn default() -> Self {
-        Self { text: SELF.into(), sequences: 128, length: 512, seed: 0 }
+        Self { text: SELF.into(), sequences: 128, length: 512, seed: 0, token_importance: TokenImportance::default() }
     }
 }
 
@@ -99,6 +101,8 @@ pub(super) enum RawStage {
     Gptq(RawGptq),
     Awq(RawAwq),
     LlmInt8(RawLlmInt8),
+    Student(RawStudent),
+    Distil(Box<Distil>),
 }
 
 /// A quantising stage: keys of its own beside those that all of them have, which

@@ -41,12 +41,13 @@ impl RawRecipe {
         // A stage is checked against the model that the stages before it leave.
         let (mut stages, mut left) = (Vec::new(), spec.clone());
         for raw in &self.stage {
-            let stage = resolve_stage(raw, &left)?;
+            let stage = resolve_stage(raw, &left, self.folder())?;
             left = stage.reshape(left);
             stages.push(stage);
         }
-        if stages.iter().filter(|s| matches!(s, Stage::Quantize(_))).count() > 1 {
-            return Err("more than one stage quantises; the second would quantise what is quantised already".into());
+        let first = stages.iter().position(|s| matches!(s, Stage::Quantize(_)));
+        if let Some(after) = first.and_then(|first| stages.get(first + 1)) {
+            return Err(format!("{} comes behind a stage that quantises, which must be the last", after.method()));
         }
         let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
         if window > spec.context {
@@ -69,7 +70,13 @@ impl RawRecipe {
             other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
         };
         Ok(Recipe {
-            calibration: Calibration { text: self.text(&c.text), sequences: c.sequences, length, seed: c.seed },
+            calibration: Calibration {
+                text: self.text(&c.text),
+                sequences: c.sequences,
+                length,
+                seed: c.seed,
+                token_importance: c.token_importance,
+            },
             stages,
             evaluate: Evaluate {
                 text: self.text(&self.evaluate.text),
@@ -107,7 +114,11 @@ impl RawRecipe {
     }
 
     fn relative(&self, file: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).join(file)
+        self.folder().join(file)
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
@@ -152,8 +163,11 @@ fn absolute(file: &Path) -> String {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).to_string_lossy().into_owned()
 }
 
-fn resolve_stage(stage: &RawStage, spec: &ModelSpec) -> std::result::Result<Stage, String> {
+/// For the model that the stages before it leave; paths are relative to a folder.
+fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::result::Result<Stage, String> {
     let (method, rescale, targets) = match stage {
+        RawStage::Student(raw) => return Ok(Stage::Student(raw.checked(spec)?)),
+        RawStage::Distil(raw) => return Ok(Stage::Distil(Box::new(raw.checked(spec, folder)?))),
         RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Awq(raw) => {
@@ -286,7 +300,7 @@ fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
 }
 
 /// Whether a name fits a pattern in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(mut left) = name.strip_prefix(start).and_then(|name| name.strip_suffix(end)) else { return false };

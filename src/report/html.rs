@@ -7,6 +7,7 @@ use crate::recipe::Recipe;
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
 td:first-child,th:first-child{text-align:left}.bar{background:#4a7fb5;height:.8em;min-width:1px}.wide{width:20em}\
+.curves{width:100%;font-size:11px}\
 pre{background:#f4f4f4;padding:1em;overflow:auto}";
 
 /// HTML.
@@ -29,6 +30,10 @@ pub fn page(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
 }
 
 fn stage(stage: &super::StageReport) -> String {
+    let training: String = stage.training.iter().map(training).collect();
+    if stage.layers.is_empty() {
+        return format!("<h2>{} ({:.1} s)</h2>{training}", escape(&stage.method), stage.seconds);
+    }
     let greatest = stage.layers.iter().map(|l| l.relative_error).fold(f64::MIN_POSITIVE, f64::max);
     let rows: String = stage
         .layers
@@ -45,6 +50,12 @@ fn stage(stage: &super::StageReport) -> String {
         escape(&stage.method),
         stage.seconds
     )
+}
+
+/// How a training went.
+fn training(training: &super::TrainingReport) -> String {
+    let last = training.lines.last().map_or(String::new(), |line| format!("{} steps, {} tokens", line.step, line.tokens));
+    format!("<h3>{}</h3><p>{last}; {}</p>{}", escape(&training.name), training.end, training.curves())
 }
 
 fn tr(cells: &[String]) -> String {

@@ -3,6 +3,9 @@
 
 mod card;
 mod html;
+mod training;
+
+pub use training::{End, Line, TrainingReport};
 
 use crate::checkpoint::write_atomically;
 use crate::error::Result;
@@ -78,6 +81,9 @@ pub struct StageReport {
     pub seconds: f64,
     /// What it cost, layer by layer.
     pub layers: Vec<LayerReport>,
+    /// How training went, where there was one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<TrainingReport>,
 }
 
 impl StageReport {
@@ -106,6 +112,12 @@ impl CompressReport {
     /// Writes report.json, report.html and the model card into a folder, and adds
     /// them to `files`.
     pub fn write(&mut self, out: &Path, recipe: &Recipe, spec: &ModelSpec) -> Result<()> {
+        for (i, training) in self.stages.iter().flat_map(|stage| &stage.training).enumerate() {
+            let path = out.join(format!("training-{}.csv", i + 1));
+            write_atomically(&path, |out| out.write_all(training.csv().as_bytes()))?;
+            self.files.push(path);
+        }
+        let texts_from = self.files.len();
         self.files.extend(["report.json", "report.html"].map(|name| out.join(name)));
         let card = out.join("README.md");
         // Someone else's page is not ours to write over.
@@ -115,7 +127,7 @@ impl CompressReport {
         }
         let json = serde_json::to_string_pretty(self).expect("a report is JSON");
         let texts = [json, html::page(self, recipe, spec), card::card(self, recipe, spec)];
-        for (path, text) in self.files[1..].iter().zip(texts) {
+        for (path, text) in self.files[texts_from..].iter().zip(texts) {
             write_atomically(path, |out| out.write_all(text.as_bytes()))?;
         }
         Ok(())

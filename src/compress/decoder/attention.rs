@@ -54,6 +54,8 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
         let factors: Vec<f32> = (0..tokens as usize).map(|position| growth.at(position)).collect();
         q *= Tensor::from_slice(&factors).view([-1, 1]).to_kind(x.kind()).to_device(x.device());
     }
+    hear(inputs::QUERIES, &q)?;
+    hear(inputs::KEYS, &k)?;
     let context = attend(spec, &q, &k, &v);
     let context = context.transpose(1, 2).reshape([batch, tokens, spec.q_width() as i64]);
     let context = norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context);
@@ -65,16 +67,28 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
 fn attend(spec: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     let grouped = spec.n_heads != spec.n_kv_heads;
     let bias = score_bias(spec, q);
-    let Some(cap) = spec.softcap.map(f64::from) else {
+    if spec.softcap.is_none() {
         let causal = bias.is_none();
         return Tensor::scaled_dot_product_attention(q, k, v, bias, 0.0, causal, f64::from(spec.scale), grouped);
-    };
+    }
     // libtorch's own has no softcap.
-    let repeat = |x: &Tensor| x.repeat_interleave_self_int((spec.n_heads / spec.n_kv_heads) as i64, 1, None);
-    let scores = q.matmul(&repeat(k).transpose(-2, -1)) * f64::from(spec.scale);
-    let scores = (scores / cap).tanh() * cap;
-    let bias = bias.unwrap_or_else(|| masked(seen(q.size()[2], None, q), q));
-    (scores + bias).softmax(-1, None).matmul(&repeat(v))
+    scores(spec, q, k).softmax(-1, None).matmul(&repeated(spec, v))
+}
+
+/// Scores before the softmax, −∞ where a key is not seen: queries and keys `[batch, heads,
+/// tokens, head_dim]` → `[batch, heads, tokens, tokens]`.
+pub fn scores(spec: &Attention, q: &Tensor, k: &Tensor) -> Tensor {
+    let scores = q.matmul(&repeated(spec, k).transpose(-2, -1)) * f64::from(spec.scale);
+    let scores = match spec.softcap.map(f64::from) {
+        Some(cap) => (scores / cap).tanh() * cap,
+        None => scores,
+    };
+    scores + score_bias(spec, q).unwrap_or_else(|| masked(seen(q.size()[2], None, q), q))
+}
+
+/// Keys or values, each as often as queries share it.
+fn repeated(spec: &Attention, x: &Tensor) -> Tensor {
+    x.repeat_interleave_self_int((spec.n_heads / spec.n_kv_heads) as i64, 1, None)
 }
 
 /// What is added to scores `[…, tokens, tokens]`; `None` where that is no more than

@@ -10,37 +10,54 @@ use crate::quant::Weight;
 use rayon::prelude::*;
 use tch::Tensor;
 
-/// What comes before the blocks. Of the embedding only the rows that are looked up
-/// are read.
+/// What comes before the blocks.
 pub struct Entrance {
     spec: Embedding,
-    embeddings: Weight,
-    positions: Option<Weight>,
+    embeddings: Table,
+    positions: Option<Table>,
     others: Parameters,
     compute: Compute,
+}
+
+/// A matrix whose rows are looked up.
+enum Table {
+    /// As it is stored: only what is looked up is read.
+    Stored(Weight),
+    /// In memory, and differentiable.
+    Held(Tensor),
 }
 
 impl Entrance {
     /// `weight` finds parameters by canonical name.
     pub fn load(spec: &ModelSpec, weight: impl Fn(&str) -> Result<Weight>, compute: Compute) -> Result<Self> {
-        let looked_up = [EMBEDDINGS, POSITIONS];
-        let others = spec.parameters_of(Part::Start).filter(|p| !looked_up.contains(&p.name.as_str()));
-        let others = others.map(|p| Ok((p.name.clone(), weight(&p.name)?))).collect::<Result<Vec<_>>>()?;
-        let positions = (spec.embedding.positions == Positions::Learned).then(|| weight(POSITIONS)).transpose()?;
+        let others = others(spec).map(|name| weight(&name).map(|w| (name, w))).collect::<Result<Vec<_>>>()?;
+        let stored = |name| weight(name).map(Table::Stored);
         Ok(Self {
             spec: spec.embedding.clone(),
-            embeddings: weight(EMBEDDINGS)?,
-            positions,
+            embeddings: stored(EMBEDDINGS)?,
+            positions: has_positions(spec).then(|| stored(POSITIONS)).transpose()?,
             others: Parameters::new(others, compute),
             compute,
         })
+    }
+
+    /// The same of tensors in memory, in whatever number format.
+    pub fn held(spec: &ModelSpec, tensor: impl Fn(&str) -> Tensor, compute: Compute) -> Self {
+        let held = |name| Table::Held(tensor(name));
+        Self {
+            spec: spec.embedding.clone(),
+            embeddings: held(EMBEDDINGS),
+            positions: has_positions(spec).then(|| held(POSITIONS)),
+            others: Parameters::of_tensors(others(spec).map(|name| (name.clone(), tensor(&name).to_kind(compute.kind)))),
+            compute,
+        }
     }
 
     /// Hidden states `[batch, tokens, hidden]` of sequences of one length.
     pub fn forward(&self, sequences: &[&[u32]]) -> Tensor {
         let (batch, tokens) = (sequences.len() as i64, sequences.first().map_or(0, |s| s.len()));
         let ids: Vec<usize> = sequences.iter().flat_map(|s| s.iter().map(|&id| id as usize)).collect();
-        let mut x = self.to_compute(&rows(&self.embeddings, &ids)).view([batch, tokens as i64, -1]);
+        let mut x = self.embeddings.rows(&ids, self.compute).view([batch, tokens as i64, -1]);
         if let Some(scale) = self.spec.scale {
             x *= f64::from(scale);
         }
@@ -50,14 +67,15 @@ impl Entrance {
         let hidden = *x.size().last().expect("[batch, tokens, hidden]");
         let places = 0..tokens;
         let positions = match (&self.positions, self.spec.positions) {
-            (Some(table), _) => Some(rows(table, &places.collect::<Vec<_>>())),
+            (Some(table), _) => Some(table.rows(&places.collect::<Vec<_>>(), self.compute)),
             (None, Positions::Sinusoidal { first }) => {
-                Some(places.flat_map(|place| Positions::sinusoid(first + place, hidden as usize)).collect())
+                let waves: Vec<f32> = places.flat_map(|place| Positions::sinusoid(first + place, hidden as usize)).collect();
+                Some(to_compute(&waves, self.compute).view([tokens as i64, hidden]))
             }
             (None, _) => None,
         };
         if let Some(positions) = positions {
-            x += self.to_compute(&positions).view([tokens as i64, hidden]);
+            x += positions;
         }
         norm_opt(&self.spec.norm, &self.others, EMBEDDING_NORM, &x)
     }
@@ -67,9 +85,33 @@ impl Entrance {
         self.compute.device
     }
 
-    fn to_compute(&self, numbers: &[f32]) -> Tensor {
-        Tensor::from_slice(numbers).to_kind(self.compute.kind).to_device(self.compute.device)
+}
+
+impl Table {
+    /// `[ids, width]`
+    fn rows(&self, ids: &[usize], compute: Compute) -> Tensor {
+        match self {
+            Table::Stored(matrix) => to_compute(&rows(matrix, ids), compute).view([ids.len() as i64, -1]),
+            Table::Held(matrix) => {
+                let ids: Vec<i64> = ids.iter().map(|&id| id as i64).collect();
+                Tensor::embedding(matrix, &Tensor::from_slice(&ids).to_device(compute.device), -1, false, false).to_kind(compute.kind)
+            }
+        }
     }
+}
+
+fn has_positions(spec: &ModelSpec) -> bool {
+    spec.embedding.positions == Positions::Learned
+}
+
+/// Names of what is before the blocks and not looked up.
+fn others(spec: &ModelSpec) -> impl Iterator<Item = String> {
+    let looked_up = [EMBEDDINGS, POSITIONS];
+    spec.parameters_of(Part::Start).map(|p| p.name).filter(move |name| !looked_up.contains(&name.as_str()))
+}
+
+fn to_compute(numbers: &[f32], compute: Compute) -> Tensor {
+    Tensor::from_slice(numbers).to_kind(compute.kind).to_device(compute.device)
 }
 
 /// Some rows of a matrix.
@@ -88,9 +130,17 @@ pub struct Exit {
 impl Exit {
     /// `weight` finds parameters by canonical name.
     pub fn load(spec: &ModelSpec, weight: impl Fn(&str) -> Result<Weight>, compute: Compute) -> Result<Self> {
-        let names = spec.parameters_of(Part::End).map(|p| p.name).chain(spec.tied.then(|| EMBEDDINGS.to_owned()));
-        let weights = names.map(|name| weight(&name).map(|w| (name, w))).collect::<Result<Vec<_>>>()?;
+        let weights = Self::names(spec).map(|name| weight(&name).map(|w| (name, w))).collect::<Result<Vec<_>>>()?;
         Ok(Self { parameters: Parameters::new(weights, compute) })
+    }
+
+    /// The same of tensors in memory, in whatever number format.
+    pub fn held(spec: &ModelSpec, tensor: impl Fn(&str) -> Tensor, compute: Compute) -> Self {
+        Self { parameters: Parameters::of_tensors(Self::names(spec).map(|name| (name.clone(), tensor(&name).to_kind(compute.kind)))) }
+    }
+
+    fn names(spec: &ModelSpec) -> impl Iterator<Item = String> {
+        spec.parameters_of(Part::End).map(|p| p.name).chain(spec.tied.then(|| EMBEDDINGS.to_owned()))
     }
 
     /// Logits `[…, vocab]` of hidden states behind the last block `[…, hidden]`.

@@ -7,6 +7,7 @@ mod edges;
 mod feed_forward;
 mod wkv;
 
+pub use attention::scores as attention_scores;
 pub use edges::{Entrance, Exit};
 
 use super::tensors::Parameters;
@@ -15,8 +16,9 @@ use crate::model::spec::{Block, Mixer, Norm, NormKind, NormWeight, Residual};
 use std::ops::ControlFlow;
 use tch::Tensor;
 
-/// Hears the input of each [`crate::model::InputGroup`], `[batch, tokens, in]`, and
-/// says whether to go on.
+/// Hears what has a name in [`crate::model::inputs`]: the input of each
+/// [`crate::model::InputGroup`], `[batch, tokens, in]`, queries and keys. It says whether
+/// to go on.
 pub type Listener<'a> = dyn FnMut(&'static str, &Tensor) -> ControlFlow<()> + 'a;
 
 /// One block over hidden states `[batch, tokens, hidden]` that start at position 0.

@@ -1,11 +1,11 @@
 //! RWKV's time mixing over whole sequences, token by token.
 
 use super::{Listener, blend, linear, token_before};
-use crate::compress::tensors::Parameters;
+use crate::compress::tensors::{Parameters, wide};
 use crate::model::spec::Wkv;
 use crate::model::{inputs, roles};
 use std::ops::ControlFlow;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
 pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
@@ -22,13 +22,13 @@ pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener
 }
 
 /// Means of the values so far, weighted by exp(key), `[batch, tokens, width]`; sums
-/// are kept divided by exp of their greatest key, in f32.
+/// are kept divided by exp of their greatest key, in single precision at least.
 fn means(spec: &Wkv, weights: &Parameters, key: &Tensor, value: &Tensor) -> Tensor {
     let (batch, tokens, _) = key.size3().expect("[batch, tokens, width]");
-    let (key, value) = (key.to_kind(Kind::Float), value.to_kind(Kind::Float));
-    let decay = weights.get(roles::WKV_DECAY).to_kind(Kind::Float).exp().neg();
-    let first = weights.get(roles::WKV_FIRST).to_kind(Kind::Float);
-    let zeros = Tensor::zeros([batch, spec.width as i64], (Kind::Float, key.device()));
+    let (key, value) = (wide(key), wide(value));
+    let decay = wide(weights.get(roles::WKV_DECAY)).exp().neg();
+    let first = wide(weights.get(roles::WKV_FIRST));
+    let zeros = Tensor::zeros([batch, spec.width as i64], (key.kind(), key.device()));
     let (mut numerator, mut denominator, mut greatest) = (zeros.copy(), zeros.copy(), zeros - 1e38);
     let mut all = Vec::with_capacity(tokens as usize);
     for token in 0..tokens {

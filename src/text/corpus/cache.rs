@@ -7,7 +7,8 @@ use super::Corpus;
 use super::read::{IDS, Reader, Stream};
 use super::sources::Source;
 use crate::checkpoint::Bytes;
-use crate::checkpoint::safetensors::{Entry, read_header, write as write_tensors};
+use crate::checkpoint::safetensors::read_header;
+use crate::checkpoint::{Entry, write_tensors};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use safetensors::Dtype;
@@ -66,9 +67,9 @@ pub fn write(path: &Path, stream: &Stream, vocab_size: usize, key: &str) -> Resu
         scored
     });
     let mut entries = vec![Entry { name: IDS.into(), dtype, shape: vec![length], bytes: ids }];
-    entries.extend(scored.as_ref().map(|bytes| Entry { name: SCORED.into(), dtype: Dtype::U8, shape: vec![length], bytes }));
+    entries.extend(scored.as_deref().map(|bytes| Entry { name: SCORED.into(), dtype: Dtype::U8, shape: vec![length], bytes }));
     let metadata = [(KEY, key.to_owned()), (HASH, hash(&[ids, scored.as_deref().unwrap_or_default()]))];
-    write_tensors(path, &entries, Map::from_iter(metadata.map(|(name, value)| (name.to_owned(), value.into()))))
+    write_tensors(path, entries, Map::from_iter(metadata.map(|(name, value)| (name.to_owned(), value.into()))))
 }
 
 /// Opens a cache. An error says that it is damaged.

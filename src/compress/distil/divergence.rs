@@ -1,0 +1,221 @@
+//! How far a student's distribution over the next token is from its teacher's, and
+//! where its logits should go.
+//!
+//! Each divergence is a sum over tokens of a function of the teacher's probability p
+//! and the student's q, given by their logarithms. With w = q · ∂D/∂q the gradient of
+//! the logits is w − q Σ w, so that one line a divergence is all there is to derive,
+//! and no graph of the vocabulary's size is kept.
+//!
+//! Sources: Hinton, Vinyals and Dean 2015, section 2 (temperature); Agarwal et al., "On-Policy
+//! Distillation of Language Models" (GKD, 2024), section 3; Ko et al., "DistiLLM" (2024), section 3.1.
+
+use crate::recipe::Divergence;
+use tch::Tensor;
+
+/// What a teacher says of some tokens.
+pub enum Targets {
+    /// Logits `[tokens, vocab]`.
+    Logits(Tensor),
+    /// The most likely ones, at the temperature they are asked for, and all others as one.
+    Top {
+        /// i64 `[tokens, k]`
+        ids: Tensor,
+        /// `[tokens, k]`
+        log_probabilities: Tensor,
+        /// Logarithm of what all others have together, `[tokens]`.
+        log_rest: Tensor,
+    },
+}
+
+/// A loss of each token, and its gradient.
+pub struct Slope {
+    /// `[tokens]`
+    pub values: Tensor,
+    /// With respect to the student's logits, `[tokens, vocab]`.
+    pub gradient: Tensor,
+}
+
+/// Divergence of student logits `[tokens, vocab]`, in their number format, times the
+/// square of the temperature, so that gradients do not fade with it.
+pub fn divergence(kind: Divergence, logits: &Tensor, targets: &Targets, temperature: f64) -> Slope {
+    let log_q = (logits / temperature).log_softmax(-1, None);
+    let q = log_q.exp();
+    let (value, gradient) = match targets {
+        Targets::Logits(teacher) => {
+            let log_p = (teacher.to_kind(log_q.kind()) / temperature).log_softmax(-1, None);
+            let (terms, w) = terms(kind, &log_p, &log_q);
+            let total = w.sum_dim_intlist(-1, true, None);
+            (terms, w - q * total)
+        }
+        Targets::Top { ids, log_probabilities, log_rest } => {
+            let log_top = log_q.gather(-1, ids, false);
+            let log_others = log_of_rest(&log_top);
+            let log_p = Tensor::cat(&[log_probabilities, &log_rest.unsqueeze(-1)], -1).to_kind(log_q.kind());
+            let (terms, w) = terms(kind, &log_p, &Tensor::cat(&[&log_top, &log_others], -1));
+            let (k, total) = (ids.size()[1], w.sum_dim_intlist(-1, true, None));
+            // What all others have in common each of them has by its share.
+            let share = w.narrow(-1, k, 1) / log_others.exp();
+            let top = w.narrow(-1, 0, k) - log_top.exp() * &total;
+            (terms, (q * (share - total)).scatter(-1, ids, &top))
+        }
+    };
+    Slope { values: value.sum_dim_intlist(-1, false, None) * temperature * temperature, gradient: gradient * temperature }
+}
+
+/// Cross-entropy of student logits `[tokens, vocab]` with one token each, i64 `[tokens]`.
+pub fn cross_entropy(logits: &Tensor, tokens: &Tensor) -> Slope {
+    let log_q = logits.log_softmax(-1, None);
+    let tokens = tokens.unsqueeze(-1);
+    let values = -log_q.gather(-1, &tokens, false).squeeze_dim(-1);
+    let one = Tensor::full_like(&tokens, -1.0).to_kind(logits.kind());
+    Slope { values, gradient: log_q.exp().scatter_add(-1, &tokens, &one) }
+}
+
+/// The smallest share that is told apart from none.
+const LEAST: f64 = 1e-7;
+
+/// log(1 − Σ exp), `[tokens, 1]`.
+pub fn log_of_rest(log_probabilities: &Tensor) -> Tensor {
+    let rest: Tensor = 1.0 - log_probabilities.exp().sum_dim_intlist(-1, true, None);
+    rest.clamp_min(LEAST).log()
+}
+
+/// The terms of a divergence, and w = q · ∂D/∂q.
+fn terms(kind: Divergence, log_p: &Tensor, log_q: &Tensor) -> (Tensor, Tensor) {
+    let (p, q) = (log_p.exp(), log_q.exp());
+    // log(a p + b q)
+    let mixture = |a: f64, b: f64| (log_p + a.ln()).logaddexp(&(log_q + b.ln()));
+    match kind {
+        Divergence::ForwardKl => (&p * (log_p - log_q), -p),
+        Divergence::ReverseKl => {
+            let terms = &q * (log_q - log_p);
+            (terms.shallow_clone(), terms + q)
+        }
+        Divergence::SymmetricKl => {
+            let difference = log_q - log_p;
+            ((&q - &p) * &difference * 0.5, (&q * (difference + 1.0) - p) * 0.5)
+        }
+        Divergence::JensenShannon(beta) => {
+            let log_m = mixture(beta, 1.0 - beta);
+            let away = q * (log_q - &log_m) * (1.0 - beta);
+            (p * (log_p - log_m) * beta + &away, away)
+        }
+        Divergence::SkewedForwardKl(alpha) => {
+            let log_m = mixture(alpha, 1.0 - alpha);
+            let w = (log_p + log_q - &log_m).exp() * (alpha - 1.0);
+            (p * (log_p - log_m), w)
+        }
+        Divergence::SkewedReverseKl(alpha) => {
+            let log_m = mixture(1.0 - alpha, alpha);
+            let terms = &q * (log_q - &log_m);
+            let w = &terms + &q - (log_q * 2.0 - log_m).exp() * alpha;
+            (terms, w)
+        }
+        Divergence::TotalVariation => {
+            let difference = &q - p;
+            (difference.abs() * 0.5, q * difference.sign() * 0.5)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use tch::Kind;
+
+    fn fixture() -> Value {
+        serde_json::from_str(include_str!("../../../tests/data/losses.json")).unwrap()
+    }
+
+    fn matrix(value: &Value) -> Tensor {
+        let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
+        Tensor::from_slice2(&rows)
+    }
+
+    fn vector(value: &Value) -> Tensor {
+        let numbers: Vec<f64> = serde_json::from_value(value.clone()).unwrap();
+        Tensor::from_slice(&numbers)
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    fn targets(teacher: &Tensor, top: Option<i64>, temperature: f64) -> Targets {
+        let Some(k) = top else { return Targets::Logits(teacher.shallow_clone()) };
+        let (log_probabilities, ids) = (teacher / temperature).log_softmax(-1, None).topk(k, -1, true, true);
+        let log_rest = log_of_rest(&log_probabilities).squeeze_dim(-1);
+        Targets::Top { ids, log_probabilities, log_rest }
+    }
+
+    /// Values by the published formulas, and gradients by torch's own differentiation of
+    /// them.
+    #[test]
+    fn losses_are_those_of_the_reference() {
+        let found = fixture();
+        let (student, teacher) = (matrix(&found["student"]), matrix(&found["teacher"]));
+        let cases = found["divergences"].as_array().unwrap();
+        assert_eq!(cases.len(), 44);
+        for case in cases {
+            let kind: Divergence = serde_json::from_value(case["divergence"].clone()).unwrap();
+            let temperature = case["temperature"].as_f64().unwrap();
+            let slope = divergence(kind, &student, &targets(&teacher, case["top"].as_i64(), temperature), temperature);
+            assert!(apart(&slope.values, &vector(&case["values"])) < 1e-12, "{kind:?}: values");
+            assert!(apart(&slope.gradient, &matrix(&case["gradient"])) < 1e-12, "{kind:?}: gradient");
+        }
+        let tokens: Vec<i64> = serde_json::from_value(found["tokens"].clone()).unwrap();
+        let slope = cross_entropy(&student, &Tensor::from_slice(&tokens));
+        assert!(apart(&slope.values, &vector(&found["hard"]["values"])) < 1e-12);
+        assert!(apart(&slope.gradient, &matrix(&found["hard"]["gradient"])) < 1e-12);
+    }
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        let found = fixture();
+        let (student, teacher) = (matrix(&found["student"]), matrix(&found["teacher"]));
+        let kinds = [
+            Divergence::ForwardKl,
+            Divergence::ReverseKl,
+            Divergence::SymmetricKl,
+            Divergence::JensenShannon(0.3),
+            Divergence::SkewedForwardKl(0.2),
+            Divergence::SkewedReverseKl(0.2),
+            Divergence::TotalVariation,
+        ];
+        let tokens = Tensor::from_slice(&[3i64, 0, 11, 5]);
+        let mut losses: Vec<Box<dyn Fn(&Tensor) -> Slope>> = vec![Box::new(|z| cross_entropy(z, &tokens))];
+        for kind in kinds {
+            for (top, temperature) in [(None, 1.0), (None, 3.0), (Some(4), 2.0)] {
+                let teacher = &teacher;
+                losses.push(Box::new(move |z| divergence(kind, z, &targets(teacher, top, temperature), temperature)));
+            }
+        }
+        let (tokens, vocab) = student.size2().unwrap();
+        const STEP: f64 = 1e-5;
+        for (which, loss) in losses.iter().enumerate() {
+            let gradient = loss(&student).gradient;
+            for (i, j) in (0..tokens).flat_map(|i| (0..vocab).map(move |j| (i, j))) {
+                let moved = |by: f64| {
+                    let z = student.copy();
+                    let _ = z.get(i).get(j).g_add_scalar_(by);
+                    loss(&z).values.sum(Kind::Double).double_value(&[])
+                };
+                let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                let found = gradient.double_value(&[i, j]);
+                assert!((difference - found).abs() < 1e-8, "loss {which} at {i}, {j}: {difference}, gradient {found}");
+            }
+        }
+    }
+
+    /// With all tokens but one among the most likely, nothing is lost.
+    #[test]
+    fn the_rest_of_one_token_is_that_token() {
+        let found = fixture();
+        let (student, teacher) = (matrix(&found["student"]), matrix(&found["teacher"]));
+        let vocab = student.size()[1];
+        let whole = divergence(Divergence::ReverseKl, &student, &targets(&teacher, None, 1.0), 1.0);
+        let top = divergence(Divergence::ReverseKl, &student, &targets(&teacher, Some(vocab - 1), 1.0), 1.0);
+        assert!(apart(&whole.values, &top.values) < 1e-8 && apart(&whole.gradient, &top.gradient) < 1e-8);
+    }
+}

@@ -1,0 +1,60 @@
+//! Losses of the prediction: through the head, some tokens at a time, so that a large
+//! vocabulary needs no more memory than a small one.
+
+use super::divergence::Slope;
+use crate::compress::tensors::wide;
+use crate::compress::train::{Network, Part};
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// Logits that are held at a time.
+const LOGITS: usize = 1 << 23;
+
+/// A loss of some tokens, and how much each of them counts, `[tokens]`.
+pub struct Weighted {
+    /// Its name.
+    pub name: &'static str,
+    /// Values and gradient.
+    pub slope: Slope,
+    /// Of each token.
+    pub weights: Tensor,
+}
+
+/// Sums of what `losses` makes of the logits of hidden states `[…, hidden]`, and, where it
+/// is to learn, the gradient with respect to them; gradients of the head's parameters are
+/// added. `losses` is given a stretch of tokens, `start` and `count`, and their logits
+/// `[count, vocab]`, in single precision at least.
+pub fn predict(
+    network: &Network,
+    hidden: &Tensor,
+    learn: bool,
+    losses: &mut dyn FnMut(i64, i64, &Tensor) -> Vec<Weighted>,
+) -> (Vec<Part>, Tensor) {
+    let flat = hidden.view([-1, *hidden.size().last().expect("[…, hidden]")]);
+    let exit = network.exit();
+    let tokens = flat.size()[0];
+    let at_a_time = stretch(network.spec().vocab_size);
+    let (mut sums, mut gradients) = (BTreeMap::new(), Vec::new());
+    for start in (0..tokens).step_by(at_a_time) {
+        let count = (at_a_time as i64).min(tokens - start);
+        let x = flat.narrow(0, start, count).detach().set_requires_grad(learn);
+        let logits = exit.forward(network.spec(), &x);
+        let z = wide(&logits.detach());
+        let mut gradient = z.zeros_like();
+        for Weighted { name, slope, weights } in losses(start, count, &z) {
+            *sums.entry(name).or_insert(0.0) += (slope.values * &weights).sum(Kind::Double).double_value(&[]);
+            gradient += slope.gradient * weights.unsqueeze(-1);
+        }
+        if learn {
+            (&logits * gradient.to_kind(logits.kind())).sum(None).backward();
+            gradients.push(x.grad());
+        }
+    }
+    let gradient = if learn { Tensor::cat(&gradients, 0).view_as(hidden) } else { hidden.zeros_like() };
+    (sums.into_iter().collect(), gradient)
+}
+
+/// Tokens that are taken together.
+fn stretch(vocab_size: usize) -> usize {
+    (LOGITS / vocab_size).max(16)
+}

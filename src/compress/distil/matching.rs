@@ -1,0 +1,239 @@
+//! What a student's hidden states, attention and embedded tokens are drawn to.
+//!
+//! Sanh et al., "DistilBERT" (2019), section 3 (cosine of hidden states); Jiao et al., "TinyBERT"
+//! (2020), section 3.1, equations 7 to 9; Sun et al., "MobileBERT" (2020), section 3.3.
+
+use crate::compress::decoder::attention_scores;
+use crate::compress::tensors::wide;
+use crate::compress::train::{Segment, Variable};
+use crate::model::spec::{Attention, Mixer, ModelSpec};
+use crate::model::inputs;
+use crate::random::Random;
+use crate::recipe::{AttentionLoss, Distil, HiddenLoss};
+use tch::{Device, Kind, Tensor};
+
+/// What is heard inside blocks for the sake of attention.
+pub const HEARD: [&str; 2] = [inputs::QUERIES, inputs::KEYS];
+
+/// Losses beside those of the prediction.
+pub struct Matching {
+    hidden: Option<(HiddenLoss, f64)>,
+    attention: Option<(AttentionLoss, f64)>,
+    embedding: f64,
+    /// The teacher's block that each of the student's is compared with.
+    pub map: Vec<usize>,
+    /// Those of the student that are compared, where it is not all.
+    only: Option<usize>,
+    /// From the student's width to the teacher's where they differ: hidden states, and
+    /// embedded tokens.
+    projections: Option<[Variable; 2]>,
+}
+
+impl Matching {
+    /// Of a student and a teacher; `only` one block, where it is learnt alone. Fails with
+    /// a reason where the two cannot be compared.
+    pub fn new(plan: &Distil, student: &ModelSpec, teacher: &ModelSpec, only: Option<usize>, device: Device) -> Result<Self, String> {
+        let map = match plan.layers.as_slice() {
+            [] => evenly(student.blocks.len(), teacher.blocks.len()),
+            layers => layers.to_vec(),
+        };
+        if let Some(block) = map.iter().find(|&&block| block >= teacher.blocks.len()) {
+            return Err(format!("layers: the teacher has no block {block}, it has {}", teacher.blocks.len()));
+        }
+        if plan.attention.is_some() {
+            for (i, &at) in map.iter().enumerate() {
+                match (attention(student, i), attention(teacher, at)) {
+                    (Some(own), Some(its)) if own.n_heads == its.n_heads => (),
+                    (Some(own), Some(its)) => {
+                        return Err(format!(
+                            "attention: block {i} has {} heads and the teacher's block {at} has {}; it can be compared where they are as many",
+                            own.n_heads, its.n_heads
+                        ));
+                    }
+                    _ => return Err("attention: a block has none: it mixes tokens in another way".into()),
+                }
+            }
+        }
+        let narrower = student.hidden_size != teacher.hidden_size;
+        let deep = plan.hidden.is_some() || plan.embedding > 0.0;
+        let projections = (narrower && deep).then(|| {
+            [0, 1].map(|stream| projection(stream, [teacher.hidden_size, student.hidden_size], plan.training.seed, device))
+        });
+        Ok(Self {
+            hidden: plan.hidden.map(|h| (h.loss, h.weight)),
+            attention: plan.attention.map(|a| (a.loss, a.weight)),
+            embedding: plan.embedding,
+            map,
+            only,
+            projections,
+        })
+    }
+
+    /// Whether there is nothing to match.
+    pub fn is_empty(&self) -> bool {
+        self.hidden.is_none() && self.attention.is_none() && self.embedding == 0.0
+    }
+
+    /// What must be heard inside blocks.
+    pub fn hear(&self) -> &'static [&'static str] {
+        if self.attention.is_some() { &HEARD } else { &[] }
+    }
+
+    /// The teacher's segment that one of the student's is compared with, where it is.
+    pub fn teachers(&self, segment: usize) -> Option<usize> {
+        let Some(block) = segment.checked_sub(1) else { return (self.embedding > 0.0).then_some(0) };
+        let wanted = self.only.is_none_or(|only| only == block) && (self.attention.is_some() || self.hidden_at(block).is_some());
+        wanted.then(|| self.map[block] + 1)
+    }
+
+    fn hidden_at(&self, block: usize) -> Option<(HiddenLoss, f64)> {
+        let last = block + 1 == self.map.len();
+        self.hidden.filter(|(loss, _)| last || *loss != HiddenLoss::LastCosine)
+    }
+
+    /// Variables of its own.
+    pub fn variables(&self) -> Vec<Variable> {
+        let clone = |v: &Variable| Variable { name: v.name.clone(), tensor: v.tensor.shallow_clone(), decays: v.decays };
+        self.projections.iter().flatten().map(clone).collect()
+    }
+
+    /// Losses of one segment of the student's against one of the teacher's, with their
+    /// weights, means over all that is compared. What is summed over blocks is divided by
+    /// their number.
+    pub fn losses(&self, student: &ModelSpec, segment: usize, own: &Segment, its: &Segment) -> Vec<(&'static str, Tensor)> {
+        let project = |which: usize| {
+            let x = wide(&own.output);
+            self.projections.as_ref().map_or_else(|| x.shallow_clone(), |p| x.linear::<&Tensor>(&p[which].tensor, None))
+        };
+        let target = wide(&its.output);
+        let Some(block) = segment.checked_sub(1) else {
+            return vec![("embedding", (project(1) - target).square().mean(None) * self.embedding)];
+        };
+        let compared = if self.only.is_some() { 1.0 } else { self.map.len() as f64 };
+        let mut losses = Vec::new();
+        if let Some((loss, weight)) = self.hidden_at(block) {
+            let value = match loss {
+                HiddenLoss::LastCosine => 1.0 - Tensor::cosine_similarity(&project(0), &target, -1, 1e-8).mean(None),
+                HiddenLoss::MeanSquare => (project(0) - target).square().mean(None) / compared,
+                HiddenLoss::NormalisedMeanSquare => (normalised(&project(0)) - normalised(&target)).square().mean(None) / compared,
+            };
+            losses.push(("hidden", value * weight));
+        }
+        if let (Some((loss, weight)), Some(spec)) = (self.attention, attention(student, block)) {
+            let scores = |made: &Segment| {
+                let [q, k] = HEARD.map(|name| wide(&made.heard[name]));
+                attention_scores(spec, &q, &k)
+            };
+            losses.push(("attention", attention_loss(loss, &scores(own), &scores(its)) * weight / compared));
+        }
+        losses
+    }
+}
+
+/// Scores `[batch, heads, queries, keys]`, −∞ where a key is not seen.
+fn attention_loss(loss: AttentionLoss, own: &Tensor, its: &Tensor) -> Tensor {
+    let seen = its.isfinite();
+    let count = seen.sum(Kind::Int64);
+    match loss {
+        AttentionLoss::Scores => {
+            let zero = |x: &Tensor| x.masked_fill(&seen.logical_not(), 0.0);
+            (zero(own) - zero(its)).square().sum(None) / count
+        }
+        AttentionLoss::Distributions => {
+            let [log_q, log_p] = [own, its].map(|x| x.log_softmax(-1, None).masked_fill(&seen.logical_not(), 0.0));
+            let p = log_p.exp().masked_fill(&seen.logical_not(), 0.0);
+            let rows: i64 = its.size()[..3].iter().product();
+            (p * (log_p - log_q)).sum(None) / rows as f64
+        }
+    }
+}
+
+fn normalised(x: &Tensor) -> Tensor {
+    x.layer_norm([*x.size().last().expect("[…, hidden]")], None::<&Tensor>, None::<&Tensor>, 1e-12, false)
+}
+
+fn attention(spec: &ModelSpec, block: usize) -> Option<&Attention> {
+    match &spec.blocks[block].mixer {
+        Mixer::Attention(attention) => Some(attention),
+        Mixer::Wkv(_) => None,
+    }
+}
+
+/// Uniform as TinyBERT's: the last of each stretch of the teacher's blocks.
+fn evenly(student: usize, teacher: usize) -> Vec<usize> {
+    (1..=student).map(|i| (i * teacher).div_ceil(student).saturating_sub(1)).collect()
+}
+
+/// Uniform within ±1/√in.
+fn projection(stream: u64, [outputs, inputs]: [usize; 2], seed: u64, device: Device) -> Variable {
+    let random = Random::new(seed, 0xd157 + stream);
+    let bound = 1.0 / (inputs as f64).sqrt();
+    let numbers: Vec<f32> = (0..(outputs * inputs) as u64).map(|i| (bound * (2.0 * random.uniform(i) - 1.0)) as f32).collect();
+    let tensor = Tensor::from_slice(&numbers).view([outputs as i64, inputs as i64]).to_device(device).set_requires_grad(true);
+    let name = ["distil.hidden_projection", "distil.embedding_projection"][stream as usize];
+    Variable { name: name.into(), tensor, decays: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Nested lists of numbers, of any depth.
+    fn tensor(value: &Value) -> Tensor {
+        match value.as_array() {
+            None => Tensor::from(value.as_f64().unwrap()),
+            Some(list) => Tensor::stack(&list.iter().map(tensor).collect::<Vec<_>>(), 0),
+        }
+    }
+
+    fn segment(output: Tensor, heard: [Tensor; 2]) -> Segment {
+        Segment { output, heard: HEARD.into_iter().zip(heard).collect() }
+    }
+
+    /// A model of two heads, with the scale of the fixture.
+    fn spec(scale: f64) -> ModelSpec {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-relu");
+        let mut spec = crate::model::DenseModel::open_hugging_face(&dir).unwrap().spec().clone();
+        spec.attentions_mut().for_each(|a| (a.n_heads, a.n_kv_heads, a.head_dim, a.scale) = (2, 2, 4, scale as f32));
+        spec.blocks.truncate(1);
+        spec.hidden_size = 8;
+        spec
+    }
+
+    #[test]
+    fn losses_are_those_of_torch() {
+        let found: Value = serde_json::from_str(include_str!("../../../tests/data/losses.json")).unwrap();
+        let side = |which: &str| {
+            let qk = found["attention"][which].as_array().unwrap();
+            segment(tensor(&found["hidden"][which]), [tensor(&qk[0]), tensor(&qk[1])])
+        };
+        let (own, its) = (side("own"), side("its"));
+        let spec = spec(found["attention"]["scale"].as_f64().unwrap());
+        let loss = |plan: &str| {
+            let plan: Distil = toml::from_str(plan).unwrap();
+            let matching = Matching::new(&plan, &spec, &spec, None, Device::Cpu).unwrap();
+            let losses = matching.losses(&spec, 1, &own, &its);
+            losses.into_iter().map(|(_, loss)| loss.double_value(&[])).sum::<f64>()
+        };
+        for (name, kind) in [
+            ("last_cosine", "hidden"),
+            ("mean_square", "hidden"),
+            ("normalised_mean_square", "hidden"),
+            ("scores", "attention"),
+            ("distributions", "attention"),
+        ] {
+            let expected = found["matching"][name].as_f64().unwrap();
+            let value = loss(&format!("{kind} = {{ loss = '{name}', weight = 0.5 }}"));
+            assert!((value - 0.5 * expected).abs() < 1e-9, "{name}: {value}, expected {}", 0.5 * expected);
+        }
+    }
+
+    #[test]
+    fn blocks_are_compared_evenly() {
+        assert_eq!(evenly(3, 6), [1, 3, 5]);
+        assert_eq!(evenly(4, 12), [2, 5, 8, 11]);
+        assert_eq!(evenly(4, 6), [1, 2, 4, 5]);
+        assert_eq!(evenly(2, 2), [0, 1]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Learning from what the student itself writes: it is taught where it goes, and not
+//! only where texts go.
+//!
+//! Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models" (2024), section 2.2 and
+//! algorithm 1: the gradient of the reverse KL of whole texts by policy gradient, with
+//! its single-step part exact, sampling mixed with the teacher, returns normalised by
+//! length, and a language model's loss beside it. Agarwal et al., "On-Policy Distillation of
+//! Language Models" (GKD, 2024), algorithm 1: any divergence on texts of the student's, with no
+//! gradient through the sampling.
+
+use super::divergence::{Slope, Targets, cross_entropy, divergence};
+use super::head::{Weighted, predict};
+use super::writer::{self, Writing};
+use crate::compress::tensors::wide;
+use crate::compress::to_vec;
+use crate::compress::train::{Batch, Network, Objective, Part, Recording, Tape, run};
+use crate::error::Result;
+use crate::random::Random;
+use crate::recipe::{Distil, Divergence, OnPolicy, OnPolicyMethod};
+use crate::runtime::Decoder;
+use tch::Tensor;
+
+/// Random numbers of whether texts are the student's own, and of what it writes.
+const WHOSE: u64 = 0x0901;
+const SAMPLES: u64 = 0x0902;
+
+/// The objective.
+pub struct OnPolicyDistillation<'a> {
+    plan: &'a Distil,
+    on_policy: &'a OnPolicy,
+    teacher: Network,
+    /// It writes along where samples are mixed.
+    writer: Decoder,
+    threads: usize,
+}
+
+impl<'a> OnPolicyDistillation<'a> {
+    /// `threads` of the device's runtime, 0 = one a core.
+    pub fn new(plan: &'a Distil, on_policy: &'a OnPolicy, teacher: Network, threads: usize) -> Result<Self> {
+        let writer = writer::decoder(&teacher, threads)?;
+        Ok(Self { plan, on_policy, teacher, writer, threads })
+    }
+
+    fn policy(&self) -> bool {
+        self.on_policy.method == OnPolicyMethod::MiniLlm
+    }
+
+    fn writing(&self) -> Writing {
+        Writing {
+            prompt: self.on_policy.prompt,
+            temperature: self.on_policy.temperature as f32,
+            teacher: if self.policy() { self.on_policy.teacher_mix as f32 } else { 0.0 },
+            random: Random::new(self.plan.training.seed, SAMPLES),
+        }
+    }
+
+    /// The divergence on texts, and where the importance of their tokens is given, the
+    /// policy's part.
+    fn taught(&self, network: &Network, batch: &Batch, importance: Option<&[f32]>, learn: bool) -> Vec<Part> {
+        let sequences = batch.sequences();
+        let whole = |of: &Network, checkpointing| Recording { depth: of.spec().blocks.len() + 1, hear: &[], checkpointing };
+        let teacher_hidden = run(&self.teacher, &sequences, whole(&self.teacher, false), &mut |_, _| ());
+        let teacher = |start, count| logits(&self.teacher, &teacher_hidden, start, count);
+        let Distil { divergence: kind, soft, temperature, .. } = *self.plan;
+        let kind = if self.policy() { Divergence::ReverseKl } else { kind };
+        through(network, batch, whole(network, self.plan.training.checkpointing), learn, &mut |hidden, [next, shares]| {
+            let returns = importance.map(|importance| self.returns(network, hidden, &teacher_hidden, batch, next, importance));
+            predict(network, hidden, learn, &mut |start, count, z| {
+                let some = |of: &Tensor| of.narrow(0, start, count);
+                let slope = divergence(kind, z, &Targets::Logits(teacher(start, count)), temperature);
+                let step = Weighted { name: "soft", slope, weights: some(shares) * soft };
+                let policy = returns.as_ref().map(|returns| {
+                    // A score function has a gradient, and no value to speak of.
+                    let Slope { values, gradient } = cross_entropy(z, &some(next));
+                    let slope = Slope { values: values.zeros_like(), gradient };
+                    Weighted { name: "policy", slope, weights: some(returns) * some(shares) * soft }
+                });
+                std::iter::once(step).chain(policy).collect()
+            })
+        })
+    }
+
+    /// The text's own next tokens.
+    fn language(&self, network: &Network, batch: &Batch) -> Vec<Part> {
+        let recording = Recording { depth: network.spec().blocks.len() + 1, hear: &[], checkpointing: self.plan.training.checkpointing };
+        through(network, batch, recording, true, &mut |hidden, [next, shares]| {
+            predict(network, hidden, true, &mut |start, count, z| {
+                let slope = cross_entropy(z, &next.narrow(0, start, count));
+                vec![Weighted { name: "hard", slope, weights: shares.narrow(0, start, count) * self.plan.hard }]
+            })
+        })
+    }
+
+    /// Of each token, what it led to: the mean over the tokens behind it of log p / q,
+    /// less that of all of them (Williams 1992: it changes nothing in the mean), weighed by
+    /// the token's importance. `[batch · tokens]`.
+    fn returns(&self, network: &Network, own: &Tensor, its: &Tensor, batch: &Batch, next: &Tensor, importance: &[f32]) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let tokens = batch.pieces[0].scored.len();
+        let mut ratios = Vec::new();
+        for i in 0..batch.pieces.len() as i64 {
+            let (start, count) = (i * tokens as i64, tokens as i64);
+            let next = next.narrow(0, start, count);
+            let loss = |network: &Network, hidden: &Tensor| cross_entropy(&logits(network, hidden, start, count), &next).values;
+            ratios.extend(to_vec(&(loss(network, own) - loss(&self.teacher, its))));
+        }
+        let mut returns = vec![None; ratios.len()];
+        for (i, piece) in batch.pieces.iter().enumerate() {
+            let (mut sum, mut behind) = (0f32, 0f32);
+            for place in (0..tokens).rev().filter(|&place| piece.scored[place]) {
+                let at = i * tokens + place;
+                returns[at] = (behind > 0.0).then(|| sum / behind);
+                sum += ratios[at];
+                behind += 1.0;
+            }
+        }
+        let known: Vec<f32> = returns.iter().flatten().copied().collect();
+        let mean = known.iter().sum::<f32>() / known.len().max(1) as f32;
+        let weighed: Vec<f32> = returns.iter().zip(importance).map(|(r, weight)| r.map_or(0.0, |r| weight * (r - mean))).collect();
+        Tensor::from_slice(&weighed).to_device(own.device())
+    }
+}
+
+/// A forward, losses of its prediction, and, where it is to learn, the way back.
+fn through(
+    network: &Network,
+    batch: &Batch,
+    recording: Recording,
+    learn: bool,
+    losses: &mut dyn FnMut(&Tensor, &[Tensor; 2]) -> (Vec<Part>, Tensor),
+) -> Vec<Part> {
+    let sequences = batch.sequences();
+    let targets = batch.targets(network.compute().device);
+    if !learn {
+        let _no_grad = tch::no_grad_guard();
+        return losses(&run(network, &sequences, recording, &mut |_, _| ()), &targets).0;
+    }
+    let tape = Tape::record(network, &sequences, recording);
+    let (parts, gradient) = losses(tape.hidden(), &targets);
+    tape.backward(gradient, &mut |_, _| None);
+    parts
+}
+
+/// Of some tokens of hidden states `[batch, tokens, hidden]`, in single precision at least.
+fn logits(network: &Network, hidden: &Tensor, start: i64, count: i64) -> Tensor {
+    let _no_grad = tch::no_grad_guard();
+    let flat = hidden.view([-1, *hidden.size().last().expect("[batch, tokens, hidden]")]);
+    wide(&network.exit().forward(network.spec(), &flat.narrow(0, start, count)))
+}
+
+impl Objective for OnPolicyDistillation<'_> {
+    fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>> {
+        // What is held out is judged by as it is.
+        let own = learn && Random::new(self.plan.training.seed, WHOSE).uniform(batch.numbers.start) < self.on_policy.share;
+        let mut parts = if own {
+            let student = writer::decoder(network, self.threads)?;
+            let written = self.writing().write(&student, Some(&self.writer), batch.pieces, batch.numbers.start)?;
+            let scored = written.pieces[0].scored.iter().filter(|&&scored| scored).count() as f64;
+            let tokens = written.pieces[0].scored.len() as f64;
+            // All of the step's are written alike.
+            let batch = Batch { pieces: &written.pieces, numbers: batch.numbers.clone(), scored: batch.tokens * scored / tokens, tokens: batch.tokens };
+            self.taught(network, &batch, self.policy().then_some(&written.importance), true)
+        } else {
+            self.taught(network, batch, None, learn)
+        };
+        if self.plan.hard > 0.0 && learn {
+            parts.extend(self.language(network, batch));
+        }
+        Ok(parts)
+    }
+}

@@ -1,0 +1,79 @@
+//! Who teaches: a network that is asked for every batch, or what one said before.
+
+use super::cache::TopCache;
+use super::divergence::Targets;
+use super::matching::Matching;
+use crate::compress::train::{Batch, Network, Recording, Segment, run};
+use crate::error::Result;
+use std::collections::BTreeMap;
+use tch::Tensor;
+
+/// A teacher.
+pub enum Teacher {
+    /// Asked for every batch.
+    Network(Network),
+    /// What one said of the pieces of the corpus.
+    Cache(TopCache),
+}
+
+/// What it says of a batch.
+pub struct Lesson<'a> {
+    said: Said<'a>,
+    /// What the student's segments are compared with, by the student's.
+    pub segments: BTreeMap<usize, Segment>,
+}
+
+enum Said<'a> {
+    /// Hidden states behind the last block `[tokens, hidden]`, of which logits are made as
+    /// they are wanted.
+    Hidden { network: &'a Network, hidden: Tensor },
+    /// All of it.
+    Top { ids: Tensor, log_probabilities: Tensor, log_rest: Tensor },
+}
+
+impl Teacher {
+    /// Of a batch, whose sequences are what is read; `depth` segments of the student are
+    /// compared, and where that is not all of them its prediction is not asked for.
+    pub fn teach(&self, batch: &Batch, sequences: &[&[u32]], matching: Option<&Matching>, depth: usize) -> Result<Lesson<'_>> {
+        match self {
+            Teacher::Network(network) => {
+                // Of the student's and of its own.
+                let wanted: Vec<(usize, usize)> = (0..depth).filter_map(|own| matching?.teachers(own).map(|its| (own, its))).collect();
+                let all = network.spec().blocks.len() + 1;
+                let last = wanted.iter().map(|(_, its)| its + 1).max().unwrap_or(1);
+                let whole = matching.is_none_or(|m| depth > m.map.len());
+                let recording = Recording {
+                    depth: if whole { all } else { last },
+                    hear: matching.map_or(&[], Matching::hear),
+                    checkpointing: false,
+                };
+                let mut segments = BTreeMap::new();
+                let hidden = run(network, sequences, recording, &mut |segment, made| {
+                    segments.extend(wanted.iter().filter(|(_, its)| *its == segment).map(|&(own, _)| (own, made.shallow_clone())));
+                });
+                let hidden = hidden.view([-1, *hidden.size().last().expect("[batch, tokens, hidden]")]);
+                Ok(Lesson { said: Said::Hidden { network, hidden }, segments })
+            }
+            Teacher::Cache(cache) => {
+                let [ids, log_probabilities, log_rest] = cache.read(batch)?;
+                Ok(Lesson { said: Said::Top { ids, log_probabilities, log_rest }, segments: BTreeMap::new() })
+            }
+        }
+    }
+}
+
+impl Lesson<'_> {
+    /// Of some of the batch's tokens.
+    pub fn targets(&self, start: i64, count: i64) -> Targets {
+        match &self.said {
+            Said::Hidden { network, hidden } => {
+                let _no_grad = tch::no_grad_guard();
+                Targets::Logits(network.exit().forward(network.spec(), &hidden.narrow(0, start, count)))
+            }
+            Said::Top { ids, log_probabilities, log_rest } => {
+                let some = |t: &Tensor| t.narrow(0, start, count);
+                Targets::Top { ids: some(ids), log_probabilities: some(log_probabilities), log_rest: some(log_rest) }
+            }
+        }
+    }
+}

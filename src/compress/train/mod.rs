@@ -1,0 +1,15 @@
+//! The trainer: variables of a network follow the gradients of an objective over a
+//! corpus. What it is trained for is the objective's business.
+
+mod adapter;
+mod network;
+mod optimizer;
+mod schedule;
+mod state;
+mod tape;
+mod trainer;
+
+pub use network::{Network, Trained, Variable};
+pub use optimizer::Optimizer;
+pub use tape::{Recording, Segment, Tape, run};
+pub use trainer::{Batch, Objective, Part, Trainer};

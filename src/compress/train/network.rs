@@ -1,0 +1,161 @@
+//! A whole model as tensors in memory: what is trained, and what teaches it.
+
+use super::adapter::Adapter;
+use crate::compress::decoder::{Entrance, Exit};
+use crate::compress::tensors::{Compute, Parameter, Parameters, to_vec};
+use crate::error::Result;
+use crate::model::{ModelSpec, ParameterKind, Part};
+use crate::quant::WeightStore;
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// Parameters by canonical name, and what forwards make of them.
+pub struct Network {
+    spec: ModelSpec,
+    compute: Compute,
+    parameters: BTreeMap<String, Held>,
+}
+
+/// A parameter.
+struct Held {
+    kind: ParameterKind,
+    tensor: Tensor,
+    adapter: Option<Adapter>,
+}
+
+/// What training changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trained {
+    /// The parameters of these canonical names.
+    Parameters(Vec<String>),
+    /// Low-rank corrections of these matrices.
+    Adapters {
+        /// Canonical names.
+        of: Vec<String>,
+        /// Columns of the factors.
+        rank: usize,
+        /// The correction is `alpha / rank · B A`.
+        alpha: f64,
+        /// Of what A starts as.
+        seed: u64,
+    },
+}
+
+/// A tensor that an optimiser changes.
+pub struct Variable {
+    /// Canonical name of the parameter; factors of an adapter add `.lora_a` or `.lora_b`.
+    pub name: String,
+    /// f32, requires a gradient.
+    pub tensor: Tensor,
+    /// Whether weights decay: matrices of blocks do, vectors and embeddings do not.
+    pub decays: bool,
+}
+
+impl Network {
+    /// To run alone, in the number format of `compute`.
+    pub fn frozen(store: &dyn WeightStore, compute: Compute) -> Result<Self> {
+        Self::load(store, compute, compute.kind)
+    }
+
+    /// To be trained: parameters in f32, forwards in the number format of `compute`.
+    pub fn trained(store: &dyn WeightStore, compute: Compute, what: &Trained) -> Result<Self> {
+        // Double only where forwards are: for proofs.
+        let kind = if compute.kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let mut network = Self::load(store, compute, kind)?;
+        match what {
+            Trained::Parameters(names) => names.iter().for_each(|name| {
+                let held = network.parameters.get_mut(name).expect("a parameter of the model");
+                held.tensor = held.tensor.set_requires_grad(true);
+            }),
+            Trained::Adapters { of, rank, alpha, seed } => of.iter().for_each(|name| {
+                let held = network.parameters.get_mut(name).expect("a parameter of the model");
+                held.adapter = Some(Adapter::new(name, &held.tensor, *rank, *alpha, *seed));
+            }),
+        }
+        Ok(network)
+    }
+
+    fn load(store: &dyn WeightStore, compute: Compute, kind: Kind) -> Result<Self> {
+        let spec = store.spec().clone();
+        let of = Compute { kind, ..compute };
+        let load = |p: crate::model::Parameter| {
+            let tensor = Parameter::load(store.weight(&p.name)?, of).tensor().copy();
+            Ok((p.name, Held { kind: p.kind, tensor, adapter: None }))
+        };
+        let parameters = spec.parameters().into_iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { spec, compute, parameters })
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Where and in what its forwards run.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// What comes before the blocks.
+    pub fn entrance(&self) -> Entrance {
+        Entrance::held(&self.spec, |name| self.adapted(name), self.compute)
+    }
+
+    /// The parameters of a block.
+    pub fn block(&self, block: usize) -> Parameters {
+        let roles = self.spec.roles(block).into_iter();
+        Parameters::of_tensors(roles.map(|(role, ..)| {
+            let tensor = self.adapted(&self.spec.block_name(block, &role)).to_kind(self.compute.kind);
+            (role, tensor)
+        }))
+    }
+
+    /// What comes behind the blocks.
+    pub fn exit(&self) -> Exit {
+        Exit::held(&self.spec, |name| self.adapted(name), self.compute)
+    }
+
+    /// A parameter with its correction.
+    fn adapted(&self, name: &str) -> Tensor {
+        let held = &self.parameters[name];
+        held.adapter.as_ref().map_or_else(|| held.tensor.shallow_clone(), |adapter| adapter.applied(&held.tensor))
+    }
+
+    /// What training changes, in an order that does not change.
+    pub fn variables(&self) -> Vec<Variable> {
+        let of = |(name, held): (&String, &Held)| match &held.adapter {
+            Some(adapter) => {
+                let factor = |what: &str, tensor: &Tensor| Variable {
+                    name: format!("{name}.{what}"),
+                    tensor: tensor.shallow_clone(),
+                    decays: true,
+                };
+                vec![factor("lora_a", &adapter.a), factor("lora_b", &adapter.b)]
+            }
+            None if held.tensor.requires_grad() => {
+                let decays = matches!(held.kind, ParameterKind::Linear | ParameterKind::Head);
+                vec![Variable { name: name.clone(), tensor: held.tensor.shallow_clone(), decays }]
+            }
+            None => Vec::new(),
+        };
+        self.parameters.iter().flat_map(of).collect()
+    }
+
+    /// The first segment, as a tape counts them, that has something to learn.
+    pub fn first_to_learn(&self) -> usize {
+        let learns = |name: &str| {
+            let held = &self.parameters[name];
+            held.adapter.is_some() || held.tensor.requires_grad()
+        };
+        let start = self.spec.parameters_of(Part::Start).any(|p| learns(&p.name));
+        let block = |i: &usize| self.spec.roles(*i).iter().any(|(role, ..)| learns(&self.spec.block_name(*i, role)));
+        let blocks = self.spec.blocks.len();
+        if start { 0 } else { (0..blocks).find(block).map_or(blocks + 1, |i| i + 1) }
+    }
+
+    /// A parameter as it is now, corrections merged: f32, row by row.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let _no_grad = tch::no_grad_guard();
+        to_vec(&self.adapted(name))
+    }
+}

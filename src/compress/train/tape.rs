@@ -1,0 +1,128 @@
+//! Forward and backward in segments: the entrance, then a block each. Gradients are
+//! handed from one to the one before it, so that any segment may add a loss of its
+//! own, and none but the one at hand need be kept: with checkpointing a segment is
+//! computed once more when its turn comes (Chen et al., "Training Deep Nets with
+//! Sublinear Memory Cost", 2016).
+
+use super::network::Network;
+use crate::compress::decoder::block_forward;
+use std::collections::BTreeMap;
+use tch::Tensor;
+
+/// What a segment made: segment 0 is the entrance, segment i + 1 is block i.
+pub struct Segment {
+    /// Hidden states behind it, `[batch, tokens, hidden]`.
+    pub output: Tensor,
+    /// What was asked to be heard inside it, by name.
+    pub heard: BTreeMap<&'static str, Tensor>,
+}
+
+impl Segment {
+    /// The same tensors.
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            output: self.output.shallow_clone(),
+            heard: self.heard.iter().map(|(&name, tensor)| (name, tensor.shallow_clone())).collect(),
+        }
+    }
+}
+
+/// How a forward is run.
+#[derive(Clone, Copy)]
+pub struct Recording<'a> {
+    /// Segments, from the entrance on.
+    pub depth: usize,
+    /// Names of what is heard inside blocks.
+    pub hear: &'a [&'static str],
+    /// Whether segments are computed again for their gradients.
+    pub checkpointing: bool,
+}
+
+/// A forward that gradients can be sent back through.
+pub struct Tape<'a> {
+    network: &'a Network,
+    sequences: &'a [&'a [u32]],
+    recording: Recording<'a>,
+    /// What each segment but the first reads: the output before it, cut off.
+    inputs: Vec<Tensor>,
+    /// Empty with checkpointing.
+    segments: Vec<Segment>,
+    hidden: Tensor,
+    /// The first segment that has something to learn.
+    lowest: usize,
+}
+
+/// Runs sequences of one length without a thought of gradients; `hear` is told of each
+/// segment. Gives hidden states behind the last.
+pub fn run(network: &Network, sequences: &[&[u32]], recording: Recording, hear: &mut dyn FnMut(usize, Segment)) -> Tensor {
+    let _no_grad = tch::no_grad_guard();
+    let mut hidden = None;
+    for segment in 0..recording.depth {
+        let made = forward(network, sequences, segment, hidden.as_ref(), recording.hear);
+        hidden = Some(made.output.shallow_clone());
+        hear(segment, made);
+    }
+    hidden.expect("there is an entrance")
+}
+
+impl<'a> Tape<'a> {
+    /// Runs sequences of one length.
+    pub fn record(network: &'a Network, sequences: &'a [&'a [u32]], recording: Recording<'a>) -> Self {
+        let (mut inputs, mut segments) = (Vec::new(), Vec::new());
+        let mut made = None;
+        for segment in 0..recording.depth {
+            let input = made.as_ref().map(|x: &Tensor| x.detach().set_requires_grad(true));
+            let step = || forward(network, sequences, segment, input.as_ref(), recording.hear);
+            let step = if recording.checkpointing { tch::no_grad(step) } else { step() };
+            made = Some(step.output.shallow_clone());
+            inputs.extend(input);
+            if !recording.checkpointing {
+                segments.push(step);
+            }
+        }
+        let hidden = made.expect("there is an entrance").detach();
+        Self { network, sequences, recording, inputs, segments, hidden, lowest: network.first_to_learn() }
+    }
+
+    /// Hidden states behind the last block, `[batch, tokens, hidden]`, without history.
+    pub fn hidden(&self) -> &Tensor {
+        &self.hidden
+    }
+
+    /// Sends `gradient`, of [`Self::hidden`], back to the parameters. `beside` may give
+    /// a loss of each segment, last to first, that is added.
+    pub fn backward(mut self, gradient: Tensor, beside: &mut dyn FnMut(usize, &Segment) -> Option<Tensor>) {
+        let mut gradient = gradient;
+        for index in (self.lowest..self.recording.depth).rev() {
+            // None is left when the entrance's turn comes.
+            let input = self.inputs.pop();
+            let segment =
+                self.segments.pop().unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.hear));
+            let handed = segment.output.requires_grad().then(|| (&segment.output * &gradient).sum(None));
+            let loss = match (handed, beside(index, &segment)) {
+                (Some(handed), Some(own)) => handed + own,
+                (Some(loss), None) | (None, Some(loss)) => loss,
+                (None, None) => continue,
+            };
+            if loss.requires_grad() {
+                loss.backward();
+            }
+            if let Some(input) = input {
+                gradient = input.grad();
+            }
+        }
+    }
+}
+
+fn forward(network: &Network, sequences: &[&[u32]], segment: usize, input: Option<&Tensor>, wanted: &[&'static str]) -> Segment {
+    let mut heard = BTreeMap::new();
+    let output = match (segment.checked_sub(1), input) {
+        (Some(block), Some(x)) => block_forward(&network.spec().blocks[block], &network.block(block), x, &mut |name, x| {
+            if wanted.contains(&name) {
+                heard.insert(name, x.shallow_clone());
+            }
+        }),
+        _ => network.entrance().forward(sequences),
+    };
+    Segment { output, heard }
+}

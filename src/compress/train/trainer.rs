@@ -1,0 +1,276 @@
+//! Step after step: gradients of a batch, a step of the optimiser, a look at what was
+//! held out, a saved state.
+
+use super::network::{Network, Variable};
+use super::optimizer::Optimizer;
+use super::schedule::learning_rate;
+use super::state;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::recipe::Training;
+use crate::report::{End, Line};
+use crate::text::corpus::{Piece, Pieces};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tch::{Device, Tensor};
+
+/// Sequences that go through the network together.
+pub struct Batch<'a> {
+    /// Each with one token more than is read.
+    pub pieces: &'a [Piece],
+    /// The number of each in the order of training, from which it can be known again;
+    /// held-out pieces are numbered by [`Batch::HELD_OUT`] and on.
+    pub numbers: std::ops::Range<u64>,
+    /// Scored tokens of the whole step, over which losses are means.
+    pub scored: f64,
+    /// All its tokens.
+    pub tokens: f64,
+}
+
+impl Batch<'_> {
+    /// Number of the first piece that was held out.
+    pub const HELD_OUT: u64 = 1 << 63;
+
+    /// What is read of each piece.
+    pub fn sequences(&self) -> Vec<&[u32]> {
+        self.pieces.iter().map(|piece| &piece.ids[..piece.ids.len() - 1]).collect()
+    }
+
+    /// Next tokens, i64, and how much each counts, both `[batch · tokens]`: its share of the
+    /// step's mean, or nothing where it is not scored.
+    pub fn targets(&self, device: Device) -> [Tensor; 2] {
+        let next: Vec<i64> = self.pieces.iter().flat_map(|piece| piece.ids[1..].iter().map(|&id| i64::from(id))).collect();
+        let share = |&scored: &bool| if scored { (1.0 / self.scored) as f32 } else { 0.0 };
+        let shares: Vec<f32> = self.pieces.iter().flat_map(|piece| piece.scored.iter().map(share)).collect();
+        [Tensor::from_slice(&next), Tensor::from_slice(&shares)].map(|tensor| tensor.to_device(device))
+    }
+}
+
+/// A part of a loss: its name, and its share of the step's mean, weighted.
+pub type Part = (&'static str, f64);
+
+/// What a network is trained for.
+pub trait Objective {
+    /// Variables of its own, which are trained along.
+    fn variables(&self) -> Vec<Variable> {
+        Vec::new()
+    }
+
+    /// Losses of a batch; where it is to learn, gradients are added to the variables'.
+    fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>>;
+}
+
+/// A run.
+pub struct Trainer<'a> {
+    network: &'a Network,
+    training: &'a Training,
+    optimizer: Optimizer,
+    /// Running means of the variables, by name.
+    average: BTreeMap<String, Tensor>,
+    /// Variables where what was held out was best.
+    best: BTreeMap<String, Tensor>,
+    notes: Notes,
+}
+
+/// What is saved beside tensors.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Notes {
+    step: u64,
+    lines: Vec<Line>,
+    best_loss: Option<f64>,
+    /// Evaluations since.
+    since_best: u64,
+}
+
+/// A loss is a sudden rise where the mean of so many steps
+const RECENT: usize = 5;
+/// is so many times that
+const RISE: f64 = 2.0;
+/// of so many before them.
+const BEFORE: usize = 50;
+
+impl<'a> Trainer<'a> {
+    /// Nothing is learnt yet.
+    pub fn new(network: &'a Network, objective: &dyn Objective, training: &'a Training) -> Self {
+        let optimizer = Optimizer::new(training, network.variables().into_iter().chain(objective.variables()).collect());
+        let mut trainer =
+            Self { network, training, optimizer, average: BTreeMap::new(), best: BTreeMap::new(), notes: Notes::default() };
+        trainer.best = trainer.values();
+        if training.average > 0.0 {
+            trainer.average = trainer.values();
+        }
+        trainer
+    }
+
+    /// Trains to the end, from where `file` was saved where it is there; what comes of it
+    /// is in the network.
+    pub fn run(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces, file: &Path, progress: &dyn Progress) -> Result<End> {
+        if file.exists() {
+            match state::restore(file, &mut self.tensors()) {
+                Ok(notes) => self.notes = notes,
+                Err(damage) => return Err(Error::format(file, format!("{damage}; delete it, or use --fresh to start again"))),
+            }
+        }
+        let steps = self.training.steps();
+        progress.begin("training", steps * (self.training.batch * self.training.length) as u64);
+        progress.advance(self.notes.step * (self.training.batch * self.training.length) as u64);
+        if self.notes.step == 0 && self.training.evaluate_every > 0 {
+            self.evaluate(objective, pieces)?;
+        }
+        let save_every = Duration::from_secs_f64(60.0 * self.training.save_minutes);
+        let mut saved = Instant::now();
+        let mut end = End::Finished;
+        while self.notes.step < steps {
+            self.step(objective, pieces, steps, progress)?;
+            if self.diverges() {
+                end = End::Diverged;
+                break;
+            }
+            let every = self.training.evaluate_every;
+            if every > 0 && (self.notes.step.is_multiple_of(every) || self.notes.step == steps) {
+                self.evaluate(objective, pieces)?;
+                if self.training.patience > 0 && self.notes.since_best >= self.training.patience {
+                    end = End::NoProgress;
+                    break;
+                }
+            }
+            if saved.elapsed() >= save_every {
+                state::save(file, &self.tensors(), &self.notes)?;
+                saved = Instant::now();
+            }
+        }
+        progress.end();
+        self.settle(end);
+        Ok(end)
+    }
+
+    /// What was seen, a line a step.
+    pub fn lines(&self) -> &[Line] {
+        &self.notes.lines
+    }
+
+    fn step(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces, steps: u64, progress: &dyn Progress) -> Result<()> {
+        let begin = Instant::now();
+        let Training { batch, micro_batch, length, .. } = *self.training;
+        self.optimizer.zero_grad();
+        let first = self.notes.step * batch as u64;
+        let drawn: Vec<Piece> = (first..first + batch as u64).map(|n| pieces.training(n)).collect();
+        let parts = losses(self.network, objective, &drawn, (first, micro_batch), true, progress)?;
+        let gradient_norm = self.optimizer.clip();
+        let rate = learning_rate(self.training, self.notes.step, steps);
+        let loss = parts.values().sum::<f64>();
+        self.notes.step += 1;
+        // What is not finite must not reach the weights.
+        if loss.is_finite() && gradient_norm.is_finite() {
+            self.optimizer.step(self.notes.step, rate);
+            self.follow();
+        }
+        self.notes.lines.push(Line {
+            step: self.notes.step,
+            tokens: self.notes.step * (batch * length) as u64,
+            loss: if gradient_norm.is_finite() { loss } else { f64::NAN },
+            parts: parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            gradient_norm,
+            learning_rate: rate,
+            tokens_per_s: (batch * length) as f64 / begin.elapsed().as_secs_f64(),
+            held_out: None,
+        });
+        Ok(())
+    }
+
+    /// Moves the running mean.
+    fn follow(&mut self) {
+        let _no_grad = tch::no_grad_guard();
+        for variable in self.optimizer.variables() {
+            if let Some(mean) = self.average.get_mut(&variable.name) {
+                let _ = mean.lerp_(&variable.tensor, 1.0 - self.training.average);
+            }
+        }
+    }
+
+    /// Loss on what was held out, and whether it is the best so far.
+    fn evaluate(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces) -> Result<()> {
+        let own = self.values();
+        self.assign(&self.average);
+        let held_out = pieces.validation();
+        let found = losses(self.network, objective, &held_out, (Batch::HELD_OUT, self.training.micro_batch), false, &crate::progress::Silent);
+        let loss = found?.values().sum::<f64>();
+        if let Some(line) = self.notes.lines.last_mut() {
+            line.held_out = Some(loss);
+        }
+        self.notes.since_best += 1;
+        if self.notes.best_loss.is_none_or(|best| loss < best) {
+            (self.notes.best_loss, self.notes.since_best) = (Some(loss), 0);
+            self.best = self.values();
+        }
+        self.assign(&own);
+        Ok(())
+    }
+
+    /// Whether the loss is no number or has risen suddenly.
+    fn diverges(&self) -> bool {
+        let mean = |lines: &[Line]| lines.iter().map(|line| line.loss).sum::<f64>() / lines.len() as f64;
+        let lines = &self.notes.lines;
+        let (before, recent) = lines.split_at(lines.len().saturating_sub(RECENT));
+        let before = &before[before.len().saturating_sub(BEFORE)..];
+        !lines.last().is_none_or(|line| line.loss.is_finite()) || before.len() == BEFORE && mean(recent) > RISE * mean(before)
+    }
+
+    /// Leaves in the network what is kept: the best that was held out, or the average, or
+    /// the last.
+    fn settle(&mut self, end: End) {
+        let best = self.notes.best_loss.is_some() || end == End::Diverged;
+        self.assign(if best { &self.best } else { &self.average });
+    }
+
+    /// Copies of the variables, by name.
+    fn values(&self) -> BTreeMap<String, Tensor> {
+        self.optimizer.variables().map(|v| (v.name.clone(), v.tensor.detach().copy())).collect()
+    }
+
+    /// Gives variables the values there are for them.
+    fn assign(&self, values: &BTreeMap<String, Tensor>) {
+        let _no_grad = tch::no_grad_guard();
+        for variable in self.optimizer.variables() {
+            if let Some(value) = values.get(&variable.name) {
+                variable.tensor.shallow_clone().copy_(value);
+            }
+        }
+    }
+
+    /// Everything that is saved, by name; the very tensors.
+    fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let of = |what: &'static str, tensors: &BTreeMap<String, Tensor>| {
+            tensors.iter().map(move |(name, tensor)| (format!("{name}:{what}"), tensor.shallow_clone())).collect::<Vec<_>>()
+        };
+        let mut all = self.optimizer.state();
+        all.extend(of("average", &self.average));
+        all.extend(of("best", &self.best));
+        all
+    }
+}
+
+/// Losses by name over pieces that are numbered from `first`, so many at a time.
+fn losses(
+    network: &Network,
+    objective: &mut dyn Objective,
+    pieces: &[Piece],
+    (first, at_a_time): (u64, usize),
+    learn: bool,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<&'static str, f64>> {
+    let scored = pieces.iter().flat_map(|piece| &piece.scored).filter(|&&scored| scored).count() as f64;
+    let tokens = pieces.iter().map(|piece| piece.scored.len()).sum::<usize>() as f64;
+    let mut sums = BTreeMap::new();
+    for (i, pieces) in pieces.chunks(at_a_time).enumerate() {
+        let from = first + (i * at_a_time) as u64;
+        let batch = Batch { pieces, numbers: from..from + pieces.len() as u64, scored, tokens };
+        for (name, value) in objective.losses(network, &batch, learn)? {
+            *sums.entry(name).or_insert(0.0) += value;
+        }
+        progress.advance(pieces.iter().map(|piece| piece.scored.len() as u64).sum());
+    }
+    Ok(sums)
+}

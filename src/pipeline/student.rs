@@ -1,0 +1,34 @@
+//! A stage that makes a student: another spec, and weights selected or drawn.
+
+use super::Done;
+use super::journal::{Made, StageJournal};
+use crate::checkpoint::DenseTensor;
+use crate::error::Result;
+use crate::model::StudentShape;
+use crate::quant::{Weight, WeightStore};
+use crate::report::StageReport;
+use std::path::Path;
+use std::time::Instant;
+
+/// Runs the stage on the teacher's weights.
+pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJournal) -> Result<Done> {
+    let start = Instant::now();
+    let spec = shape.apply(teacher.spec()).expect("the recipe was checked");
+    let weight = |p: crate::model::Parameter| {
+        let values = shape.starting_weight(&p, teacher.spec(), &spec, |name| Ok(teacher.weight(name)?.to_f32().into_owned()))?;
+        Ok((p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values))))
+    };
+    for part in spec.parts() {
+        journal.part(&spec, part, || {
+            let weights = spec.parameters_of(part).map(weight).collect::<Result<_>>()?;
+            Ok(Made { weights, layers: Vec::new() })
+        })?;
+    }
+    let report = StageReport {
+        method: "student".into(),
+        seconds: start.elapsed().as_secs_f64(),
+        layers: Vec::new(),
+        training: Vec::new(),
+    };
+    Ok(Done { model: journal.model(&spec)?, report })
+}

@@ -1,0 +1,253 @@
+//! `[stage.distil]`: a teacher, and what the student learns from it.
+
+use super::Training;
+use crate::model::ModelSpec;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// As it is written, and, once checked, as it is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Distil {
+    /// Who teaches: a model's path, or the model that the recipe is run on.
+    #[serde(serialize_with = "super::file_name_of_some", skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    /// How far the student's distribution is from the teacher's.
+    pub divergence: Divergence,
+    /// What both sides' logits are divided by; the loss is multiplied by its square.
+    pub temperature: f64,
+    /// Weight of the divergence.
+    pub soft: f64,
+    /// Weight of the cross-entropy with the text's own next tokens.
+    pub hard: f64,
+    /// What hidden states behind blocks are drawn to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<HiddenMatch>,
+    /// What attention is drawn to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionMatch>,
+    /// Weight of the squared distance of embedded tokens.
+    pub embedding: f64,
+    /// The teacher's block that each of the student's is compared with; evenly spread
+    /// ones, the last with the last, where there are none.
+    pub layers: Vec<usize>,
+    /// Where the teacher's most likely tokens are written once, to be read ever after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<TeacherCache>,
+    /// Whether it learns from what it writes itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_policy: Option<OnPolicy>,
+    /// How it is trained.
+    pub training: Training,
+}
+
+impl Default for Distil {
+    fn default() -> Self {
+        Self {
+            teacher: None,
+            divergence: Divergence::ForwardKl,
+            temperature: 1.0,
+            soft: 1.0,
+            hard: 0.0,
+            hidden: None,
+            attention: None,
+            embedding: 0.0,
+            layers: Vec::new(),
+            cache: None,
+            on_policy: None,
+            training: Training::default(),
+        }
+    }
+}
+
+/// Divergences of the student's distribution q from the teacher's p.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    /// KL(p ‖ q).
+    ForwardKl,
+    /// KL(q ‖ p).
+    ReverseKl,
+    /// The mean of both.
+    SymmetricKl,
+    /// β KL(p ‖ m) + (1 − β) KL(q ‖ m) with m = β p + (1 − β) q (GKD, section 3).
+    JensenShannon(f64),
+    /// KL(p ‖ α p + (1 − α) q) (DistiLLM, section 3.1).
+    SkewedForwardKl(f64),
+    /// KL(q ‖ (1 − α) p + α q) (DistiLLM, section 3.1).
+    SkewedReverseKl(f64),
+    /// ½ Σ |p − q|.
+    TotalVariation,
+}
+
+/// How hidden states are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenLoss {
+    /// 1 − cosine, of the last block alone (DistilBERT).
+    LastCosine,
+    /// Squared distance behind every block, through a learned matrix where widths differ
+    /// (TinyBERT, equation 8).
+    MeanSquare,
+    /// Squared distance of normalised states behind every block (MobileBERT, section 3.3).
+    NormalisedMeanSquare,
+}
+
+/// A loss on hidden states.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HiddenMatch {
+    /// How.
+    pub loss: HiddenLoss,
+    /// How much it counts.
+    pub weight: f64,
+}
+
+/// How attention is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionLoss {
+    /// Squared distance of scores before the softmax (TinyBERT, equation 7).
+    Scores,
+    /// KL of the distributions over keys (MobileBERT, section 3.3).
+    Distributions,
+}
+
+/// A loss on attention.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionMatch {
+    /// How.
+    pub loss: AttentionLoss,
+    /// How much it counts.
+    pub weight: f64,
+}
+
+/// Learning from the student's own texts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnPolicy {
+    /// What is learnt from them.
+    pub method: OnPolicyMethod,
+    /// Share of the steps' batches that it writes; the others are the corpus's.
+    #[serde(default = "one")]
+    pub share: f64,
+    /// Tokens of the corpus that it continues.
+    #[serde(default = "default_prompt")]
+    pub prompt: usize,
+    /// What its logits are divided by when it writes.
+    #[serde(default = "one")]
+    pub temperature: f64,
+    /// MiniLLM: share of the teacher in the choice of each token.
+    #[serde(default = "default_teacher_mix")]
+    pub teacher_mix: f64,
+}
+
+/// The methods on the student's own texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPolicyMethod {
+    /// Reverse KL of whole texts, by policy gradient (MiniLLM).
+    #[serde(rename = "minillm")]
+    MiniLlm,
+    /// The divergence, with no gradient through the writing (GKD).
+    Gkd,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn default_prompt() -> usize {
+    16
+}
+fn default_teacher_mix() -> f64 {
+    0.2
+}
+
+/// The teacher's most likely tokens on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherCache {
+    /// The file; made where it is not there or does not fit.
+    #[serde(serialize_with = "super::file_name")]
+    pub file: PathBuf,
+    /// Tokens of each position; all others are one.
+    #[serde(default = "default_top_k")]
+    pub top_k: usize,
+}
+
+fn default_top_k() -> usize {
+    32
+}
+
+impl Distil {
+    /// For a student, with paths relative to a folder. The teacher, where it is another
+    /// than the recipe's model, is looked at later.
+    pub(super) fn checked(&self, student: &ModelSpec, folder: &Path) -> Result<Self, String> {
+        let fail = |reason: String| Err(format!("distil: {reason}"));
+        let weight = |x: f64| x >= 0.0 && x.is_finite();
+        let weights = [
+            self.soft,
+            self.hard,
+            self.embedding,
+            self.hidden.map_or(0.0, |h| h.weight),
+            self.attention.map_or(0.0, |a| a.weight),
+        ];
+        if !weights.into_iter().all(weight) {
+            return fail("weights of losses must be 0 or more".into());
+        }
+        if weights.iter().all(|&w| w == 0.0) {
+            return fail("every loss has weight 0: there is nothing to learn; set soft, hard, hidden, attention or embedding".into());
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return fail(format!("temperature {} must be a positive number", self.temperature));
+        }
+        let inside = |x: f64| x > 0.0 && x < 1.0;
+        match self.divergence {
+            Divergence::JensenShannon(x) | Divergence::SkewedForwardKl(x) | Divergence::SkewedReverseKl(x) if !inside(x) => {
+                return fail(format!("divergence: {x} must be between 0 and 1, both excluded"));
+            }
+            _ => (),
+        }
+        if !self.layers.is_empty() && self.layers.len() != student.blocks.len() {
+            return fail(format!("layers names {} blocks of the teacher, and the student has {} blocks", self.layers.len(), student.blocks.len()));
+        }
+        let deep = self.hidden.is_some() || self.attention.is_some() || self.embedding > 0.0;
+        if let Some(cache) = &self.cache {
+            match () {
+                () if cache.top_k == 0 => return fail("cache: top_k must be at least 1".into()),
+                () if cache.top_k >= student.vocab_size => return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size)),
+                () if deep => return fail("cache: hidden states and attention are not in the cache; leave it out to ask the teacher itself".into()),
+                () => (),
+            }
+        }
+        if let Some(own) = &self.on_policy {
+            let length = self.training.length.min(student.context);
+            match () {
+                () if deep => return fail("on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each".into()),
+                () if self.cache.is_some() => return fail("on_policy: what the student writes is in no cache; leave it out".into()),
+                () if self.soft == 0.0 => return fail("on_policy: soft is its weight, and 0".into()),
+                () if own.prompt == 0 || own.prompt > length => return fail(format!("on_policy: prompt must be from 1 to the length of {length}")),
+                () if !(0.0..=1.0).contains(&own.share) => return fail("on_policy: share must be from 0 to 1".into()),
+                () if !(0.0..1.0).contains(&own.teacher_mix) => return fail("on_policy: teacher_mix must be from 0 to below 1".into()),
+                () if !(own.temperature > 0.0 && own.temperature.is_finite()) => return fail("on_policy: temperature must be a positive number".into()),
+                () if own.method == OnPolicyMethod::MiniLlm && self.divergence != Divergence::ReverseKl => {
+                    return fail("on_policy: minillm minimises the reverse KL: set divergence = \"reverse_kl\"".into());
+                }
+                () => (),
+            }
+        }
+        let join = |path: &PathBuf| folder.join(path);
+        Ok(Self {
+            teacher: self.teacher.as_ref().map(join),
+            cache: self.cache.as_ref().map(|cache| TeacherCache { file: join(&cache.file), ..cache.clone() }),
+            training: self.training.checked("distil", student, folder)?,
+            ..self.clone()
+        })
+    }
+
+    /// Whether the teacher is asked for anything.
+    pub fn needs_teacher(&self) -> bool {
+        self.soft > 0.0 || self.embedding > 0.0 || self.hidden.is_some() || self.attention.is_some()
+    }
+}

@@ -1,0 +1,226 @@
+//! `[stage.….training]`: how a model is trained, whatever it is trained for.
+
+use super::resolve::matches;
+use crate::model::{ModelSpec, ParameterKind};
+use serde::{Deserialize, Serialize, Serializer};
+use std::path::{Path, PathBuf};
+
+/// As it is written, and, once checked, as it is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Texts, JSONL files, token files, or folders of them.
+    #[serde(serialize_with = "names")]
+    pub text: Vec<PathBuf>,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Tokens that are trained on, all steps together.
+    pub tokens: u64,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Sequences that go through the model together.
+    pub micro_batch: usize,
+    /// Of the order of the data, and of what starts at random.
+    pub seed: u64,
+    /// What gradients do.
+    pub optimizer: Optimizer,
+    /// AdamW: shares of the past in the running means of gradients and of their squares.
+    pub betas: [f64; 2],
+    /// AdamW: what keeps a quotient finite.
+    pub epsilon: f64,
+    /// SGD: share of the past in the velocity.
+    pub momentum: f64,
+    /// At its peak.
+    pub learning_rate: f64,
+    /// Share of the steps over which the learning rate rises.
+    pub warmup: f64,
+    /// How it falls.
+    pub schedule: Decay,
+    /// Share of the peak that it falls to.
+    pub last: f64,
+    /// Of matrices, relative to the learning rate.
+    pub weight_decay: f64,
+    /// Norm of the gradients at most; 0 = any.
+    pub clip: f64,
+    /// Share of the past in a running mean of the weights, which is what is evaluated
+    /// and kept; 0 = the weights themselves.
+    pub average: f64,
+    /// What is trained.
+    pub trains: Trains,
+    /// Parameters that are not, by canonical name, * allowed.
+    pub freeze: Vec<String>,
+    /// Whether blocks are computed again for their gradients, in less memory.
+    pub checkpointing: bool,
+    /// Steps between evaluations; 0 = none.
+    pub evaluate_every: u64,
+    /// Sequences that are kept from training and evaluated on.
+    pub held_out: usize,
+    /// Evaluations without progress before training stops; 0 = it goes on.
+    pub patience: u64,
+    /// Minutes between savings of the state.
+    pub save_minutes: f64,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            text: Vec::new(),
+            length: 256,
+            tokens: 2_000_000,
+            batch: 32,
+            micro_batch: 8,
+            seed: 0,
+            optimizer: Optimizer::Adamw,
+            betas: [0.9, 0.95],
+            epsilon: 1e-8,
+            momentum: 0.9,
+            learning_rate: 1e-3,
+            warmup: 0.05,
+            schedule: Decay::Cosine,
+            last: 0.1,
+            weight_decay: 0.1,
+            clip: 1.0,
+            average: 0.0,
+            trains: Trains::Named(TrainsName::All),
+            freeze: Vec::new(),
+            checkpointing: false,
+            evaluate_every: 50,
+            held_out: 16,
+            patience: 0,
+            save_minutes: 5.0,
+        }
+    }
+}
+
+/// The optimisers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Gradient descent with momentum.
+    Sgd,
+}
+
+/// How the learning rate falls behind the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// It does not.
+    Constant,
+    /// In a line.
+    Linear,
+    /// As half a wave.
+    Cosine,
+}
+
+/// What is trained: a name, or adapters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"all\", \"norms\", or { rank = 8, alpha = 16, targets = [\"*\"] } for low-rank adapters")]
+pub enum Trains {
+    /// By name.
+    Named(TrainsName),
+    /// Low-rank adapters, merged at the end.
+    Adapters(Adapters),
+}
+
+/// What can be trained by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainsName {
+    /// Every parameter.
+    All,
+    /// Weights of norms, biases, and the vectors of mixers.
+    Norms,
+}
+
+/// Low-rank adapters (LoRA).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Adapters {
+    /// Columns of the factors.
+    pub rank: usize,
+    /// The correction is alpha / rank · B A.
+    pub alpha: f64,
+    /// Linear layers by canonical name, * allowed.
+    pub targets: Vec<String>,
+}
+
+impl Default for Adapters {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, targets: vec!["*".into()] }
+    }
+}
+
+/// Names alone: the folders of a machine are not recorded.
+fn names<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+impl Training {
+    /// Steps of the optimiser.
+    pub fn steps(&self) -> u64 {
+        self.tokens.div_ceil((self.batch * self.length) as u64)
+    }
+
+    /// For a model, with paths relative to a folder.
+    pub(super) fn checked(&self, what: &str, spec: &ModelSpec, folder: &Path) -> Result<Self, String> {
+        let fail = |reason: String| Err(format!("{what}: training: {reason}"));
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let length = self.length.min(spec.context);
+        match () {
+            () if self.text.is_empty() => return fail("text names nothing to train on: text = [\"some.txt\", \"a-folder\"]".into()),
+            () if length < 2 => return fail("length must be at least 2".into()),
+            () if self.tokens == 0 => return fail("tokens must be at least 1".into()),
+            () if self.batch == 0 || self.micro_batch == 0 => return fail("batch and micro_batch must be at least 1".into()),
+            () if self.batch.checked_mul(length).is_none_or(|n| n > 1 << 30) => return fail(format!("a batch of {} is too large", self.batch)),
+            () if !positive(self.learning_rate) => return fail(format!("learning_rate {} must be a positive number", self.learning_rate)),
+            () if !(self.betas.iter().all(|&b| share(b)) && share(self.momentum) && share(self.average)) => {
+                return fail("betas, momentum and average must be from 0 to below 1".into());
+            }
+            () if !positive(self.epsilon) => return fail("epsilon must be a positive number, such as 1e-8".into()),
+            () if !share(self.warmup) => return fail("warmup is a share of the steps, from 0 to below 1".into()),
+            () if !(0.0..=1.0).contains(&self.last) => return fail("last is a share of the learning rate, from 0 to 1".into()),
+            () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => return fail("weight_decay must be 0 or more".into()),
+            () if !(self.clip >= 0.0 && self.clip.is_finite()) => return fail("clip must be a norm, or 0 for none".into()),
+            () if !positive(self.save_minutes) => return fail("save_minutes must be a positive number".into()),
+            () if self.evaluate_every > 0 && self.held_out == 0 => {
+                return fail("evaluations need sequences: set held_out, or evaluate_every = 0".into());
+            }
+            () if self.patience > 0 && self.evaluate_every == 0 => {
+                return fail("patience counts evaluations, and there are none: set evaluate_every".into());
+            }
+            () => (),
+        }
+        if let Trains::Adapters(adapters) = &self.trains
+            && (adapters.rank == 0 || !positive(adapters.alpha))
+        {
+            return fail("an adapter's rank must be at least 1, and its alpha a positive number".into());
+        }
+        let checked = Self { text: self.text.iter().map(|file| folder.join(file)).collect(), length, ..self.clone() };
+        let targets: &[String] = match &self.trains {
+            Trains::Adapters(adapters) => &adapters.targets,
+            Trains::Named(_) => &[],
+        };
+        let parameters = spec.parameters();
+        if let Some(pattern) = self.freeze.iter().chain(targets).find(|pattern| !parameters.iter().any(|p| matches(pattern, &p.name))) {
+            return fail(format!("\"{pattern}\" names no parameter of this model; names are like blocks.0.ffn.down, and * stands for anything"));
+        }
+        if checked.variables(spec).is_empty() {
+            return fail("everything is frozen: there is nothing left to train".into());
+        }
+        Ok(checked)
+    }
+
+    /// Canonical names of what is trained, or has an adapter.
+    pub fn variables(&self, spec: &ModelSpec) -> Vec<String> {
+        let wanted = |kind: ParameterKind, name: &str| match &self.trains {
+            Trains::Named(TrainsName::All) => true,
+            Trains::Named(TrainsName::Norms) => kind == ParameterKind::Vector,
+            Trains::Adapters(adapters) => kind == ParameterKind::Linear && adapters.targets.iter().any(|t| matches(t, name)),
+        };
+        let frozen = |name: &str| self.freeze.iter().any(|pattern| matches(pattern, name));
+        spec.parameters().into_iter().filter(|p| wanted(p.kind, &p.name) && !frozen(&p.name)).map(|p| p.name).collect()
+    }
+}
