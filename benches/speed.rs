@@ -126,7 +126,8 @@ fn main() {
 
 fn write_ids(model: &Path, text: &Path, file: &Path) {
     let model = runtime::open(model, None).unwrap();
-    let drawn = Calibration { text: TextSource::Model, sequences: SEQUENCES, length: LENGTH, seed: 0, token_importance: TokenImportance::Equal };
+    let drawn =
+        Calibration { text: TextSource::Model, sequences: SEQUENCES, length: LENGTH, seed: 0, token_importance: TokenImportance::Equal };
     let ids = calibration_sequences(&model, Some(&std::fs::read_to_string(text).unwrap()), &drawn, 0, &Silent).unwrap();
     let flat: Vec<u8> = ids.iter().flatten().flat_map(|&id| (id as i32).to_le_bytes()).collect();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, vec![SEQUENCES, LENGTH], &flat).unwrap();

@@ -36,11 +36,21 @@ fn compress(recipe: &Path, model: &Path, out: &Path, more: &[&str]) -> std::proc
 fn every_recipe_runs_and_reports() {
     let recipes = recipes();
     assert!(recipes.len() >= 3);
+    let folder = tempfile::tempdir().unwrap();
+    let ids = folder.path().join("ids.bin");
+    std::fs::write(&ids, (0..3000u16).flat_map(|i| (3 + i * 7 % 90).to_le_bytes()).collect::<Vec<_>>()).unwrap();
     for recipe in recipes {
         let out = tempfile::tempdir().unwrap();
         // These recipes' texts and limits are the demo model's.
-        let sets = ["--set", "calibration.text=self", "--set", "evaluate.text=self", "--set", "gate.max_perplexity_increase=9.0"];
-        let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &sets);
+        let mut sets: Vec<String> =
+            ["calibration.text=self", "evaluate.text=self", "gate.max_perplexity_increase=9.0"].map(String::from).to_vec();
+        let trained = distilling(&recipe);
+        for stage in &trained {
+            let ids = format!("text=['{}']", ids.display());
+            sets.extend([&ids, "tokens=1024", "length=16"].map(|set: &str| format!("{stage}.distil.training.{set}")));
+        }
+        let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &more);
         assert!(done.status.success(), "{}: {}", recipe.display(), String::from_utf8_lossy(&done.stderr));
         let report: Value = serde_json::from_slice(&done.stdout).unwrap();
         for key in ["size_bytes", "bits_per_weight", "peak_memory_bytes", "seconds"] {
@@ -53,10 +63,17 @@ fn every_recipe_runs_and_reports() {
         }
         assert!(report["before"]["perplexity"].is_number() && report["after"]["kl_mean"].is_number());
         let written: Vec<_> = report["files"].as_array().unwrap().iter().map(|f| PathBuf::from(f.as_str().unwrap())).collect();
-        assert!(written.len() == 4 && written.iter().all(|f| f.exists()));
+        assert!(written.len() == 4 + trained.len() && written.iter().all(|f| f.exists()));
         let left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 4, "nothing but the four files remains: {left:?}");
+        assert_eq!(left.len(), written.len(), "nothing but what is listed remains: {left:?}");
     }
+}
+
+/// Numbers of a recipe's stages, from 1, that distil.
+fn distilling(recipe: &Path) -> Vec<usize> {
+    let recipe: toml::Table = toml::from_str(&std::fs::read_to_string(recipe).unwrap()).unwrap();
+    let stages = recipe["stage"].as_array().unwrap();
+    (1..).zip(stages).filter(|(_, stage)| stage.get("distil").is_some()).map(|(number, _)| number).collect()
 }
 
 /// A gate that cannot be met: the model is written, marked so, and the exit code is 1.

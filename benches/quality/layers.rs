@@ -43,8 +43,8 @@ impl Inputs {
             let layers = groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, linear.role)));
             let error = |(input, role)| {
                 let [before, after] = [original, model].map(|store| tensor(store, i, role));
-                let folded = if rescaled { fold(original, model, i, input) } else { Tensor::from(1f32) };
-                (role, relative_error(&before, &(after * folded), &hessians[input]))
+                let after = if rescaled { unfolded(original, model, i, role, input, after) } else { after };
+                (role, relative_error(&before, &after, &hessians[input]))
             };
             layers.map(error).collect()
         };
@@ -62,6 +62,20 @@ fn is_rescaled(original: &dyn WeightStore, model: &dyn WeightStore) -> bool {
     norms.into_iter().any(changed)
 }
 
+/// Rows of a layer that what follows has been folded into.
+const FOLDED_ROWS: [&str; 2] = ["attn.v", "ffn.up"];
+
+/// A layer's weight as one that reads the original's inputs and gives its outputs.
+fn unfolded(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, role: &str, input: &'static str, weight: Tensor) -> Tensor {
+    let weight = weight * fold(original, model, block, input);
+    if FOLDED_ROWS.contains(&role) { &weight / of_rows(&tensor(original, block, role), &weight).unsqueeze(1) } else { weight }
+}
+
+/// What the rows of a weight have been multiplied by, but for what rounding did to them.
+fn of_rows(before: &Tensor, after: &Tensor) -> Tensor {
+    (after * before).sum_dim_intlist(1, false, None) / before.square().sum_dim_intlist(1, false, None)
+}
+
 /// What the columns of a layer's weight must be multiplied by to read the original's
 /// inputs, where a method has folded the inverse into what comes before: a norm
 /// exactly, or rows of a linear layer, which are rounded besides.
@@ -70,11 +84,8 @@ fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input
         let [before, after] = [original, model].map(|store| tensor(store, block, role));
         (after / &before).where_self(&before.ne(0.0), &Tensor::from(1f32))
     };
-    let of_rows = |role, input| {
-        let before = tensor(original, block, role);
-        let after = tensor(model, block, role) * fold(original, model, block, input);
-        (after * &before).sum_dim_intlist(1, false, None) / before.square().sum_dim_intlist(1, false, None)
-    };
+    let of_rows =
+        |role, input| of_rows(&tensor(original, block, role), &(tensor(model, block, role) * fold(original, model, block, input)));
     match input {
         inputs::ATTENTION => of_norm(roles::MIXER_NORM),
         inputs::FFN => of_norm(roles::FFN_NORM),

@@ -69,7 +69,8 @@ impl Subject {
     /// What our pipeline calibrates on with this seed.
     pub fn calibration(&self, sequences: usize, seed: u64) -> Vec<Vec<u32>> {
         let text = std::fs::read_to_string(self.calibration_text()).unwrap();
-        let drawn = Calibration { text: TextSource::Model, sequences, length: self.window(), seed, token_importance: TokenImportance::Equal };
+        let drawn =
+            Calibration { text: TextSource::Model, sequences, length: self.window(), seed, token_importance: TokenImportance::Equal };
         calibration_sequences(&self.original, Some(&text), &drawn, 0, &Silent).unwrap()
     }
 

@@ -1,22 +1,21 @@
 //! A stage that distils: the model it is handed is the student, and the recipe's own
 //! model, or another, the teacher.
 
-use super::journal::{Made, StageJournal};
+use super::journal::StageJournal;
 use super::{Done, fingerprint};
-use crate::checkpoint::{DenseTensor, write_atomically};
+use crate::checkpoint::DenseTensor;
 use crate::compress::Compute;
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Trained, Trainer};
 use crate::error::{Error, Result};
-use crate::model::Part;
+use crate::model::{ModelSpec, Parameter};
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{Distil, Training, Trains};
+use crate::recipe::{Distil, Phase, Training, Trains};
 use crate::report::{End, StageReport, TrainingReport};
 use crate::runtime::{self, Model};
 use crate::text::corpus::{Corpus, Pieces};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,56 +39,73 @@ pub struct Lessons<'a> {
     pub progress: &'a dyn Progress,
 }
 
+/// What phases share.
+struct School {
+    pieces: Pieces,
+    teacher: Option<Teacher>,
+}
+
 impl Lessons<'_> {
-    /// Runs the stage.
+    /// Runs the stage: one phase after the other, each finished one on disk before the
+    /// next begins.
     pub fn run(&self) -> Result<Done> {
         let start = Instant::now();
         let spec = self.student.spec();
-        let mut trained = None;
-        for part in spec.parts() {
-            self.journal.part(spec, part, || {
-                if trained.is_none() {
-                    trained = Some(self.train()?);
+        let named = self.plan.teacher.as_ref().map(|path| runtime::open_weights(path)).transpose()?;
+        let teacher = named.as_ref().unwrap_or(self.original);
+        self.check(teacher.spec(), &teacher.path)?;
+        let corpus = self.corpus()?;
+        // Another text, or another teacher of the same name, is another run.
+        let key = fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, self.progress)?;
+        let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
+        for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
+            let name = format!("phase-{i}-{}", &key[..16]);
+            let (made, report) = self.journal.phase(&name, spec, || {
+                if school.is_none() {
+                    school = Some(self.school(&corpus, teacher, &key)?);
                 }
-                Ok(parameters(trained.as_ref().expect("just trained"), part))
+                let state = self.journal.file(&format!("{name}.state.safetensors"));
+                self.train(phase, &*student, school.as_mut().expect("just made"), &state)
             })?;
+            if report.end == End::Diverged {
+                tracing::warn!("distil: {}: {}; try a smaller learning_rate", report.name, report.end);
+            }
+            training.push(report);
+            student = Arc::new(made);
         }
-        let training = read_reports(&self.reports())?;
-        for report in training.iter().filter(|report| report.end == End::Diverged) {
-            tracing::warn!("distil: {}: {}; try a smaller learning_rate", report.name, report.end);
-        }
-        Ok(Done {
-            report: StageReport { method: "distil".into(), seconds: start.elapsed().as_secs_f64(), layers: Vec::new(), training },
-            model: self.journal.model(spec)?,
-        })
+        let report = StageReport { method: "distil".into(), seconds: start.elapsed().as_secs_f64(), layers: Vec::new(), training };
+        Ok(Done { report, model: student })
     }
 
-    fn reports(&self) -> PathBuf {
-        self.journal.file("training.json")
-    }
-
-    /// The student once it has learnt.
-    fn train(&self) -> Result<Network> {
-        let training = &self.plan.training;
-        let mut pieces = self.pieces()?;
-        let network = Network::trained(&*self.student, self.compute, &trained(training, self.student.spec()))?;
-        let all = network.spec().blocks.len() + 1;
-        let teacher = if self.plan.needs_teacher() { Some(self.teacher(&mut pieces)?) } else { None };
-        let mut objective: Box<dyn Objective> = match (&self.plan.on_policy, teacher) {
+    /// The student once it has learnt, by canonical name.
+    fn train(
+        &self,
+        phase: &Phase,
+        student: &dyn WeightStore,
+        School { pieces, teacher }: &mut School,
+        state: &Path,
+    ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
+        let Phase { name, only, plan } = phase;
+        let spec = student.spec();
+        let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?;
+        let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
+        let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {
             (Some(on_policy), Some(Teacher::Network(teacher))) => {
-                Box::new(OnPolicyDistillation::new(self.plan, on_policy, teacher, self.threads)?)
+                Box::new(OnPolicyDistillation::new(plan, on_policy, teacher, self.threads)?)
             }
             (_, teacher) => {
-                let matching = self.matching(&teacher, None)?;
-                Box::new(Distillation::new(self.plan, teacher, matching, all))
+                let matching = self.matching(plan, teacher, *only)?;
+                Box::new(Distillation::new(plan, teacher.as_ref(), matching, depth))
             }
         };
-        let mut trainer = Trainer::new(&network, &*objective, training);
-        let end = trainer.run(&mut *objective, &mut pieces, &self.journal.file("state.safetensors"), self.progress)?;
-        let reports = [TrainingReport { name: "distillation".into(), end, lines: trainer.lines().to_vec() }];
-        let text = serde_json::to_vec(&reports).expect("a report is JSON");
-        write_atomically(&self.reports(), |out| out.write_all(&text))?;
-        Ok(network)
+        let mut trainer = Trainer::new(&network, &*objective, &plan.training);
+        let end = trainer.run(&mut *objective, pieces, state, self.progress)?;
+        let weight = |p: Parameter| {
+            let values = network.values(&p.name);
+            (p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values)))
+        };
+        let weights = spec.parameters().into_iter().map(weight).collect();
+        Ok((weights, TrainingReport { name: name.clone(), end, lines: trainer.lines().to_vec() }))
     }
 
     fn tokens(&self) -> PathBuf {
@@ -97,68 +113,65 @@ impl Lessons<'_> {
     }
 
     /// What it is trained on.
-    fn pieces(&self) -> Result<Pieces> {
-        let Training { text, length, seed, held_out, .. } = &self.plan.training;
-        let spec = self.student.spec();
-        let corpus = Corpus::open_or_build(text, self.original.tokenizer.as_ref(), spec.vocab_size, &self.tokens(), self.progress)?;
-        corpus.pieces(*length, spec.special.bos, *seed, *held_out)
+    fn corpus(&self) -> Result<Corpus> {
+        let tokenizer = self.original.tokenizer.as_ref();
+        Corpus::open_or_build(&self.plan.training.text, tokenizer, self.student.spec().vocab_size, &self.tokens(), self.progress)
     }
 
-    fn matching(&self, teacher: &Option<Teacher>, only: Option<usize>) -> Result<Option<Matching>> {
+    fn matching(&self, plan: &Distil, teacher: &Option<Teacher>, only: Option<usize>) -> Result<Option<Matching>> {
         let Some(Teacher::Network(teacher)) = teacher else { return Ok(None) };
         let refuse = |reason: String| Error::Usage(format!("distil: {reason}"));
-        let matching = Matching::new(self.plan, self.student.spec(), teacher.spec(), only, self.compute.device).map_err(refuse)?;
+        let matching = Matching::new(plan, self.student.spec(), teacher.spec(), only, self.compute.device).map_err(refuse)?;
         Ok(Some(matching).filter(|matching| !matching.is_empty()))
     }
 
-    fn teacher(&self, pieces: &mut Pieces) -> Result<Teacher> {
-        let named = self.plan.teacher.as_ref().map(|path| runtime::open_weights(path)).transpose()?;
-        let teacher = named.as_ref().unwrap_or(self.original);
-        let (its, own) = (teacher.spec(), self.student.spec());
-        let Training { length, held_out, batch, .. } = self.plan.training;
-        if its.vocab_size != own.vocab_size {
-            let reason = format!("the teacher knows {} tokens and the student {}: they must be the same", its.vocab_size, own.vocab_size);
-            return Err(Error::format(&teacher.path, reason));
+    /// Fails where the student cannot learn from a teacher.
+    fn check(&self, teacher: &ModelSpec, path: &Path) -> Result<()> {
+        let (its, own) = (teacher.vocab_size, self.student.spec().vocab_size);
+        if its != own {
+            return Err(Error::format(path, format!("the teacher knows {its} tokens and the student {own}: they must be the same")));
         }
-        if its.context < length {
-            let reason = format!("the teacher's context of {} tokens is shorter than a training sequence: set length = {0}", its.context);
-            return Err(Error::format(&teacher.path, reason));
+        if teacher.context < self.plan.training.length {
+            let reason = format!("the teacher's context is shorter than a training sequence: set training.length = {}", teacher.context);
+            return Err(Error::format(path, reason));
         }
+        Ok(())
+    }
+
+    fn school(&self, corpus: &Corpus, teacher: &Model, key: &str) -> Result<School> {
+        let Training { length, seed, held_out, batch, .. } = self.plan.training;
+        let spec = self.student.spec();
+        let mut pieces = corpus.pieces(length, spec.special.bos, seed, held_out)?;
         let load = || Network::frozen(&*teacher.store, self.compute);
-        let Some(cache) = &self.plan.cache else { return Ok(Teacher::Network(load()?)) };
-        let contents = Contents {
-            key: fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, self.progress)?,
-            training: self.plan.training.steps() * batch as u64,
-            held_out,
-            length,
-            top_k: cache.top_k,
-            vocab_size: own.vocab_size,
-            temperature: self.plan.temperature,
+        let teacher = match &self.plan.cache {
+            _ if !self.plan.needs_teacher() => None,
+            None => Some(Teacher::Network(load()?)),
+            Some(cache) => {
+                let contents = Contents {
+                    key: key.to_owned(),
+                    training: self.plan.training.steps() * batch as u64,
+                    held_out: pieces.validation().len(),
+                    length,
+                    top_k: cache.top_k,
+                    vocab_size: spec.vocab_size,
+                    temperature: self.plan.temperature,
+                };
+                let made = TopCache::open_or_make(&cache.file, contents, load, &mut pieces, self.compute.device, self.progress);
+                Some(Teacher::Cache(made?))
+            }
         };
-        TopCache::open_or_make(&cache.file, contents, load, pieces, self.compute.device, self.progress).map(Teacher::Cache)
+        Ok(School { pieces, teacher })
     }
 }
 
-/// What of a model is trained.
-fn trained(training: &Training, spec: &crate::model::ModelSpec) -> Trained {
-    let names = training.variables(spec);
+/// What of a model is trained; of one block alone where it is.
+fn trained(training: &Training, spec: &ModelSpec, only: Option<usize>) -> Trained {
+    let of_block: Option<Vec<String>> =
+        only.map(|block| spec.roles(block).into_iter().map(|(role, ..)| spec.block_name(block, &role)).collect());
+    let wanted = |name: &String| of_block.as_ref().is_none_or(|names| names.contains(name));
+    let names = training.variables(spec).into_iter().filter(wanted).collect();
     match &training.trains {
         Trains::Named(_) => Trained::Parameters(names),
-        Trains::Adapters(adapters) => {
-            Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed }
-        }
+        Trains::Adapters(adapters) => Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed },
     }
-}
-
-fn parameters(network: &Network, part: Part) -> Made {
-    let weight = |p: crate::model::Parameter| {
-        let values = network.values(&p.name);
-        (p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values)))
-    };
-    Made { weights: network.spec().parameters_of(part).map(weight).collect(), layers: Vec::new() }
-}
-
-fn read_reports(path: &Path) -> Result<Vec<TrainingReport>> {
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&text).map_err(|e| Error::format(path, e.to_string()))
 }

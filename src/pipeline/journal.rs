@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::quant::{Assembled, Weight};
-use crate::report::LayerReport;
+use crate::report::{LayerReport, TrainingReport};
 use std::cell::Cell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -129,6 +129,33 @@ impl StageJournal {
         let found = read(&path, part)?;
         found.must_equal(&made, &path)?;
         Ok(found)
+    }
+
+    /// A whole model that was trained, and how that went: from the folder where it is
+    /// finished, otherwise made and written.
+    pub fn phase(
+        &self,
+        name: &str,
+        spec: &ModelSpec,
+        make: impl FnOnce() -> Result<(Vec<(String, Weight)>, TrainingReport)>,
+    ) -> Result<(Assembled, TrainingReport)> {
+        let path = self.file(&format!("{name}.thimble"));
+        let read = || {
+            let file = NativeFile::open(&path)?;
+            let report = serde_json::from_value(file.notes().quality.clone());
+            let report = report.map_err(|e| Error::format(&path, format!("its report: {e}")))?;
+            Ok((Assembled::new(spec.clone(), file.into_weights()), report))
+        };
+        if path.exists() {
+            match read() {
+                Ok(found) => return Ok(found),
+                Err(damage) => tracing::warn!("{name} of the unfinished run is damaged and made again: {}", Error::to_string(&damage)),
+            }
+        }
+        let (weights, report) = make()?;
+        let notes = Notes { quality: serde_json::to_value(&report).expect("a report is JSON"), ..Notes::default() };
+        native::write(&path, spec, &weights, None, &notes)?;
+        read()
     }
 
     /// The model that the stage has made: views of its parts' files.

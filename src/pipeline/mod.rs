@@ -18,7 +18,7 @@ use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
 use crate::progress::Progress;
-use crate::quant::{Assembled, WeightStore};
+use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
@@ -124,7 +124,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
 /// What a stage leaves.
 struct Done {
     /// The model it has made.
-    model: Assembled,
+    model: Arc<dyn WeightStore>,
     /// For the report.
     report: StageReport,
 }
@@ -172,7 +172,7 @@ impl Run<'_> {
                     distil::Lessons { plan, student: store, original, compute, threads, journal: &journal, progress }.run()?
                 }
             };
-            store = Arc::new(done.model);
+            store = done.model;
             reports.push(done.report);
         }
         Ok(Staged { store: Arc::new(narrow::model(&*store)?), reports })

@@ -18,6 +18,7 @@ use crate::recipe::{Quantize, TokenImportance};
 use crate::report::{LayerReport, StageReport};
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
@@ -84,7 +85,7 @@ pub fn run(
     warn_of_remarks(&layers);
     Ok(Done {
         report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers, training: Vec::new() },
-        model: journal.model(spec)?,
+        model: Arc::new(journal.model(spec)?),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::model::StudentShape;
 use crate::quant::{Weight, WeightStore};
 use crate::report::StageReport;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs the stage on the teacher's weights.
@@ -24,11 +25,6 @@ pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJourn
             Ok(Made { weights, layers: Vec::new() })
         })?;
     }
-    let report = StageReport {
-        method: "student".into(),
-        seconds: start.elapsed().as_secs_f64(),
-        layers: Vec::new(),
-        training: Vec::new(),
-    };
-    Ok(Done { model: journal.model(&spec)?, report })
+    let report = StageReport { method: "student".into(), seconds: start.elapsed().as_secs_f64(), layers: Vec::new(), training: Vec::new() };
+    Ok(Done { model: Arc::new(journal.model(&spec)?), report })
 }

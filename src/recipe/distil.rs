@@ -31,6 +31,10 @@ pub struct Distil {
     /// The teacher's block that each of the student's is compared with; evenly spread
     /// ones, the last with the last, where there are none.
     pub layers: Vec<usize>,
+    /// Share of the tokens over which blocks are matched one after the other, each trained
+    /// alone, before all learn the prediction together (MobileBERT, section 3.5); 0 = all is
+    /// learnt at once.
+    pub progressive: f64,
     /// Where the teacher's most likely tokens are written once, to be read ever after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<TeacherCache>,
@@ -53,6 +57,7 @@ impl Default for Distil {
             attention: None,
             embedding: 0.0,
             layers: Vec::new(),
+            progressive: 0.0,
             cache: None,
             on_policy: None,
             training: Training::default(),
@@ -186,13 +191,8 @@ impl Distil {
     pub(super) fn checked(&self, student: &ModelSpec, folder: &Path) -> Result<Self, String> {
         let fail = |reason: String| Err(format!("distil: {reason}"));
         let weight = |x: f64| x >= 0.0 && x.is_finite();
-        let weights = [
-            self.soft,
-            self.hard,
-            self.embedding,
-            self.hidden.map_or(0.0, |h| h.weight),
-            self.attention.map_or(0.0, |a| a.weight),
-        ];
+        let weights =
+            [self.soft, self.hard, self.embedding, self.hidden.map_or(0.0, |h| h.weight), self.attention.map_or(0.0, |a| a.weight)];
         if !weights.into_iter().all(weight) {
             return fail("weights of losses must be 0 or more".into());
         }
@@ -210,27 +210,54 @@ impl Distil {
             _ => (),
         }
         if !self.layers.is_empty() && self.layers.len() != student.blocks.len() {
-            return fail(format!("layers names {} blocks of the teacher, and the student has {} blocks", self.layers.len(), student.blocks.len()));
+            return fail(format!(
+                "layers names {} blocks of the teacher, and the student has {} blocks",
+                self.layers.len(),
+                student.blocks.len()
+            ));
+        }
+        let matched = self.hidden.is_some_and(|hidden| hidden.loss != HiddenLoss::LastCosine) || self.attention.is_some();
+        match () {
+            () if !(0.0..=1.0).contains(&self.progressive) => return fail("progressive is a share of the tokens, from 0 to 1".into()),
+            () if self.progressive > 0.0 && !matched => {
+                return fail("progressive: there is nothing to match block by block; set hidden = { loss = \"normalised_mean_square\", weight = 1 } or attention".into());
+            }
+            () if self.progressive > 0.0 && self.progressive < 1.0 && self.soft == 0.0 && self.hard == 0.0 => {
+                return fail(
+                    "progressive: behind it the prediction is learnt, and soft and hard are both 0; set progressive = 1 for none".into(),
+                );
+            }
+            () => (),
         }
         let deep = self.hidden.is_some() || self.attention.is_some() || self.embedding > 0.0;
         if let Some(cache) = &self.cache {
             match () {
                 () if cache.top_k == 0 => return fail("cache: top_k must be at least 1".into()),
-                () if cache.top_k >= student.vocab_size => return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size)),
-                () if deep => return fail("cache: hidden states and attention are not in the cache; leave it out to ask the teacher itself".into()),
+                () if cache.top_k >= student.vocab_size => {
+                    return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size));
+                }
+                () if deep => {
+                    return fail("cache: hidden states and attention are not in the cache; leave it out to ask the teacher itself".into());
+                }
                 () => (),
             }
         }
         if let Some(own) = &self.on_policy {
             let length = self.training.length.min(student.context);
             match () {
-                () if deep => return fail("on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each".into()),
+                () if deep => {
+                    return fail("on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each".into());
+                }
                 () if self.cache.is_some() => return fail("on_policy: what the student writes is in no cache; leave it out".into()),
                 () if self.soft == 0.0 => return fail("on_policy: soft is its weight, and 0".into()),
-                () if own.prompt == 0 || own.prompt > length => return fail(format!("on_policy: prompt must be from 1 to the length of {length}")),
+                () if own.prompt == 0 || own.prompt > length => {
+                    return fail(format!("on_policy: prompt must be from 1 to the length of {length}"));
+                }
                 () if !(0.0..=1.0).contains(&own.share) => return fail("on_policy: share must be from 0 to 1".into()),
                 () if !(0.0..1.0).contains(&own.teacher_mix) => return fail("on_policy: teacher_mix must be from 0 to below 1".into()),
-                () if !(own.temperature > 0.0 && own.temperature.is_finite()) => return fail("on_policy: temperature must be a positive number".into()),
+                () if !(own.temperature > 0.0 && own.temperature.is_finite()) => {
+                    return fail("on_policy: temperature must be a positive number".into());
+                }
                 () if own.method == OnPolicyMethod::MiniLlm && self.divergence != Divergence::ReverseKl => {
                     return fail("on_policy: minillm minimises the reverse KL: set divergence = \"reverse_kl\"".into());
                 }
@@ -250,4 +277,33 @@ impl Distil {
     pub fn needs_teacher(&self) -> bool {
         self.soft > 0.0 || self.embedding > 0.0 || self.hidden.is_some() || self.attention.is_some()
     }
+
+    /// What is done one after the other for a student of so many blocks.
+    pub fn phases(&self, blocks: usize) -> Vec<Phase> {
+        let tokens = |share: f64| Training { tokens: ((share * self.training.tokens as f64) as u64).max(1), ..self.training.clone() };
+        let block = |block: usize| Phase {
+            name: format!("block {block}"),
+            only: Some(block),
+            plan: Distil { soft: 0.0, hard: 0.0, embedding: 0.0, training: tokens(self.progressive / blocks as f64), ..self.clone() },
+        };
+        let together = |plan| Phase { name: "all together".into(), only: None, plan };
+        match self.progressive {
+            0.0 => vec![together(self.clone())],
+            1.0 => (0..blocks).map(block).collect(),
+            share => {
+                let rest = Distil { hidden: None, attention: None, training: tokens(1.0 - share), ..self.clone() };
+                (0..blocks).map(block).chain([together(rest)]).collect()
+            }
+        }
+    }
+}
+
+/// A part of a distillation.
+pub struct Phase {
+    /// For reports.
+    pub name: String,
+    /// The only block that is trained, where it is not all.
+    pub only: Option<usize>,
+    /// What is learnt, and on how many tokens.
+    pub plan: Distil,
 }

@@ -12,7 +12,9 @@ mod set;
 mod student;
 mod training;
 
-pub use distil::{AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, TeacherCache};
+pub use distil::{
+    AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, Phase, TeacherCache,
+};
 pub use raw::RawRecipe;
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 

@@ -174,7 +174,9 @@ impl Training {
             () if length < 2 => return fail("length must be at least 2".into()),
             () if self.tokens == 0 => return fail("tokens must be at least 1".into()),
             () if self.batch == 0 || self.micro_batch == 0 => return fail("batch and micro_batch must be at least 1".into()),
-            () if self.batch.checked_mul(length).is_none_or(|n| n > 1 << 30) => return fail(format!("a batch of {} is too large", self.batch)),
+            () if self.batch.checked_mul(length).is_none_or(|n| n > 1 << 30) => {
+                return fail(format!("a batch of {} is too large", self.batch));
+            }
             () if !positive(self.learning_rate) => return fail(format!("learning_rate {} must be a positive number", self.learning_rate)),
             () if !(self.betas.iter().all(|&b| share(b)) && share(self.momentum) && share(self.average)) => {
                 return fail("betas, momentum and average must be from 0 to below 1".into());
@@ -205,7 +207,9 @@ impl Training {
         };
         let parameters = spec.parameters();
         if let Some(pattern) = self.freeze.iter().chain(targets).find(|pattern| !parameters.iter().any(|p| matches(pattern, &p.name))) {
-            return fail(format!("\"{pattern}\" names no parameter of this model; names are like blocks.0.ffn.down, and * stands for anything"));
+            return fail(format!(
+                "\"{pattern}\" names no parameter of this model; names are like blocks.0.ffn.down, and * stands for anything"
+            ));
         }
         if checked.variables(spec).is_empty() {
             return fail("everything is frozen: there is nothing left to train".into());

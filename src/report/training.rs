@@ -47,6 +47,7 @@ pub struct Line {
     #[serde(deserialize_with = "number_or_none")]
     pub loss: f64,
     /// Its parts by name, each with its weight.
+    #[serde(deserialize_with = "numbers_or_none")]
     pub parts: Vec<(String, f64)>,
     /// Of the gradients, before they are clipped.
     #[serde(deserialize_with = "number_or_none")]
@@ -65,6 +66,11 @@ fn number_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::
     Option::deserialize(deserializer).map(|number| number.unwrap_or(f64::NAN))
 }
 
+fn numbers_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, f64)>, D::Error> {
+    let parts = Vec::<(String, Option<f64>)>::deserialize(deserializer)?;
+    Ok(parts.into_iter().map(|(name, number)| (name, number.unwrap_or(f64::NAN))).collect())
+}
+
 impl TrainingReport {
     /// As a table for spreadsheets.
     pub fn csv(&self) -> String {
@@ -75,7 +81,8 @@ impl TrainingReport {
             let Line { step, tokens, loss, parts, gradient_norm, learning_rate, tokens_per_s, held_out } = line;
             let parts: String = parts.iter().map(|(_, value)| format!("{value},")).collect();
             let held_out = held_out.map_or(String::new(), |x| x.to_string());
-            writeln!(table, "{step},{tokens},{loss},{parts}{gradient_norm},{learning_rate},{tokens_per_s:.1},{held_out}").expect("a string");
+            writeln!(table, "{step},{tokens},{loss},{parts}{gradient_norm},{learning_rate},{tokens_per_s:.1},{held_out}")
+                .expect("a string");
         }
         table
     }

@@ -52,11 +52,12 @@ impl Layer {
     }
 }
 
-/// Σ over layers of ‖(Q(W·s)/s − W) X‖² for activations `[tokens, in]`.
+/// Σ over layers of ‖(Q(W·s)/s − W) X‖² / ‖W X‖² for activations `[tokens, in]`.
 pub fn loss(layers: &[Layer], x: &Array2<f64>, scales: &Array1<f64>) -> f64 {
     let of = |layer: &Layer| {
         let difference = layer.round(&(&layer.weight * scales)) / scales - &layer.weight;
-        x.dot(&difference.t()).mapv(|e| e * e).sum()
+        let energy = |w: &Array2<f64>| x.dot(&w.t()).mapv(|e| e * e).sum();
+        energy(&difference) / energy(&layer.weight)
     };
     layers.iter().map(of).sum()
 }

@@ -84,7 +84,6 @@ impl Entrance {
     pub fn device(&self) -> tch::Device {
         self.compute.device
     }
-
 }
 
 impl Table {

@@ -10,8 +10,8 @@
 use super::divergence::log_of_rest;
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, header_bytes};
-use crate::compress::train::{Batch, Network, Recording, run};
 use crate::compress::to_vec;
+use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text::corpus::{Piece, Pieces};

@@ -6,8 +6,8 @@
 use crate::compress::decoder::attention_scores;
 use crate::compress::tensors::wide;
 use crate::compress::train::{Segment, Variable};
-use crate::model::spec::{Attention, Mixer, ModelSpec};
 use crate::model::inputs;
+use crate::model::spec::{Attention, Mixer, ModelSpec};
 use crate::random::Random;
 use crate::recipe::{AttentionLoss, Distil, HiddenLoss};
 use tch::{Device, Kind, Tensor};
@@ -56,9 +56,8 @@ impl Matching {
         }
         let narrower = student.hidden_size != teacher.hidden_size;
         let deep = plan.hidden.is_some() || plan.embedding > 0.0;
-        let projections = (narrower && deep).then(|| {
-            [0, 1].map(|stream| projection(stream, [teacher.hidden_size, student.hidden_size], plan.training.seed, device))
-        });
+        let projections = (narrower && deep)
+            .then(|| [0, 1].map(|stream| projection(stream, [teacher.hidden_size, student.hidden_size], plan.training.seed, device)));
         Ok(Self {
             hidden: plan.hidden.map(|h| (h.loss, h.weight)),
             attention: plan.attention.map(|a| (a.loss, a.weight)),

@@ -24,7 +24,7 @@ use teacher::Lesson;
 /// What a student is trained for.
 pub struct Distillation<'a> {
     plan: &'a Distil,
-    teacher: Option<Teacher>,
+    teacher: Option<&'a Teacher>,
     matching: Option<Matching>,
     /// Segments that are run: all, or up to what is compared.
     depth: usize,
@@ -34,7 +34,7 @@ impl<'a> Distillation<'a> {
     /// By a plan, from a teacher where it needs one. Hidden states and attention are
     /// matched where `matching` says how; segments behind `depth` are not run, and then
     /// there is no prediction to learn.
-    pub fn new(plan: &'a Distil, teacher: Option<Teacher>, matching: Option<Matching>, depth: usize) -> Self {
+    pub fn new(plan: &'a Distil, teacher: Option<&'a Teacher>, matching: Option<Matching>, depth: usize) -> Self {
         Self { plan, teacher, matching, depth }
     }
 
@@ -62,7 +62,7 @@ impl Objective for Distillation<'_> {
     fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>> {
         let sequences = batch.sequences();
         let whole = self.depth > network.spec().blocks.len();
-        let lesson = self.teacher.as_ref().map(|teacher| teacher.teach(batch, &sequences, self.matching.as_ref(), self.depth)).transpose()?;
+        let lesson = self.teacher.map(|teacher| teacher.teach(batch, &sequences, self.matching.as_ref(), self.depth)).transpose()?;
         let hear = self.matching.as_ref().map_or(&[][..], Matching::hear);
         let recording = Recording { depth: self.depth, hear, checkpointing: self.plan.training.checkpointing };
         // Of the whole step's, by tokens.

@@ -28,7 +28,7 @@ const SAMPLES: u64 = 0x0902;
 pub struct OnPolicyDistillation<'a> {
     plan: &'a Distil,
     on_policy: &'a OnPolicy,
-    teacher: Network,
+    teacher: &'a Network,
     /// It writes along where samples are mixed.
     writer: Decoder,
     threads: usize,
@@ -36,8 +36,8 @@ pub struct OnPolicyDistillation<'a> {
 
 impl<'a> OnPolicyDistillation<'a> {
     /// `threads` of the device's runtime, 0 = one a core.
-    pub fn new(plan: &'a Distil, on_policy: &'a OnPolicy, teacher: Network, threads: usize) -> Result<Self> {
-        let writer = writer::decoder(&teacher, threads)?;
+    pub fn new(plan: &'a Distil, on_policy: &'a OnPolicy, teacher: &'a Network, threads: usize) -> Result<Self> {
+        let writer = writer::decoder(teacher, threads)?;
         Ok(Self { plan, on_policy, teacher, writer, threads })
     }
 
@@ -54,17 +54,19 @@ impl<'a> OnPolicyDistillation<'a> {
         }
     }
 
-    /// The divergence on texts, and where the importance of their tokens is given, the
-    /// policy's part.
+    /// The divergence on texts, and where the importance of their tokens is given, by which
+    /// all is weighed, the policy's part.
     fn taught(&self, network: &Network, batch: &Batch, importance: Option<&[f32]>, learn: bool) -> Vec<Part> {
         let sequences = batch.sequences();
         let whole = |of: &Network, checkpointing| Recording { depth: of.spec().blocks.len() + 1, hear: &[], checkpointing };
-        let teacher_hidden = run(&self.teacher, &sequences, whole(&self.teacher, false), &mut |_, _| ());
-        let teacher = |start, count| logits(&self.teacher, &teacher_hidden, start, count);
+        let teacher_hidden = run(self.teacher, &sequences, whole(self.teacher, false), &mut |_, _| ());
+        let teacher = |start, count| logits(self.teacher, &teacher_hidden, start, count);
         let Distil { divergence: kind, soft, temperature, .. } = *self.plan;
         let kind = if self.policy() { Divergence::ReverseKl } else { kind };
+        let weighed = importance.map(|importance| Tensor::from_slice(importance).to_device(network.compute().device));
         through(network, batch, whole(network, self.plan.training.checkpointing), learn, &mut |hidden, [next, shares]| {
-            let returns = importance.map(|importance| self.returns(network, hidden, &teacher_hidden, batch, next, importance));
+            let shares = &weighed.as_ref().map_or_else(|| shares.shallow_clone(), |weighed| shares * weighed);
+            let returns = importance.map(|_| self.returns(network, hidden, &teacher_hidden, batch, next));
             predict(network, hidden, learn, &mut |start, count, z| {
                 let some = |of: &Tensor| of.narrow(0, start, count);
                 let slope = divergence(kind, z, &Targets::Logits(teacher(start, count)), temperature);
@@ -92,9 +94,9 @@ impl<'a> OnPolicyDistillation<'a> {
     }
 
     /// Of each token, what it led to: the mean over the tokens behind it of log p / q,
-    /// less that of all of them (Williams 1992: it changes nothing in the mean), weighed by
-    /// the token's importance. `[batch · tokens]`.
-    fn returns(&self, network: &Network, own: &Tensor, its: &Tensor, batch: &Batch, next: &Tensor, importance: &[f32]) -> Tensor {
+    /// less that of all of them, which changes nothing in the mean (Williams 1992).
+    /// `[batch · tokens]`.
+    fn returns(&self, network: &Network, own: &Tensor, its: &Tensor, batch: &Batch, next: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let tokens = batch.pieces[0].scored.len();
         let mut ratios = Vec::new();
@@ -102,7 +104,7 @@ impl<'a> OnPolicyDistillation<'a> {
             let (start, count) = (i * tokens as i64, tokens as i64);
             let next = next.narrow(0, start, count);
             let loss = |network: &Network, hidden: &Tensor| cross_entropy(&logits(network, hidden, start, count), &next).values;
-            ratios.extend(to_vec(&(loss(network, own) - loss(&self.teacher, its))));
+            ratios.extend(to_vec(&(loss(network, own) - loss(self.teacher, its))));
         }
         let mut returns = vec![None; ratios.len()];
         for (i, piece) in batch.pieces.iter().enumerate() {
@@ -116,8 +118,8 @@ impl<'a> OnPolicyDistillation<'a> {
         }
         let known: Vec<f32> = returns.iter().flatten().copied().collect();
         let mean = known.iter().sum::<f32>() / known.len().max(1) as f32;
-        let weighed: Vec<f32> = returns.iter().zip(importance).map(|(r, weight)| r.map_or(0.0, |r| weight * (r - mean))).collect();
-        Tensor::from_slice(&weighed).to_device(own.device())
+        let centred: Vec<f32> = returns.iter().map(|r| r.map_or(0.0, |r| r - mean)).collect();
+        Tensor::from_slice(&centred).to_device(own.device())
     }
 }
 
@@ -158,7 +160,12 @@ impl Objective for OnPolicyDistillation<'_> {
             let scored = written.pieces[0].scored.iter().filter(|&&scored| scored).count() as f64;
             let tokens = written.pieces[0].scored.len() as f64;
             // All of the step's are written alike.
-            let batch = Batch { pieces: &written.pieces, numbers: batch.numbers.clone(), scored: batch.tokens * scored / tokens, tokens: batch.tokens };
+            let batch = Batch {
+                pieces: &written.pieces,
+                numbers: batch.numbers.clone(),
+                scored: batch.tokens * scored / tokens,
+                tokens: batch.tokens,
+            };
             self.taught(network, &batch, self.policy().then_some(&written.importance), true)
         } else {
             self.taught(network, batch, None, learn)
@@ -167,5 +174,72 @@ impl Objective for OnPolicyDistillation<'_> {
             parts.extend(self.language(network, batch));
         }
         Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::Compute;
+    use crate::compress::train::Trained;
+    use crate::model::DenseModel;
+    use crate::quant::WeightStore;
+    use crate::text::corpus::Piece;
+    use tch::{Device, Kind};
+
+    /// Over all texts of two tokens, each weighed by its probability, the gradient is that
+    /// of KL(q || p) of whole texts.
+    #[test]
+    fn the_policys_gradient_is_that_of_whole_texts() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
+        let store = DenseModel::open_hugging_face(&dir).unwrap();
+        let spec = store.spec().clone();
+        let double = Compute { device: Device::Cpu, kind: Kind::Double };
+        let names = Trained::Parameters(spec.parameters().into_iter().map(|p| p.name).collect());
+        let [network, teacher] = [0, 1].map(|_| Network::trained(&store, double, &names).unwrap());
+        tch::manual_seed(3);
+        tch::no_grad(|| teacher.variables().iter().for_each(|v| drop(v.tensor.shallow_clone().g_add_(&(v.tensor.randn_like() * 0.1)))));
+        let vocab = spec.vocab_size as u32;
+        let texts = (0..vocab).flat_map(|a| (0..vocab).map(move |b| vec![1, a, b]));
+        let pieces: Vec<Piece> = texts.map(|ids| Piece { ids, scored: vec![true; 2] }).collect();
+
+        // log q of each text by both, `[texts]`.
+        let all = Batch { pieces: &pieces, numbers: 0..1, scored: 1.0, tokens: 1.0 };
+        let [next, _] = all.targets(Device::Cpu);
+        let log_likelihood = |of: &Network| {
+            let recording = Recording { depth: spec.blocks.len() + 1, hear: &[], checkpointing: false };
+            let hidden = run(of, &all.sequences(), recording, &mut |_, _| ());
+            let values = cross_entropy(&logits(of, &hidden, 0, 2 * pieces.len() as i64), &next).values;
+            -values.view([-1, 2]).sum_dim_intlist(1, false, None)
+        };
+        let log_p = log_likelihood(&teacher);
+        let divergence = |network: &Network| {
+            let log_q = log_likelihood(network);
+            (log_q.exp() * (log_q - &log_p)).sum(None).double_value(&[])
+        };
+
+        let plan: Distil = toml::from_str("divergence = 'reverse_kl'\non_policy = { method = 'minillm' }").unwrap();
+        let objective = OnPolicyDistillation::new(&plan, plan.on_policy.as_ref().unwrap(), &teacher, 1).unwrap();
+        let probabilities = to_vec(&log_likelihood(&network).exp());
+        let importance: Vec<f32> = probabilities.iter().flat_map(|&q| [q, q]).collect();
+        objective.taught(&network, &all, Some(&importance), true);
+
+        let mut greatest = 0f64;
+        for variable in network.variables() {
+            let gradient = variable.tensor.grad();
+            for place in [0, variable.tensor.numel() as i64 / 2] {
+                let moved = |by: f64| {
+                    tch::no_grad(|| drop(variable.tensor.view(-1).get(place).g_add_scalar_(by)));
+                    let value = divergence(&network);
+                    tch::no_grad(|| drop(variable.tensor.view(-1).get(place).g_add_scalar_(-by)));
+                    value
+                };
+                let difference = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                let found = gradient.view(-1).double_value(&[place]);
+                assert!((difference - found).abs() < 1e-5 * (1.0 + difference.abs()), "{}[{place}]: {difference}, {found}", variable.name);
+                greatest = greatest.max(found.abs());
+            }
+        }
+        assert!(greatest > 1e-2);
     }
 }

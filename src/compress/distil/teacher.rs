@@ -42,11 +42,8 @@ impl Teacher {
                 let all = network.spec().blocks.len() + 1;
                 let last = wanted.iter().map(|(_, its)| its + 1).max().unwrap_or(1);
                 let whole = matching.is_none_or(|m| depth > m.map.len());
-                let recording = Recording {
-                    depth: if whole { all } else { last },
-                    hear: matching.map_or(&[], Matching::hear),
-                    checkpointing: false,
-                };
+                let recording =
+                    Recording { depth: if whole { all } else { last }, hear: matching.map_or(&[], Matching::hear), checkpointing: false };
                 let mut segments = BTreeMap::new();
                 let hidden = run(network, sequences, recording, &mut |segment, made| {
                     segments.extend(wanted.iter().filter(|(_, its)| *its == segment).map(|&(own, _)| (own, made.shallow_clone())));

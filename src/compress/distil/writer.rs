@@ -92,7 +92,13 @@ impl<'a> Author<'a> {
     fn next(&mut self, texts: &[Vec<u32>], temperature: f32) -> Result<Vec<Vec<f32>>> {
         let hidden_size = self.decoder.spec().hidden_size;
         let unread: Vec<&[u32]> = self.caches.iter().zip(texts).map(|(cache, text)| &text[cache.len()..]).collect();
-        let ends: Vec<usize> = unread.iter().scan(0, |end, ids| { *end += ids.len(); Some(*end) }).collect();
+        let ends: Vec<usize> = unread
+            .iter()
+            .scan(0, |end, ids| {
+                *end += ids.len();
+                Some(*end)
+            })
+            .collect();
         let mut steps: Vec<Step> = self.caches.iter_mut().zip(&unread).map(|(cache, ids)| Step { cache, ids }).collect();
         let hidden = self.decoder.read_all(&mut steps)?;
         let last: Vec<f32> = ends.iter().flat_map(|end| &hidden[(end - 1) * hidden_size..end * hidden_size]).copied().collect();

@@ -5,7 +5,9 @@
 //! Activation-aware Weight Quantization for LLM Compression and Acceleration"
 //! (2024), section 3.2, equations 4 and 5; with both magnitudes ("duo scaling") as
 //! in `AutoAWQ`, `quantizer.py`, `_compute_best_scale`. The loss is the squared
-//! error of the layers' outputs over all calibration tokens, by their Hessian.
+//! error of the layers' outputs over all calibration tokens, by their Hessian, each
+//! relative to its layer's outputs: those of q and k are large, and would have v, which
+//! reads the same, pay for them.
 
 use super::{Channels, Reader, Rescaling};
 use crate::compress::tensors::{from_array, to_array};
@@ -37,9 +39,13 @@ impl Rescaling for Awq {
         let activations = mean(readers.iter().map(|(.., reader)| channels.mean(&reader.input.mean_magnitude)).collect());
         let weights =
             mean(readers.iter().map(|(.., scheme, reader)| channels.mean(&relative_magnitude(&reader.weight, *scheme))).collect());
+        let outputs: Vec<f64> = readers.iter().map(|(weight, _, reader)| energy(weight, &reader.input.hessian)).collect();
         let loss = |scales: &Tensor| {
             let spread = channels.spread(scales);
-            readers.iter().map(|(weight, scheme, reader)| output_error(weight, *scheme, &spread, &reader.input.hessian)).sum::<f64>()
+            let error = |((weight, scheme, reader), outputs): (&(Tensor, Scheme, &Reader), &f64)| {
+                output_error(weight, *scheme, &spread, &reader.input.hessian) / outputs.max(f64::MIN_POSITIVE)
+            };
+            readers.iter().zip(&outputs).map(error).sum::<f64>()
         };
         let unscaled = loss(&activations.ones_like());
         let mut best: (Option<Tensor>, f64) = (None, unscaled);
@@ -90,5 +96,10 @@ fn relative_magnitude(weight: &Tensor, scheme: Scheme) -> Tensor {
 /// ‖(Q(W·s)/s − W) X‖², up to a factor.
 fn output_error(weight: &Tensor, scheme: Scheme, scales: &Tensor, hessian: &Tensor) -> f64 {
     let difference = from_array(&rounded(to_array(&(weight * scales)).view(), scheme)).to_device(weight.device()) / scales - weight;
-    (difference.matmul(hessian) * difference).sum(Kind::Double).double_value(&[])
+    energy(&difference, hessian)
+}
+
+/// ‖W X‖², up to the same factor.
+fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
+    (weight.matmul(hessian) * weight).sum(Kind::Double).double_value(&[])
 }

@@ -125,11 +125,8 @@ impl Network {
     pub fn variables(&self) -> Vec<Variable> {
         let of = |(name, held): (&String, &Held)| match &held.adapter {
             Some(adapter) => {
-                let factor = |what: &str, tensor: &Tensor| Variable {
-                    name: format!("{name}.{what}"),
-                    tensor: tensor.shallow_clone(),
-                    decays: true,
-                };
+                let factor =
+                    |what: &str, tensor: &Tensor| Variable { name: format!("{name}.{what}"), tensor: tensor.shallow_clone(), decays: true };
                 vec![factor("lora_a", &adapter.a), factor("lora_b", &adapter.b)]
             }
             None if held.tensor.requires_grad() => {

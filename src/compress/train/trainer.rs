@@ -5,7 +5,7 @@ use super::network::{Network, Variable};
 use super::optimizer::Optimizer;
 use super::schedule::learning_rate;
 use super::state;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::recipe::Training;
 use crate::report::{End, Line};
@@ -95,8 +95,7 @@ impl<'a> Trainer<'a> {
     /// Nothing is learnt yet.
     pub fn new(network: &'a Network, objective: &dyn Objective, training: &'a Training) -> Self {
         let optimizer = Optimizer::new(training, network.variables().into_iter().chain(objective.variables()).collect());
-        let mut trainer =
-            Self { network, training, optimizer, average: BTreeMap::new(), best: BTreeMap::new(), notes: Notes::default() };
+        let mut trainer = Self { network, training, optimizer, average: BTreeMap::new(), best: BTreeMap::new(), notes: Notes::default() };
         trainer.best = trainer.values();
         if training.average > 0.0 {
             trainer.average = trainer.values();
@@ -104,14 +103,11 @@ impl<'a> Trainer<'a> {
         trainer
     }
 
-    /// Trains to the end, from where `file` was saved where it is there; what comes of it
-    /// is in the network.
+    /// Trains to the end, from where `file` was saved where it is there and of this run;
+    /// what comes of it is in the network.
     pub fn run(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces, file: &Path, progress: &dyn Progress) -> Result<End> {
         if file.exists() {
-            match state::restore(file, &mut self.tensors()) {
-                Ok(notes) => self.notes = notes,
-                Err(damage) => return Err(Error::format(file, format!("{damage}; delete it, or use --fresh to start again"))),
-            }
+            self.notes = state::restore(file, &mut self.tensors())?;
         }
         let steps = self.training.steps();
         progress.begin("training", steps * (self.training.batch * self.training.length) as u64);
@@ -195,7 +191,8 @@ impl<'a> Trainer<'a> {
         let own = self.values();
         self.assign(&self.average);
         let held_out = pieces.validation();
-        let found = losses(self.network, objective, &held_out, (Batch::HELD_OUT, self.training.micro_batch), false, &crate::progress::Silent);
+        let found =
+            losses(self.network, objective, &held_out, (Batch::HELD_OUT, self.training.micro_batch), false, &crate::progress::Silent);
         let loss = found?.values().sum::<f64>();
         if let Some(line) = self.notes.lines.last_mut() {
             line.held_out = Some(loss);
