@@ -26,7 +26,7 @@ fn root() -> PathBuf {
 fn pieces(spec: &ModelSpec) -> Vec<Piece> {
     let piece = |seed: u32| Piece {
         ids: (0..7).map(|i| (seed + 13 * i * i + 5 * i) % spec.vocab_size as u32).collect(),
-        scored: (0..6).map(|i| (i + seed) % 4 != 0).collect(),
+        scored: (0..6).map(|i| !(i + seed).is_multiple_of(4)).collect(),
     };
     vec![piece(3), piece(8)]
 }

@@ -184,7 +184,8 @@ mod tests {
             Divergence::TotalVariation,
         ];
         let tokens = Tensor::from_slice(&[3i64, 0, 11, 5]);
-        let mut losses: Vec<Box<dyn Fn(&Tensor) -> Slope>> = vec![Box::new(|z| cross_entropy(z, &tokens))];
+        type Loss<'a> = Box<dyn Fn(&Tensor) -> Slope + 'a>;
+        let mut losses: Vec<Loss> = vec![Box::new(|z| cross_entropy(z, &tokens))];
         for kind in kinds {
             for (top, temperature) in [(None, 1.0), (None, 3.0), (Some(4), 2.0)] {
                 let teacher = &teacher;

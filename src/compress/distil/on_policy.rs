@@ -123,13 +123,16 @@ impl<'a> OnPolicyDistillation<'a> {
     }
 }
 
+/// Makes losses, and their gradient, of hidden states and the batch's targets.
+type Losses<'a> = dyn FnMut(&Tensor, &[Tensor; 2]) -> (Vec<Part>, Tensor) + 'a;
+
 /// A forward, losses of its prediction, and, where it is to learn, the way back.
 fn through(
     network: &Network,
     batch: &Batch,
     recording: Recording,
     learn: bool,
-    losses: &mut dyn FnMut(&Tensor, &[Tensor; 2]) -> (Vec<Part>, Tensor),
+    losses: &mut Losses,
 ) -> Vec<Part> {
     let sequences = batch.sequences();
     let targets = batch.targets(network.compute().device);
@@ -183,7 +186,6 @@ mod tests {
     use crate::compress::Compute;
     use crate::compress::train::Trained;
     use crate::model::DenseModel;
-    use crate::quant::WeightStore;
     use crate::text::corpus::Piece;
     use tch::{Device, Kind};
 
