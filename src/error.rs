@@ -96,6 +96,9 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Whoever looked wanted it to stop; what is done is saved.
+    #[error("stopped: the same command goes on from here")]
+    Interrupted,
     /// What this build or this machine cannot do.
     #[error("{0}")]
     Environment(String),
@@ -106,10 +109,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// 2: command line or recipe, 3: bad input, 4: environment.
+    /// 2: command line or recipe, 3: bad input, 4: environment, 130: stopped by Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Recipe { .. } => 2,
+            // As shells have it of a program that Ctrl-C has stopped.
+            Error::Interrupted => 130,
             Error::Io { action: "read", source, .. } if is_of_the_input(source.kind()) => 3,
             Error::Io { .. } | Error::Environment(_) => 4,
             #[cfg(feature = "torch")]

@@ -1,5 +1,7 @@
 //! How long work says how far it is, without knowing who looks.
 
+use crate::error::{Error, Result};
+
 /// Hears of work that may take long.
 pub trait Progress: Sync {
     /// Something with a known number of steps begins; what ran before has ended.
@@ -8,6 +10,16 @@ pub trait Progress: Sync {
     fn advance(&self, steps: u64);
     /// It has ended.
     fn end(&self);
+    /// How it goes, such as a loss.
+    fn tell(&self, _how: &str) {}
+    /// Whether whoever looks wants it to stop, once nothing is lost by that.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+    /// Fails where it is; for places where nothing is lost.
+    fn may_go_on(&self) -> Result<()> {
+        if self.is_interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    }
 }
 
 /// Hears nothing.

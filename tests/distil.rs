@@ -210,6 +210,54 @@ fn a_killed_training_goes_on_bit_for_bit() {
     assert!(bytes("killed") == bytes("whole"), "a resumed training gives other bytes");
 }
 
+/// Ctrl-C saves the state and says so by its exit code, and the same command goes on.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_loses_nothing() {
+    let folder = Folder::new();
+    let recipe = folder.path("recipe.toml");
+    let training = "tokens = 60000\nevaluate_every = 0\nsave_minutes = 60";
+    std::fs::write(&recipe, folder.recipe(&format!("{STUDENT}{}", folder.distil("", training)))).unwrap();
+    let start = |out: &str| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_thimble"));
+        run.arg("compress").arg(&recipe).arg("--model").arg(teacher()).arg("--out").arg(folder.path(out));
+        run.args(["--threads", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut child = start("stopped");
+    // The token cache is the last thing that is made before training.
+    let tokens = folder.path("stopped/.unfinished/stage-1/tokens.safetensors");
+    while !tokens.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let left: Vec<_> = std::fs::read_dir(folder.path("stopped/.unfinished/stage-1")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().any(|name| name.to_string_lossy().ends_with(".state.safetensors")), "{left:?}");
+    for out in ["stopped", "whole"] {
+        assert!(start(out).wait().unwrap().success());
+    }
+    let bytes = |out: &str| std::fs::read(folder.path(out).join("model.thimble")).unwrap();
+    assert!(bytes("stopped") == bytes("whole"), "an interrupted training gives other bytes");
+}
+
+/// A packed model teaches, and a narrower student is compared with it through learned
+/// matrices.
+#[test]
+fn a_narrower_student_learns_from_a_packed_teacher() {
+    let folder = Folder::new();
+    folder.run("[[stage]]\n[stage.rtn]\nbits = 8\ngroup_size = 32\n", "packed").unwrap();
+    let keys =
+        format!("teacher = '{}'\nembedding = 0.5\nhidden = {{ loss = 'mean_square', weight = 0.5 }}", folder.path("packed").display());
+    let student = "[[stage]]\n[stage.student]\nhidden_size = 24\nintermediate_size = 32\n";
+    let report = folder.run(&format!("{student}{}", folder.distil(&keys, "tokens = 8000\nevaluate_every = 20")), "out").unwrap();
+    let (first, last) = held_out(&report);
+    assert!(last < 0.9 * first, "{first} to {last}");
+    let parts: Vec<&str> = report.stages[1].training[0].lines[0].parts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(parts, ["embedding", "hidden", "soft"]);
+}
+
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_read() {
     let folder = Folder::new();

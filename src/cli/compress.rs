@@ -88,7 +88,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let compute = crate::compress::Compute { device, kind: args.dtype.into() };
     let model = crate::runtime::open(&args.model, args.tokenizer.as_deref())?;
     let options = Options { out: &args.out, compute, threads, unfinished };
-    let report = pipeline::compress(&recipe, model, &options, &Bars::default())?;
+    let report = pipeline::compress(&recipe, model, &options, &Bars::heeding_interrupts())?;
     output.print(&report, |r| {
         let head = [String::new(), "before".into(), "after".into()];
         let rows: Vec<_> = std::iter::once(head).chain(r.comparison()).map(|row| row.to_vec()).collect();

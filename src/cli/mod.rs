@@ -38,7 +38,8 @@ Examples:
   thimble eval ./small --tasks ./tasks --reference ./my-model
   thimble run ./small --prompt 'Once upon a time'
 
-Exit codes: 0 done, 1 a quality gate was missed, 2 usage or recipe, 3 bad input, 4 environment.";
+Exit codes: 0 done, 1 a quality gate was missed, 2 usage or recipe, 3 bad input, 4 environment,
+130 stopped by Ctrl-C.";
 
 /// Options of every command.
 #[derive(clap::Args)]

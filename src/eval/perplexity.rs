@@ -78,6 +78,7 @@ pub fn evaluate(
     let mut positions = Vec::new();
     progress.begin("evaluating", windows.len() as u64);
     for window in windows {
+        progress.may_go_on()?;
         model.run_window(&window.ids)?;
         if let Some(reference) = reference.as_mut() {
             reference.run_window(&window.ids)?;

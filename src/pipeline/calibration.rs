@@ -80,6 +80,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
                 sequence.push(sampler.sample(logits, sequence.len() as u64));
             }
             progress.advance(sequences.len() as u64);
+            progress.may_go_on()?;
         }
     }
     progress.end();

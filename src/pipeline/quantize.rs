@@ -60,6 +60,7 @@ pub fn run(
     let steps = passes * stream.len() + groups + searches;
     progress.begin(&format!("{method}: quantising blocks"), steps * spec.blocks.len() as u64);
     for (i, block) in spec.blocks.iter().enumerate() {
+        progress.may_go_on()?;
         let mut fresh = false;
         let uses = later_uses.remove(&i);
         let made = journal.part(spec, Part::Block(i), || {

@@ -159,6 +159,10 @@ fn make(path: &Path, contents: &Contents, teacher: &Network, pieces: &mut Pieces
             .collect();
         out.write_all(&records(contents, teacher, &some)).map_err(Error::io("write", &part))?;
         progress.advance(to - from);
+        if progress.is_interrupted() {
+            out.flush().map_err(Error::io("write", &part))?;
+            return Err(Error::Interrupted);
+        }
     }
     progress.end();
     let file = out.into_inner().map_err(|e| e.into_error()).map_err(Error::io("write", &part))?;

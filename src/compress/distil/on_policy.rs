@@ -127,13 +127,7 @@ impl<'a> OnPolicyDistillation<'a> {
 type Losses<'a> = dyn FnMut(&Tensor, &[Tensor; 2]) -> (Vec<Part>, Tensor) + 'a;
 
 /// A forward, losses of its prediction, and, where it is to learn, the way back.
-fn through(
-    network: &Network,
-    batch: &Batch,
-    recording: Recording,
-    learn: bool,
-    losses: &mut Losses,
-) -> Vec<Part> {
+fn through(network: &Network, batch: &Batch, recording: Recording, learn: bool, losses: &mut Losses) -> Vec<Part> {
     let sequences = batch.sequences();
     let targets = batch.targets(network.compute().device);
     if !learn {

@@ -5,7 +5,7 @@ use super::network::{Network, Variable};
 use super::optimizer::Optimizer;
 use super::schedule::learning_rate;
 use super::state;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::recipe::Training;
 use crate::report::{End, Line};
@@ -119,7 +119,12 @@ impl<'a> Trainer<'a> {
         let mut saved = Instant::now();
         let mut end = End::Finished;
         while self.notes.step < steps {
+            if progress.is_interrupted() {
+                state::save(file, &self.tensors(), &self.notes)?;
+                return Err(Error::Interrupted);
+            }
             self.step(objective, pieces, steps, progress)?;
+            progress.tell(&self.notes.lines.last().map_or(String::new(), |line| format!("loss {:.4}", line.loss)));
             if self.diverges() {
                 end = End::Diverged;
                 break;

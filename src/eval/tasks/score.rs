@@ -85,6 +85,7 @@ fn measure_task(subject: &mut Subject, task: &Task, ask: Ask, progress: &dyn Pro
             let before = scored.len();
             scored.extend(items[before..=i].iter().map(|item| score(item, found.by_ref().take(item.answers.len()))));
             progress.advance((scored.len() - before) as u64);
+            progress.may_go_on()?;
             (waiting, tokens) = (Vec::new(), 0);
         }
     }
