@@ -76,6 +76,22 @@ fn distilling(recipe: &Path) -> Vec<usize> {
     (1..).zip(stages).filter(|(_, stage)| stage.get("distil").is_some()).map(|(number, _)| number).collect()
 }
 
+/// What a token counts for decides what is solved.
+#[test]
+fn tokens_count_by_their_importance() {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/gptq-4bit.toml");
+    let perplexity = |importance: &str| {
+        let out = tempfile::tempdir().unwrap();
+        let set = format!("calibration.token_importance={importance}");
+        let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &["--set", &set]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        report["after"]["perplexity"].as_f64().unwrap()
+    };
+    let found = ["equal", "rarity", "activation_norm"].map(perplexity);
+    assert!(found[0] != found[1] && found[0] != found[2] && found[1] != found[2], "{found:?}");
+}
+
 /// A gate that cannot be met: the model is written, marked so, and the exit code is 1.
 #[test]
 fn a_missed_gate_is_exit_code_1() {
