@@ -6,6 +6,7 @@
 //! `--seeds` and `--only`, a part of rows' names, make a run small: it prints its
 //! page, and leaves the committed one as it is. The last line is JSON.
 
+mod calibration;
 mod frontier;
 mod layers;
 mod methods;
@@ -14,6 +15,7 @@ mod peer;
 mod peers;
 mod plot;
 mod stats;
+#[path = "../common/subject.rs"]
 mod subject;
 
 use serde_json::{Value, json};

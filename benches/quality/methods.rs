@@ -4,8 +4,9 @@
 //! figures are those of the method and can be compared with fake quantisation
 //! elsewhere.
 
+use crate::calibration::SEQUENCES;
 use crate::stats::mean;
-use crate::subject::{SEQUENCES, Subject, TEXTS, WINDOW, WINDOWS};
+use crate::subject::{Subject, TEXTS, WINDOW, WINDOWS};
 use crate::{Choice, Found, ours};
 use serde_json::json;
 use std::fmt::Write as _;

@@ -1,22 +1,18 @@
-//! A model under test: its original, the texts it is measured on, its
-//! calibration sequences, and what was found of a compressed form of it.
+//! A model under test: its original, the texts it is measured on, and what was found
+//! of a smaller form of it.
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use thimble::compress::{Compute, TorchLogits};
 use thimble::eval::{Evaluation, Protocol, evaluate, windows};
 use thimble::model::Window;
-use thimble::pipeline::calibration_sequences;
 use thimble::progress::Silent;
-use thimble::recipe::{Calibration, TextSource, TokenImportance};
 use thimble::runtime::{self, Model};
 
-/// Tokens of a window, and of a calibration sequence; less where the context is.
+/// Tokens of a window; less where the context is.
 pub const WINDOW: usize = 512;
 pub const WINDOWS: usize = 64;
-pub const SEQUENCES: usize = 128;
 pub const TEXTS: [(&str, &str); 2] = [("at home", "tinystories/valid.txt"), ("away", "wikitext-2-raw/wiki.test.raw")];
-const CALIBRATION: &str = "tinystories/calib.txt";
 
 pub struct Subject {
     data: PathBuf,
@@ -58,20 +54,9 @@ impl Subject {
         WINDOW.min(self.original.spec().context)
     }
 
-    fn text(&self, file: &str) -> PathBuf {
-        self.data.join("text").join(file)
-    }
-
-    pub fn calibration_text(&self) -> PathBuf {
-        self.text(CALIBRATION)
-    }
-
-    /// What our pipeline calibrates on with this seed.
-    pub fn calibration(&self, sequences: usize, seed: u64) -> Vec<Vec<u32>> {
-        let text = std::fs::read_to_string(self.calibration_text()).unwrap();
-        let drawn =
-            Calibration { text: TextSource::Model, sequences, length: self.window(), seed, token_importance: TokenImportance::Equal };
-        calibration_sequences(&self.original, Some(&text), &drawn, 0, &Silent).unwrap()
+    /// A file or folder of the data's texts.
+    pub fn text(&self, name: &str) -> PathBuf {
+        self.data.join("text").join(name)
     }
 
     /// Perplexity and divergence, activations in f32 on both sides.
