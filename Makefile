@@ -14,7 +14,7 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -78,6 +78,10 @@ bench-quality: setup .venv-peers/ready
 
 bench-frontier: setup .venv-peers/ready
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench quality -- frontier $(QUALITY)
+
+# Hours; finished rows are kept. Parts, and small runs: see benches/distillation/main.rs. DISTIL="quality --tokens 20000"
+bench-distillation: setup .venv-compat/ready
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench distillation -- $(DISTIL)
 
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types

@@ -1,0 +1,123 @@
+//! What students learn from equally many tokens: perplexity and divergence from the
+//! teacher at home and away; of those that learn from their own texts, what these are
+//! like.
+
+use crate::rows::{FORWARD, HARD, ROWS, Row, TEXTS};
+use crate::samples::{GRAMS, LENGTH, SAMPLES, Samples};
+use crate::student::Student;
+use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
+use crate::{Choice, Found};
+use serde_json::json;
+use std::fmt::Write as _;
+
+const TEACHER: &str = "house-6m";
+const TOKENS: u64 = 2_000_000;
+
+/// Of the forward KL's distinct 4-grams, what must be left of them.
+const LEFT: f64 = 0.8;
+
+/// A row and what was found of it.
+struct Line {
+    row: &'static Row,
+    quality: Quality,
+    tokens: u64,
+    seconds: f64,
+    diverged: bool,
+    /// Where what it writes is looked at.
+    samples: Option<Samples>,
+}
+
+pub fn compare(choice: &Choice) -> Found {
+    let subject = Subject::open(TEACHER);
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.has(row.name)).collect();
+    let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.tokens.unwrap_or(TOKENS))).collect();
+    let teacher = Samples::of(&subject.original, &subject.original);
+    let [home, away] = subject::TEXTS;
+    let tokens = lines.iter().map(|line| line.tokens).max().unwrap_or(0);
+    let page = format!(
+        "## What students learn\n\n\
+         Every second layer of {TEACHER}, trained on {:.2} million tokens of {} in the ways below, each with the recipe's defaults of \
+         `[stage.distil]` but for what its name says. First {WINDOWS} windows of {WINDOW} tokens of {} ({}) and {} ({}), protocol `bos`, \
+         activations in f32; KL is the mean divergence from the teacher, in nats. Seconds are those of the steps.\n\n{}\n\
+         What they write by themselves, {SAMPLES} samples of {LENGTH} tokens at temperature 1: the teacher's mean log-likelihood of a \
+         token, and shares of distinct {}-grams.\n\n{}",
+        tokens as f64 / 1e6,
+        TEXTS.join(", "),
+        home.1,
+        home.0,
+        away.1,
+        away.0,
+        table(&subject, &lines),
+        GRAMS.map(|n| n.to_string()).join(", "),
+        written(&teacher, &lines),
+    );
+    let figures: Vec<_> = lines
+        .iter()
+        .map(|Line { row, quality, tokens, seconds, samples, .. }| {
+            json!({ "name": row.name, "quality": quality, "tokens": tokens, "seconds": seconds, "samples": samples })
+        })
+        .collect();
+    let targets = format!(
+        "at home every distilled student has a lower perplexity and a lower KL than one of hard labels only; what the students of their \
+         own texts write is likelier to the teacher than what that of the forward KL writes, with at least {LEFT} of its distinct 4-grams."
+    );
+    Found::new(page, json!({ "teacher": { "perplexity": subject.before, "samples": teacher }, "rows": figures }), &targets, missed(&lines))
+}
+
+fn measure(row: &'static Row, subject: &Subject, tokens: u64) -> Line {
+    let Student { model, tokens, seconds, diverged } = Student::make(subject, &row.recipe(subject, tokens));
+    let quality = subject.quality(&model);
+    let samples = (row.is_on_policy() || row.name == FORWARD).then(|| Samples::of(&model, &subject.original));
+    eprintln!("{}: perplexity {:.4}, KL {:.5}, {seconds:.0} s", row.name, quality.perplexity[0], quality.kl[0]);
+    Line { row, quality, tokens, seconds, diverged, samples }
+}
+
+fn table(subject: &Subject, lines: &[Line]) -> String {
+    let [home, away] = subject::TEXTS.map(|(name, _)| name);
+    let mut table = format!(
+        "| student | perplexity {home} | KL {home} | perplexity {away} | KL {away} | time | tokens a second |\n\
+         |---|---|---|---|---|---|---|\n\
+         | the teacher | {:.4} | 0 | {:.3} | 0 | | |\n",
+        subject.before[0], subject.before[1]
+    );
+    for Line { row, quality: Quality { perplexity, kl }, tokens, seconds, .. } in lines {
+        let cost = if *tokens > 0 { format!("{seconds:.0} s | {:.0}", *tokens as f64 / seconds) } else { " | ".into() };
+        writeln!(table, "| {} | {:.4} | {:.5} | {:.3} | {:.5} | {cost} |", row.name, perplexity[0], kl[0], perplexity[1], kl[1]).unwrap();
+    }
+    table
+}
+
+fn written(teacher: &Samples, lines: &[Line]) -> String {
+    let grams = GRAMS.map(|n| format!("distinct {n}-grams"));
+    let mut table = format!("| writer | log-likelihood | {} |\n|---|---|{}\n", grams.join(" | "), "---|".repeat(GRAMS.len()));
+    let own = lines.iter().filter_map(|line| Some((line.row.name, line.samples.as_ref()?)));
+    for (name, Samples { likelihood, distinct }) in [("the teacher", teacher)].into_iter().chain(own) {
+        writeln!(table, "| {name} | {likelihood:.4} | {} |", distinct.map(|share| format!("{share:.3}")).join(" | ")).unwrap();
+    }
+    table
+}
+
+fn missed(lines: &[Line]) -> Vec<String> {
+    let of = |name: &str| lines.iter().find(|line| line.row.name == name);
+    let mut missed: Vec<String> =
+        lines.iter().filter(|line| line.diverged).map(|line| format!("{}: training diverged", line.row.name)).collect();
+    if let Some(hard) = of(HARD) {
+        for Line { row, quality, .. } in lines.iter().filter(|line| line.row.is_distilled()) {
+            let figures = [("perplexity", quality.perplexity[0], hard.quality.perplexity[0]), ("KL", quality.kl[0], hard.quality.kl[0])];
+            let worse = figures.into_iter().filter(|(_, own, its)| own >= its);
+            missed.extend(worse.map(|(what, own, its)| format!("{}: {what} {own:.4} at home, hard labels only have {its:.4}", row.name)));
+        }
+    }
+    if let Some(before) = of(FORWARD).and_then(|line| line.samples.as_ref()) {
+        for (row, own) in lines.iter().filter(|line| line.row.is_on_policy()).filter_map(|line| Some((line.row, line.samples.as_ref()?))) {
+            if own.likelihood <= before.likelihood {
+                missed.push(format!("{}: log-likelihood {:.4}, forward KL has {:.4}", row.name, own.likelihood, before.likelihood));
+            }
+            let [left, all] = [own, before].map(|samples| samples.distinct[GRAMS.len() - 1]);
+            if left < LEFT * all {
+                missed.push(format!("{}: {left:.3} distinct 4-grams, forward KL has {all:.3}", row.name));
+            }
+        }
+    }
+    missed
+}
