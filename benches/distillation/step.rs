@@ -58,7 +58,8 @@ pub fn run() {
     let teacher = asked.teacher.as_ref().map(|path| Network::frozen(&*runtime::open_weights(path).unwrap().store, compute).unwrap());
     let soft = f64::from(u8::from(teacher.is_some()));
     let plan = Distil { soft, hard: 1.0 - soft, training, ..Distil::default() };
-    let mut objective = Distillation::new(&plan, teacher.map(Teacher::Network), None, network.spec().blocks.len() + 1);
+    let teacher = teacher.map(Teacher::Network);
+    let mut objective = Distillation::new(&plan, teacher.as_ref(), None, network.spec().blocks.len() + 1);
     let mut optimizer = Optimizer::new(&plan.training, network.variables());
     let pieces = asked.pieces();
     let (mut losses, mut seconds) = (Vec::new(), Vec::new());

@@ -140,6 +140,12 @@ pub fn wide(tensor: &Tensor) -> Tensor {
     }
 }
 
+/// Σ x · gradient: what is differentiated in place of a loss whose gradient with respect
+/// to `x` is known.
+pub fn along(x: &Tensor, gradient: &Tensor) -> Tensor {
+    x.flatten(0, -1).dot(&gradient.to_kind(x.kind()).flatten(0, -1))
+}
+
 /// All numbers, in f32 on the CPU.
 pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);

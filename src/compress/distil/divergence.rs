@@ -38,14 +38,12 @@ pub struct Slope {
 /// Divergence of student logits `[tokens, vocab]`, in their number format, times the
 /// square of the temperature, so that gradients do not fade with it.
 pub fn divergence(kind: Divergence, logits: &Tensor, targets: &Targets, temperature: f64) -> Slope {
-    let log_q = (logits / temperature).log_softmax(-1, None);
-    let q = log_q.exp();
+    let log_q = log_softmax(logits, temperature);
     let (value, gradient) = match targets {
         Targets::Logits(teacher) => {
-            let log_p = (teacher.to_kind(log_q.kind()) / temperature).log_softmax(-1, None);
-            let (terms, w) = terms(kind, &log_p, &log_q);
+            let (terms, mut w) = terms(kind, &log_softmax(&teacher.to_kind(log_q.kind()), temperature), &log_q);
             let total = w.sum_dim_intlist(-1, true, None);
-            (terms, w - q * total)
+            (terms, w.g_sub_(&log_q.exp().g_mul_(&total)))
         }
         Targets::Top { ids, log_probabilities, log_rest } => {
             let log_top = log_q.gather(-1, ids, false);
@@ -56,19 +54,27 @@ pub fn divergence(kind: Divergence, logits: &Tensor, targets: &Targets, temperat
             // What all others have in common each of them has by its share.
             let share = w.narrow(-1, k, 1) / log_others.exp();
             let top = w.narrow(-1, 0, k) - log_top.exp() * &total;
-            (terms, (q * (share - total)).scatter(-1, ids, &top))
+            (terms, (log_q.exp() * (share - total)).scatter(-1, ids, &top))
         }
     };
-    Slope { values: value.sum_dim_intlist(-1, false, None) * temperature * temperature, gradient: gradient * temperature }
+    let mut gradient = gradient;
+    if temperature != 1.0 {
+        let _ = gradient.g_mul_scalar_(temperature);
+    }
+    Slope { values: value.sum_dim_intlist(-1, false, None) * temperature * temperature, gradient }
+}
+
+fn log_softmax(logits: &Tensor, temperature: f64) -> Tensor {
+    if temperature == 1.0 { logits.log_softmax(-1, None) } else { (logits / temperature).log_softmax(-1, None) }
 }
 
 /// Cross-entropy of student logits `[tokens, vocab]` with one token each, i64 `[tokens]`.
 pub fn cross_entropy(logits: &Tensor, tokens: &Tensor) -> Slope {
-    let log_q = logits.log_softmax(-1, None);
+    let mut log_q = logits.log_softmax(-1, None);
     let tokens = tokens.unsqueeze(-1);
     let values = -log_q.gather(-1, &tokens, false).squeeze_dim(-1);
     let one = Tensor::full_like(&tokens, -1.0).to_kind(logits.kind());
-    Slope { values, gradient: log_q.exp().scatter_add(-1, &tokens, &one) }
+    Slope { values, gradient: log_q.exp_().scatter_add_(-1, &tokens, &one) }
 }
 
 /// The smallest share that is told apart from none.
@@ -82,22 +88,27 @@ pub fn log_of_rest(log_probabilities: &Tensor) -> Tensor {
 
 /// The terms of a divergence, and w = q · ∂D/∂q.
 fn terms(kind: Divergence, log_p: &Tensor, log_q: &Tensor) -> (Tensor, Tensor) {
-    let (p, q) = (log_p.exp(), log_q.exp());
+    let (mut p, q) = (log_p.exp(), || log_q.exp());
     // log(a p + b q)
     let mixture = |a: f64, b: f64| (log_p + a.ln()).logaddexp(&(log_q + b.ln()));
     match kind {
-        Divergence::ForwardKl => (&p * (log_p - log_q), -p),
+        Divergence::ForwardKl => {
+            let terms = (log_p - log_q).g_mul_(&p);
+            (terms, p.neg_())
+        }
         Divergence::ReverseKl => {
-            let terms = &q * (log_q - log_p);
-            (terms.shallow_clone(), terms + q)
+            let q = q();
+            let terms = (log_q - log_p).g_mul_(&q);
+            let w = &terms + q;
+            (terms, w)
         }
         Divergence::SymmetricKl => {
-            let difference = log_q - log_p;
+            let (q, difference) = (q(), log_q - log_p);
             ((&q - &p) * &difference * 0.5, (&q * (difference + 1.0) - p) * 0.5)
         }
         Divergence::JensenShannon(beta) => {
             let log_m = mixture(beta, 1.0 - beta);
-            let away = q * (log_q - &log_m) * (1.0 - beta);
+            let away = q() * (log_q - &log_m) * (1.0 - beta);
             (p * (log_p - log_m) * beta + &away, away)
         }
         Divergence::SkewedForwardKl(alpha) => {
@@ -106,12 +117,13 @@ fn terms(kind: Divergence, log_p: &Tensor, log_q: &Tensor) -> (Tensor, Tensor) {
             (p * (log_p - log_m), w)
         }
         Divergence::SkewedReverseKl(alpha) => {
-            let log_m = mixture(1.0 - alpha, alpha);
+            let (q, log_m) = (q(), mixture(1.0 - alpha, alpha));
             let terms = &q * (log_q - &log_m);
             let w = &terms + &q - (log_q * 2.0 - log_m).exp() * alpha;
             (terms, w)
         }
         Divergence::TotalVariation => {
+            let q = q();
             let difference = &q - p;
             (difference.abs() * 0.5, q * difference.sign() * 0.5)
         }

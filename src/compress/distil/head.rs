@@ -2,7 +2,7 @@
 //! vocabulary needs no more memory than a small one.
 
 use super::divergence::Slope;
-use crate::compress::tensors::wide;
+use crate::compress::tensors::{along, wide};
 use crate::compress::train::{Network, Part};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -39,15 +39,20 @@ pub fn predict(
         let count = (at_a_time as i64).min(tokens - start);
         let x = flat.narrow(0, start, count).detach().set_requires_grad(learn);
         let logits = exit.forward(network.spec(), &x);
-        let z = wide(&logits.detach());
-        let mut gradient = z.zeros_like();
-        for Weighted { name, slope, weights } in losses(start, count, &z) {
+        let mut gradient: Option<Tensor> = None;
+        for Weighted { name, mut slope, weights } in losses(start, count, &wide(&logits.detach())) {
             *sums.entry(name).or_insert(0.0) += (slope.values * &weights).sum(Kind::Double).double_value(&[]);
-            gradient += slope.gradient * weights.unsqueeze(-1);
+            let part = slope.gradient.g_mul_(&weights.unsqueeze(-1));
+            gradient = Some(gradient.map_or_else(|| part.shallow_clone(), |mut sum| sum.g_add_(&part)));
         }
         if learn {
-            (&logits * gradient.to_kind(logits.kind())).sum(None).backward();
-            gradients.push(x.grad());
+            gradients.push(match gradient {
+                Some(gradient) => {
+                    along(&logits, &gradient).backward();
+                    x.grad()
+                }
+                None => x.zeros_like().detach(),
+            });
         }
     }
     let gradient = if learn { Tensor::cat(&gradients, 0).view_as(hidden) } else { hidden.zeros_like() };

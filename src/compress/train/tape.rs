@@ -6,6 +6,7 @@
 
 use super::network::Network;
 use crate::compress::decoder::block_forward;
+use crate::compress::tensors::along;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
@@ -98,7 +99,7 @@ impl<'a> Tape<'a> {
             let input = self.inputs.pop();
             let segment =
                 self.segments.pop().unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.hear));
-            let handed = segment.output.requires_grad().then(|| (&segment.output * &gradient).sum(None));
+            let handed = segment.output.requires_grad().then(|| along(&segment.output, &gradient));
             let loss = match (handed, beside(index, &segment)) {
                 (Some(handed), Some(own)) => handed + own,
                 (Some(loss), None) | (None, Some(loss)) => loss,
