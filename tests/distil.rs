@@ -154,6 +154,40 @@ fn a_cached_teacher_is_the_teacher() {
     assert!(lines[lines.len() - 1].loss < lines[0].loss, "{} to {}", lines[0].loss, lines[lines.len() - 1].loss);
 }
 
+/// How many sequences go through the model together changes nothing but rounding.
+#[test]
+fn micro_batches_are_one_batch() {
+    let folder = Folder::new();
+    let lines = |micro: usize| {
+        let keys = "hard = 0.5\nembedding = 0.1\nattention = { loss = 'distributions', weight = 0.1 }";
+        let distil = folder.distil(keys, "tokens = 1500").replace("micro_batch = 3", &format!("micro_batch = {micro}"));
+        let report = folder.run(&format!("{STUDENT}{distil}"), &micro.to_string()).unwrap();
+        report.stages[1].training[0].lines.iter().map(|line| line.loss).collect::<Vec<_>>()
+    };
+    let (one, eight) = (lines(1), lines(8));
+    assert!(one.len() == 12 && one.iter().zip(&eight).all(|(a, b)| (a / b - 1.0).abs() < 1e-4), "{one:?}, {eight:?}");
+}
+
+/// A text that changes under its name is another run, in whatever stage it is.
+#[test]
+fn a_changed_text_is_another_run() {
+    let folder = Folder::new();
+    let stages = format!("{STUDENT}{}", folder.distil("", "tokens = 2000"));
+    // Something that is no model lies where the cache is to be: it is not written over.
+    let cache = folder.path("precious.bin");
+    std::fs::write(&cache, "precious").unwrap();
+    let with_cache =
+        stages.replace("[stage.distil.training]", &format!("cache = {{ file = '{}' }}\n[stage.distil.training]", cache.display()));
+    let error = folder.run(&with_cache, "out").err().unwrap().to_string();
+    assert!(error.contains("not written over") && std::fs::read(&cache).unwrap() == b"precious", "{error}");
+    let key = || std::fs::read(folder.path("out/.unfinished/key")).unwrap();
+    let before = key();
+    let ids: Vec<u8> = std::fs::read(folder.path("ids.bin")).unwrap().chunks_exact(2).rev().flatten().copied().collect();
+    std::fs::write(folder.path("ids.bin"), ids).unwrap();
+    folder.run(&with_cache, "out").err().unwrap();
+    assert_ne!(key(), before);
+}
+
 /// A rate that no weights survive: the best state is restored, and that is said.
 #[test]
 fn a_run_that_diverges_is_stopped_and_its_best_state_restored() {
@@ -197,14 +231,16 @@ fn a_killed_training_goes_on_bit_for_bit() {
     assert!(start("whole").wait().unwrap().success());
     let whole = begin.elapsed();
     let random = Random::new(std::process::id().into(), 0);
-    let mut finished = 0;
+    let (mut finished, mut saved) = (0, 0);
+    let state = folder.path("killed/.unfinished/stage-1/phase-0.state.safetensors");
     for kill in 0..10 {
         let mut child = start("killed");
         std::thread::sleep(Duration::from_secs_f64(0.6 * whole.as_secs_f64() * random.uniform(kill)));
         let _ = child.kill();
         finished += u32::from(child.wait().unwrap().success());
+        saved += u32::from(state.exists());
     }
-    assert!(finished < 10, "no run was killed");
+    assert!(finished < 10 && saved > 0, "{finished} runs ended before they were killed, {saved} had saved a state");
     assert!(start("killed").wait().unwrap().success());
     let bytes = |out: &str| std::fs::read(folder.path(out).join("model.thimble")).unwrap();
     assert!(bytes("killed") == bytes("whole"), "a resumed training gives other bytes");
@@ -225,8 +261,11 @@ fn an_interrupted_training_loses_nothing() {
     };
     let mut child = start("stopped");
     // The token cache is the last thing that is made before training.
-    let tokens = folder.path("stopped/.unfinished/stage-1/tokens.safetensors");
-    while !tokens.exists() {
+    let tokens = || {
+        let entries = std::fs::read_dir(folder.path("stopped/.unfinished")).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("tokens-"))
+    };
+    while !tokens() {
         assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -278,6 +317,9 @@ fn what_cannot_be_is_refused_before_anything_is_read() {
         (folder.distil("", "trains = { rank = 0 }"), "rank"),
         (folder.distil("", "patience = 1\nevaluate_every = 0"), "patience"),
         (folder.distil("", "warmup = 1.0"), "warmup"),
+        (folder.distil("", "trains = { rank = 1000000 }"), "rank must be from 1 to"),
+        (folder.distil("", "save_minutes = 1e300"), "save_minutes"),
+        (folder.distil("divergence = 'reverse_kl'\ntemperature = 2.0\non_policy = { method = 'minillm' }", ""), "temperature 1"),
         (folder.distil("layers = [0, 9]\nhidden = { loss = 'mean_square', weight = 1.0 }", ""), "has no block 9"),
         (format!("[[stage]]\n[stage.rtn]\n{}", folder.distil("", "")), "comes behind a stage that quantises"),
     ];

@@ -34,7 +34,7 @@ fn pieces(spec: &ModelSpec) -> Vec<Piece> {
 fn losses(objective: &mut dyn Objective, network: &Network, pieces: &[Piece], learn: bool) -> Vec<Part> {
     let count = |of: fn(&Piece) -> usize| pieces.iter().map(of).sum::<usize>() as f64;
     let scored = count(|piece| piece.scored.iter().filter(|&&scored| scored).count());
-    let batch = Batch { pieces, numbers: 0..pieces.len() as u64, scored, tokens: count(|piece| piece.scored.len()) };
+    let batch = Batch { pieces, step: 0, numbers: 0..pieces.len() as u64, scored, tokens: count(|piece| piece.scored.len()) };
     objective.losses(network, &batch, learn).unwrap()
 }
 
@@ -51,7 +51,7 @@ fn check_gradients(what: &str, variables: &[Variable], loss: &mut dyn FnMut() ->
         let gradient = tensor.grad();
         assert!(gradient.defined(), "{what}: {name} has no gradient");
         let count = tensor.numel() as i64;
-        for place in [0, count / 3, count / 2 + 1, count - 1].map(|place| place.min(count - 1)) {
+        for place in [0, count / 2] {
             let mut moved = |by: f64| {
                 tch::no_grad(|| drop(tensor.view(-1).get(place).g_add_scalar_(by)));
                 let value = loss();
@@ -109,7 +109,11 @@ fn gradients_of_whole_models_are_finite_differences() {
                 let learnt = losses(&mut objective, &network, &pieces, true);
                 let judged = losses(&mut objective, &network, &pieces, false);
                 assert!((sum(&learnt) - sum(&judged)).abs() < 1e-12 && sum(&learnt) > 1e-3, "{name}, {which}: {learnt:?} and {judged:?}");
-                let variables: Vec<_> = network.variables().into_iter().filter(|v| v.tensor.grad().defined()).collect();
+                let (variables, idle): (Vec<_>, Vec<_>) = network.variables().into_iter().partition(|v| v.tensor.grad().defined());
+                // Where there is no prediction, what only that reads learns nothing.
+                let reaches = |name: &str| plan.soft + plan.hard > 0.0 || !(name.starts_with("final_norm") || name.starts_with("head"));
+                let idle: Vec<_> = idle.iter().map(|v| &v.name).filter(|name| reaches(name)).collect();
+                assert!(idle.is_empty(), "{name}, {which}: {idle:?} have no gradient");
                 check_gradients(&format!("{name}, {which}"), &variables, &mut || sum(&losses(&mut objective, &network, &pieces, false)));
             }
         }
@@ -156,25 +160,27 @@ fn optimisers_step_as_those_of_torch() {
     let found: Value = serde_json::from_str(include_str!("data/losses.json")).unwrap();
     let matrix = |value: &Value| Tensor::from_slice2(&serde_json::from_value::<Vec<Vec<f64>>>(value.clone()).unwrap());
     let vector = |value: &Value| Tensor::from_slice(&serde_json::from_value::<Vec<f64>>(value.clone()).unwrap());
-    for case in found["optimisers"].as_array().unwrap() {
+    // In single precision AdamW goes another way.
+    let cases = found["optimisers"].as_array().unwrap();
+    for (case, kind, tolerance) in cases.iter().flat_map(|case| [(case, Kind::Double, 1e-12), (case, Kind::Float, 1e-5)]) {
         let mut settings = case["settings"].clone();
         settings["optimizer"] = case["optimizer"].clone();
         settings["clip"] = 0.0.into();
         let training: Training = serde_json::from_value(settings).unwrap();
-        let leaf = |tensor: Tensor| tensor.set_requires_grad(true);
+        let leaf = |tensor: Tensor| tensor.to_kind(kind).set_requires_grad(true);
         let variables = [leaf(matrix(&case["start"][0])), leaf(vector(&case["start"][1]))];
         let held = |i: usize| Variable { name: i.to_string(), tensor: variables[i].shallow_clone(), decays: i == 0 };
         let mut optimizer = Optimizer::new(&training, vec![held(0), held(1)]);
         for (step, gradients) in case["gradients"].as_array().unwrap().iter().enumerate() {
             optimizer.zero_grad();
-            let given = [matrix(&gradients[0]), vector(&gradients[1])];
+            let given = [matrix(&gradients[0]), vector(&gradients[1])].map(|g| g.to_kind(kind));
             let loss: Tensor = variables.iter().zip(&given).map(|(x, g)| (x * g).sum(None)).reduce(|a, b| a + b).unwrap();
             loss.backward();
             optimizer.step(step as u64 + 1, training.learning_rate);
         }
         let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
-        assert!(apart(&variables[0].detach(), &matrix(&case["end"][0])) < 1e-12, "{}", case["optimizer"]);
-        assert!(apart(&variables[1].detach(), &vector(&case["end"][1])) < 1e-12, "{}", case["optimizer"]);
+        assert!(apart(&variables[0].detach(), &matrix(&case["end"][0])) < tolerance, "{}", case["optimizer"]);
+        assert!(apart(&variables[1].detach(), &vector(&case["end"][1])) < tolerance, "{}", case["optimizer"]);
     }
 }
 

@@ -67,7 +67,7 @@ pub fn run() {
         let begin = Instant::now();
         let first = (step * asked.batch) as u64;
         let tokens = (asked.batch * asked.length) as f64;
-        let batch = Batch { pieces, numbers: first..first + asked.batch as u64, scored: tokens, tokens };
+        let batch = Batch { pieces, step: step as u64, numbers: first..first + asked.batch as u64, scored: tokens, tokens };
         optimizer.zero_grad();
         let parts = objective.losses(&network, &batch, true).unwrap();
         optimizer.clip();

@@ -140,6 +140,20 @@ pub fn wide(tensor: &Tensor) -> Tensor {
     }
 }
 
+/// The numbers of a tensor, where they lie in f32 on the CPU one behind the other, to be
+/// changed in place.
+pub fn in_place(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    if tensor.device() != Device::Cpu || tensor.kind() != Kind::Float || !tensor.is_contiguous() {
+        return None;
+    }
+    let count = tensor.numel();
+    // SAFETY: a contiguous tensor of f32 on the CPU owns so many aligned numbers behind its
+    // pointer, for as long as it lives, and it is borrowed for as long as they are. Other
+    // handles of the same storage are neither read nor written meanwhile: what calls this
+    // holds the only thread that computes with it.
+    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), count) })
+}
+
 /// Σ x · gradient: what is differentiated in place of a loss whose gradient with respect
 /// to `x` is known.
 pub fn along(x: &Tensor, gradient: &Tensor) -> Tensor {

@@ -54,19 +54,21 @@ impl Lessons<'_> {
         let named = self.plan.teacher.as_ref().map(|path| runtime::open_weights(path)).transpose()?;
         let teacher = named.as_ref().unwrap_or(self.original);
         self.check(teacher.spec(), &teacher.path)?;
-        let corpus = self.corpus()?;
-        // Another text, or another teacher of the same name, is another run.
-        let key = fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, self.progress)?;
         let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
+        let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
-            let name = format!("phase-{i}-{}", &key[..16]);
-            let (made, report) = self.journal.phase(&name, spec, || {
+            // Where a block is frozen there is nothing to do.
+            if trained(&phase.plan.training, spec, phase.only).is_nothing() {
+                continue;
+            }
+            let (made, report) = self.journal.phase(&format!("phase-{i}"), spec, || {
                 if school.is_none() {
-                    school = Some(self.school(&corpus, teacher, &key)?);
+                    school = Some(self.school(teacher)?);
                 }
-                let state = self.journal.file(&format!("{name}.state.safetensors"));
-                self.train(phase, &*student, school.as_mut().expect("just made"), &state)
+                let state = self.journal.file(&format!("phase-{i}.state.safetensors"));
+                self.train(phase, &*student, school.as_mut().expect("just made"), (&state, first))
             })?;
+            first += phase.plan.training.steps() * phase.plan.training.batch as u64;
             if report.end == End::Diverged {
                 tracing::warn!("distil: {}: {}; try a smaller learning_rate", report.name, report.end);
             }
@@ -83,7 +85,7 @@ impl Lessons<'_> {
         phase: &Phase,
         student: &dyn WeightStore,
         School { pieces, teacher }: &mut School,
-        state: &Path,
+        (state, first): (&Path, u64),
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
@@ -99,7 +101,7 @@ impl Lessons<'_> {
             }
         };
         let mut trainer = Trainer::new(&network, &*objective, &plan.training);
-        let end = trainer.run(&mut *objective, pieces, state, self.progress)?;
+        let end = trainer.run(&mut *objective, pieces, first, state, self.progress)?;
         let weight = |p: Parameter| {
             let values = network.values(&p.name);
             (p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values)))
@@ -109,7 +111,8 @@ impl Lessons<'_> {
     }
 
     fn tokens(&self) -> PathBuf {
-        self.journal.file("tokens.safetensors")
+        let text: Vec<_> = self.plan.training.text.iter().map(|path| path.to_string_lossy()).collect();
+        self.journal.shared(&format!("tokens-{}.safetensors", blake3::hash(text.join("\n").as_bytes()).to_hex()))
     }
 
     /// What it is trained on.
@@ -138,17 +141,17 @@ impl Lessons<'_> {
         Ok(())
     }
 
-    fn school(&self, corpus: &Corpus, teacher: &Model, key: &str) -> Result<School> {
+    fn school(&self, teacher: &Model) -> Result<School> {
         let Training { length, seed, held_out, batch, .. } = self.plan.training;
         let spec = self.student.spec();
-        let mut pieces = corpus.pieces(length, spec.special.bos, seed, held_out)?;
+        let mut pieces = self.corpus()?.pieces(length, spec.special.bos, seed, held_out)?;
         let load = || Network::frozen(&*teacher.store, self.compute);
         let teacher = match &self.plan.cache {
             _ if !self.plan.needs_teacher() => None,
             None => Some(Teacher::Network(load()?)),
             Some(cache) => {
                 let contents = Contents {
-                    key: key.to_owned(),
+                    key: fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, spec.special.bos, self.compute, self.progress)?,
                     training: self.plan.training.steps() * batch as u64,
                     held_out: pieces.validation().len(),
                     length,

@@ -4,8 +4,9 @@
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::recipe::{Recipe, Training};
-use crate::runtime::Model;
+use crate::recipe::{Recipe, Stage, Training};
+use crate::runtime::{Model, open_weights};
+use crate::text::corpus::Corpus;
 use std::path::Path;
 
 /// The key of a run's state, in hexadecimal.
@@ -19,17 +20,32 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
     for text in texts {
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
     }
+    for stage in &recipe.stages {
+        if let Stage::Distil(plan) = stage {
+            hasher.update(Corpus::fingerprint(&plan.training.text)?.as_bytes());
+            if let Some(path) = &plan.teacher {
+                add_weights(&mut hasher, &open_weights(path)?, progress)?;
+            }
+        }
+    }
     add_weights(&mut hasher, model, progress)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// What a teacher says depends on: its weights, and the tokens it is asked about, and how
 /// they are cut.
-pub fn teacher(model: &Model, tokens: &Path, training: &Training, progress: &dyn Progress) -> Result<String> {
+pub fn teacher(
+    model: &Model,
+    tokens: &Path,
+    training: &Training,
+    bos: Option<u32>,
+    compute: Compute,
+    progress: &dyn Progress,
+) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(tokens).map_err(Error::io("read", tokens))?;
     let Training { length, held_out, seed, .. } = training;
-    hasher.update(format!("{length} {held_out} {seed}").as_bytes());
+    hasher.update(format!("{length} {held_out} {seed} {bos:?} {compute:?}").as_bytes());
     hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
     add_weights(&mut hasher, model, progress)?;
     Ok(hasher.finalize().to_hex().to_string())

@@ -106,6 +106,11 @@ impl StageJournal {
         self.dir.join(name)
     }
 
+    /// A file that stages share.
+    pub fn shared(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(name)
+    }
+
     fn path(&self, part: Part) -> PathBuf {
         self.file(&format!("{part}.part.thimble"))
     }

@@ -250,6 +250,12 @@ impl Distil {
                 }
                 () if self.cache.is_some() => return fail("on_policy: what the student writes is in no cache; leave it out".into()),
                 () if self.soft == 0.0 => return fail("on_policy: soft is its weight, and 0".into()),
+                () if self.training.patience > 0 => {
+                    return fail("on_policy: patience looks at texts of the corpus, which is not what is learnt; leave it out".into());
+                }
+                () if own.method == OnPolicyMethod::MiniLlm && (self.temperature != 1.0 || own.temperature != 1.0) => {
+                    return fail("on_policy: minillm's gradient is that of temperature 1; leave both temperatures out".into());
+                }
                 () if own.prompt == 0 || own.prompt > length => {
                     return fail(format!("on_policy: prompt must be from 1 to the length of {length}"));
                 }

@@ -186,7 +186,9 @@ impl Training {
             () if !(0.0..=1.0).contains(&self.last) => return fail("last is a share of the learning rate, from 0 to 1".into()),
             () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => return fail("weight_decay must be 0 or more".into()),
             () if !(self.clip >= 0.0 && self.clip.is_finite()) => return fail("clip must be a norm, or 0 for none".into()),
-            () if !positive(self.save_minutes) => return fail("save_minutes must be a positive number".into()),
+            () if !(positive(self.save_minutes) && self.save_minutes <= 1e6) => {
+                return fail("save_minutes must be a positive number, a million at most".into());
+            }
             () if self.evaluate_every > 0 && self.held_out == 0 => {
                 return fail("evaluations need sequences: set held_out, or evaluate_every = 0".into());
             }
@@ -196,9 +198,12 @@ impl Training {
             () => (),
         }
         if let Trains::Adapters(adapters) = &self.trains
-            && (adapters.rank == 0 || !positive(adapters.alpha))
+            && (!(1..=spec.hidden_size).contains(&adapters.rank) || !positive(adapters.alpha))
         {
-            return fail("an adapter's rank must be at least 1, and its alpha a positive number".into());
+            return fail(format!(
+                "an adapter's rank must be from 1 to the model's width of {}, and its alpha a positive number",
+                spec.hidden_size
+            ));
         }
         let checked = Self { text: self.text.iter().map(|file| folder.join(file)).collect(), length, ..self.clone() };
         let targets: &[String] = match &self.trains {

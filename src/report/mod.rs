@@ -89,7 +89,12 @@ pub struct StageReport {
 impl StageReport {
     /// What does not change from run to run.
     pub fn without_times(&self) -> serde_json::Value {
-        serde_json::json!({ "method": self.method, "layers": self.layers })
+        let training: Vec<_> = self
+            .training
+            .iter()
+            .map(|t| serde_json::json!({ "name": t.name, "end": t.end, "steps": t.lines.last().map(|l| l.step) }))
+            .collect();
+        serde_json::json!({ "method": self.method, "layers": self.layers, "training": training })
     }
 }
 

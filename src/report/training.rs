@@ -1,6 +1,7 @@
 //! What was seen in training: a line a step, as a table and as curves.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// A training, or one phase of it.
@@ -31,7 +32,7 @@ impl std::fmt::Display for End {
         f.write_str(match self {
             Self::Finished => "all steps were taken",
             Self::NoProgress => "it was stopped when the held-out loss did not fall any more",
-            Self::Diverged => "it was stopped because the loss rose suddenly; the best state before was restored",
+            Self::Diverged => "it was stopped because the loss rose suddenly or was no number; the best state before was restored",
         })
     }
 }
@@ -74,12 +75,14 @@ fn numbers_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(St
 impl TrainingReport {
     /// As a table for spreadsheets.
     pub fn csv(&self) -> String {
-        let parts: Vec<&str> = self.lines.first().map_or(Vec::new(), |line| line.parts.iter().map(|(name, _)| name.as_str()).collect());
-        let mut table = ["step", "tokens", "loss"].into_iter().chain(parts).collect::<Vec<_>>().join(",");
+        // Not every step has all of them.
+        let names: BTreeSet<&str> = self.lines.iter().flat_map(|line| line.parts.iter().map(|(name, _)| name.as_str())).collect();
+        let mut table = ["step", "tokens", "loss"].into_iter().chain(names.iter().copied()).collect::<Vec<_>>().join(",");
         table += ",gradient_norm,learning_rate,tokens_per_s,held_out\n";
         for line in &self.lines {
             let Line { step, tokens, loss, parts, gradient_norm, learning_rate, tokens_per_s, held_out } = line;
-            let parts: String = parts.iter().map(|(_, value)| format!("{value},")).collect();
+            let part = |name| parts.iter().find(|(of, _)| of == name).map_or(String::new(), |(_, value)| value.to_string());
+            let parts: String = names.iter().map(|name| part(*name) + ",").collect();
             let held_out = held_out.map_or(String::new(), |x| x.to_string());
             writeln!(table, "{step},{tokens},{loss},{parts}{gradient_norm},{learning_rate},{tokens_per_s:.1},{held_out}")
                 .expect("a string");

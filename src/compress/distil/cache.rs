@@ -90,6 +90,10 @@ impl TopCache {
         if path.exists() {
             match Self::open(path, contents.clone(), device) {
                 Ok(cache) => return Ok(cache),
+                Err(_) if !is_cache(path) => {
+                    let reason = "it is there already and no teacher's cache, so that it is not written over: name another file";
+                    return Err(Error::format(path, reason));
+                }
                 Err(reason) => tracing::warn!("{}: it is made again: {reason}", path.display()),
             }
         }
@@ -130,6 +134,13 @@ impl TopCache {
         let all = [Tensor::from_slice(&ids).view(wide), Tensor::from_slice(&tops).view(wide), Tensor::from_slice(&rests)];
         Ok(all.map(|tensor| tensor.to_device(self.device)))
     }
+}
+
+/// Whether a file is one of these, sound or not.
+fn is_cache(path: &Path) -> bool {
+    let header =
+        |bytes: &Bytes| read_header(bytes, path).is_ok_and(|(_, header)| header.metadata().as_ref().is_some_and(|m| m.contains_key(KEY)));
+    Bytes::map(path).is_ok_and(|bytes| header(&bytes))
 }
 
 /// Pieces that the teacher reads together.

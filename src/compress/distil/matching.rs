@@ -131,7 +131,7 @@ impl Matching {
 
 /// Scores `[batch, heads, queries, keys]`, −∞ where a key is not seen.
 fn attention_loss(loss: AttentionLoss, own: &Tensor, its: &Tensor) -> Tensor {
-    let seen = its.isfinite();
+    let seen = its.isfinite().logical_and(&own.isfinite());
     let count = seen.sum(Kind::Int64);
     match loss {
         AttentionLoss::Scores => {

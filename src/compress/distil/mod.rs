@@ -61,7 +61,7 @@ impl Objective for Distillation<'_> {
 
     fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>> {
         let sequences = batch.sequences();
-        let whole = self.depth > network.spec().blocks.len();
+        let predicts = self.depth > network.spec().blocks.len() && (self.plan.soft > 0.0 || self.plan.hard > 0.0);
         let lesson = self.teacher.map(|teacher| teacher.teach(batch, &sequences, self.matching.as_ref(), self.depth)).transpose()?;
         let hear = self.matching.as_ref().map_or(&[][..], Matching::hear);
         let recording = Recording { depth: self.depth, hear, checkpointing: self.plan.training.checkpointing };
@@ -76,17 +76,15 @@ impl Objective for Distillation<'_> {
         };
         let predicted = if learn {
             let tape = Tape::record(network, &sequences, recording);
-            let (predicted, gradient) = if whole {
-                self.predict(network, batch, tape.hidden(), lesson.as_ref(), true)
-            } else {
-                (Vec::new(), tape.hidden().zeros_like())
-            };
-            tape.backward(gradient, &mut beside);
+            let predicted = predicts.then(|| self.predict(network, batch, tape.hidden(), lesson.as_ref(), true));
+            let (predicted, gradient) = predicted.map_or((Vec::new(), None), |(parts, gradient)| (parts, Some(gradient)));
+            let judged = |segment: usize| self.matching.as_ref().is_some_and(|matching| matching.teachers(segment).is_some());
+            tape.backward(gradient, &judged, &mut beside);
             predicted
         } else {
             let hidden = run(network, &sequences, recording, &mut |segment, made| drop(beside(segment, &made)));
             let _no_grad = tch::no_grad_guard();
-            if whole { self.predict(network, batch, &hidden, lesson.as_ref(), false).0 } else { Vec::new() }
+            if predicts { self.predict(network, batch, &hidden, lesson.as_ref(), false).0 } else { Vec::new() }
         };
         parts.extend(predicted);
         Ok(parts)

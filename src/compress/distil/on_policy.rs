@@ -30,14 +30,15 @@ pub struct OnPolicyDistillation<'a> {
     on_policy: &'a OnPolicy,
     teacher: &'a Network,
     /// It writes along where samples are mixed.
-    writer: Decoder,
+    writer: Option<Decoder>,
     threads: usize,
 }
 
 impl<'a> OnPolicyDistillation<'a> {
     /// `threads` of the device's runtime, 0 = one a core.
     pub fn new(plan: &'a Distil, on_policy: &'a OnPolicy, teacher: &'a Network, threads: usize) -> Result<Self> {
-        let writer = writer::decoder(teacher, threads)?;
+        let writes = on_policy.method == OnPolicyMethod::MiniLlm && on_policy.teacher_mix > 0.0;
+        let writer = writes.then(|| writer::decoder(teacher, threads)).transpose()?;
         Ok(Self { plan, on_policy, teacher, writer, threads })
     }
 
@@ -49,7 +50,7 @@ impl<'a> OnPolicyDistillation<'a> {
         Writing {
             prompt: self.on_policy.prompt,
             temperature: self.on_policy.temperature as f32,
-            teacher: if self.policy() { self.on_policy.teacher_mix as f32 } else { 0.0 },
+            teacher: if self.writer.is_some() { self.on_policy.teacher_mix as f32 } else { 0.0 },
             random: Random::new(self.plan.training.seed, SAMPLES),
         }
     }
@@ -83,10 +84,10 @@ impl<'a> OnPolicyDistillation<'a> {
     }
 
     /// The text's own next tokens.
-    fn language(&self, network: &Network, batch: &Batch) -> Vec<Part> {
+    fn language(&self, network: &Network, batch: &Batch, learn: bool) -> Vec<Part> {
         let recording = Recording { depth: network.spec().blocks.len() + 1, hear: &[], checkpointing: self.plan.training.checkpointing };
-        through(network, batch, recording, true, &mut |hidden, [next, shares]| {
-            predict(network, hidden, true, &mut |start, count, z| {
+        through(network, batch, recording, learn, &mut |hidden, [next, shares]| {
+            predict(network, hidden, learn, &mut |start, count, z| {
                 let slope = cross_entropy(z, &next.narrow(0, start, count));
                 vec![Weighted { name: "hard", slope, weights: shares.narrow(0, start, count) * self.plan.hard }]
             })
@@ -136,7 +137,7 @@ fn through(network: &Network, batch: &Batch, recording: Recording, learn: bool, 
     }
     let tape = Tape::record(network, &sequences, recording);
     let (parts, gradient) = losses(tape.hidden(), &targets);
-    tape.backward(gradient, &mut |_, _| None);
+    tape.backward(Some(gradient), &|_| false, &mut |_, _| None);
     parts
 }
 
@@ -148,17 +149,23 @@ fn logits(network: &Network, hidden: &Tensor, start: i64, count: i64) -> Tensor 
 }
 
 impl Objective for OnPolicyDistillation<'_> {
+    /// The corpus's texts are not the student's own.
+    fn is_judged_by_held_out(&self) -> bool {
+        false
+    }
+
     fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>> {
         // What is held out is judged by as it is.
-        let own = learn && Random::new(self.plan.training.seed, WHOSE).uniform(batch.numbers.start) < self.on_policy.share;
+        let own = learn && Random::new(self.plan.training.seed, WHOSE).uniform(batch.step) < self.on_policy.share;
         let mut parts = if own {
             let student = writer::decoder(network, self.threads)?;
-            let written = self.writing().write(&student, Some(&self.writer), batch.pieces, batch.numbers.start)?;
+            let written = self.writing().write(&student, self.writer.as_ref(), batch.pieces, batch.numbers.start)?;
             let scored = written.pieces[0].scored.iter().filter(|&&scored| scored).count() as f64;
             let tokens = written.pieces[0].scored.len() as f64;
-            // All of the step's are written alike.
+            // The others of the step are written too, and as long.
             let batch = Batch {
                 pieces: &written.pieces,
+                step: batch.step,
                 numbers: batch.numbers.clone(),
                 scored: batch.tokens * scored / tokens,
                 tokens: batch.tokens,
@@ -167,8 +174,8 @@ impl Objective for OnPolicyDistillation<'_> {
         } else {
             self.taught(network, batch, None, learn)
         };
-        if self.plan.hard > 0.0 && learn {
-            parts.extend(self.language(network, batch));
+        if self.plan.hard > 0.0 {
+            parts.extend(self.language(network, batch, learn));
         }
         Ok(parts)
     }
@@ -200,7 +207,7 @@ mod tests {
         let pieces: Vec<Piece> = texts.map(|ids| Piece { ids, scored: vec![true; 2] }).collect();
 
         // log q of each text by both, `[texts]`.
-        let all = Batch { pieces: &pieces, numbers: 0..1, scored: 1.0, tokens: 1.0 };
+        let all = Batch { pieces: &pieces, step: 0, numbers: 0..1, scored: 1.0, tokens: 1.0 };
         let [next, _] = all.targets(Device::Cpu);
         let log_likelihood = |of: &Network| {
             let recording = Recording { depth: spec.blocks.len() + 1, hear: &[], checkpointing: false };

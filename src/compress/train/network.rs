@@ -41,13 +41,23 @@ pub enum Trained {
     },
 }
 
+impl Trained {
+    /// Whether nothing is.
+    pub fn is_nothing(&self) -> bool {
+        match self {
+            Trained::Parameters(of) | Trained::Adapters { of, .. } => of.is_empty(),
+        }
+    }
+}
+
 /// A tensor that an optimiser changes.
 pub struct Variable {
     /// Canonical name of the parameter; factors of an adapter add `.lora_a` or `.lora_b`.
     pub name: String,
     /// f32, requires a gradient.
     pub tensor: Tensor,
-    /// Whether weights decay: matrices of blocks do, vectors and embeddings do not.
+    /// Whether weights decay: matrices of blocks and the head do, vectors and embeddings do
+    /// not.
     pub decays: bool,
 }
 

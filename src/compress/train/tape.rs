@@ -90,17 +90,28 @@ impl<'a> Tape<'a> {
         &self.hidden
     }
 
-    /// Sends `gradient`, of [`Self::hidden`], back to the parameters. `beside` may give
-    /// a loss of each segment, last to first, that is added.
-    pub fn backward(mut self, gradient: Tensor, beside: &mut dyn FnMut(usize, &Segment) -> Option<Tensor>) {
-        let mut gradient = gradient;
-        for index in (self.lowest..self.recording.depth).rev() {
+    /// Sends `gradient`, of [`Self::hidden`], back to the parameters, where there is one.
+    /// `beside` gives losses of the segments that are `judged`, last to first, which are
+    /// added.
+    pub fn backward(
+        mut self,
+        mut gradient: Option<Tensor>,
+        judged: &dyn Fn(usize) -> bool,
+        beside: &mut dyn FnMut(usize, &Segment) -> Option<Tensor>,
+    ) {
+        for index in (0..self.recording.depth).rev() {
             // None is left when the entrance's turn comes.
             let input = self.inputs.pop();
-            let segment =
-                self.segments.pop().unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.hear));
-            let handed = segment.output.requires_grad().then(|| along(&segment.output, &gradient));
-            let loss = match (handed, beside(index, &segment)) {
+            let kept = self.segments.pop();
+            let sends = index >= self.lowest && gradient.is_some();
+            if !sends && !judged(index) {
+                gradient = None;
+                continue;
+            }
+            let segment = kept.unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.hear));
+            let handed = gradient.take().filter(|_| sends && segment.output.requires_grad()).map(|g| along(&segment.output, &g));
+            let own = if judged(index) { beside(index, &segment) } else { None };
+            let loss = match (handed, own) {
                 (Some(handed), Some(own)) => handed + own,
                 (Some(loss), None) | (None, Some(loss)) => loss,
                 (None, None) => continue,
@@ -108,9 +119,7 @@ impl<'a> Tape<'a> {
             if loss.requires_grad() {
                 loss.backward();
             }
-            if let Some(input) = input {
-                gradient = input.grad();
-            }
+            gradient = input.map(|input| input.grad()).filter(Tensor::defined);
         }
     }
 }

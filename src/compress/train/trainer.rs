@@ -6,7 +6,7 @@ use super::optimizer::Optimizer;
 use super::schedule::learning_rate;
 use super::state;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::recipe::Training;
 use crate::report::{End, Line};
 use crate::text::corpus::{Piece, Pieces};
@@ -20,6 +20,8 @@ use tch::{Device, Tensor};
 pub struct Batch<'a> {
     /// Each with one token more than is read.
     pub pieces: &'a [Piece],
+    /// The step that it is a part of.
+    pub step: u64,
     /// The number of each in the order of training, from which it can be known again;
     /// held-out pieces are numbered by [`Batch::HELD_OUT`] and on.
     pub numbers: std::ops::Range<u64>,
@@ -58,6 +60,12 @@ pub trait Objective {
         Vec::new()
     }
 
+    /// Whether it is the loss on held-out pieces that it makes small, so that the state
+    /// where that was least is the one to keep.
+    fn is_judged_by_held_out(&self) -> bool {
+        true
+    }
+
     /// Losses of a batch; where it is to learn, gradients are added to the variables'.
     fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>>;
 }
@@ -69,7 +77,7 @@ pub struct Trainer<'a> {
     optimizer: Optimizer,
     /// Running means of the variables, by name.
     average: BTreeMap<String, Tensor>,
-    /// Variables where what was held out was best.
+    /// Variables where what was held out was best, or where all was well.
     best: BTreeMap<String, Tensor>,
     notes: Notes,
 }
@@ -84,9 +92,21 @@ struct Notes {
     since_best: u64,
 }
 
+/// Lines that are kept at most: of older ones every second goes.
+const LINES: usize = 20_000;
+
+impl Notes {
+    fn thin(&mut self) {
+        if self.lines.len() >= LINES {
+            let recent = self.lines.split_off(LINES - RECENT - BEFORE);
+            self.lines = std::mem::take(&mut self.lines).into_iter().step_by(2).chain(recent).collect();
+        }
+    }
+}
+
 /// A loss is a sudden rise where the mean of so many steps
 const RECENT: usize = 5;
-/// is so many times that
+/// is so many times the greatest
 const RISE: f64 = 2.0;
 /// of so many before them.
 const BEFORE: usize = 50;
@@ -103,16 +123,23 @@ impl<'a> Trainer<'a> {
         trainer
     }
 
-    /// Trains to the end, from where `file` was saved where it is there and of this run;
+    /// Trains to the end on pieces from number `first` on, from where `file` was saved where it is there and of this run;
     /// what comes of it is in the network.
-    pub fn run(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces, file: &Path, progress: &dyn Progress) -> Result<End> {
+    pub fn run(
+        &mut self,
+        objective: &mut dyn Objective,
+        pieces: &mut Pieces,
+        first: u64,
+        file: &Path,
+        progress: &dyn Progress,
+    ) -> Result<End> {
         if file.exists() {
             self.notes = state::restore(file, &mut self.tensors())?;
         }
         let steps = self.training.steps();
         progress.begin("training", steps * (self.training.batch * self.training.length) as u64);
         progress.advance(self.notes.step * (self.training.batch * self.training.length) as u64);
-        if self.notes.step == 0 && self.training.evaluate_every > 0 {
+        if self.notes.step == 0 && self.notes.best_loss.is_none() && self.training.evaluate_every > 0 {
             self.evaluate(objective, pieces)?;
         }
         let save_every = Duration::from_secs_f64(60.0 * self.training.save_minutes);
@@ -123,7 +150,7 @@ impl<'a> Trainer<'a> {
                 state::save(file, &self.tensors(), &self.notes)?;
                 return Err(Error::Interrupted);
             }
-            self.step(objective, pieces, steps, progress)?;
+            self.step(objective, pieces, (first, steps), progress)?;
             progress.tell(&self.notes.lines.last().map_or(String::new(), |line| format!("loss {:.4}", line.loss)));
             if self.diverges() {
                 end = End::Diverged;
@@ -141,6 +168,8 @@ impl<'a> Trainer<'a> {
                 state::save(file, &self.tensors(), &self.notes)?;
                 saved = Instant::now();
             }
+            self.keep_a_sound_state();
+            self.notes.thin();
         }
         progress.end();
         self.settle(end);
@@ -152,13 +181,19 @@ impl<'a> Trainer<'a> {
         &self.notes.lines
     }
 
-    fn step(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces, steps: u64, progress: &dyn Progress) -> Result<()> {
+    fn step(
+        &mut self,
+        objective: &mut dyn Objective,
+        pieces: &mut Pieces,
+        (first, steps): (u64, u64),
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let begin = Instant::now();
         let Training { batch, micro_batch, length, .. } = *self.training;
         self.optimizer.zero_grad();
-        let first = self.notes.step * batch as u64;
+        let first = first + self.notes.step * batch as u64;
         let drawn: Vec<Piece> = (first..first + batch as u64).map(|n| pieces.training(n)).collect();
-        let parts = losses(self.network, objective, &drawn, (first, micro_batch), true, progress)?;
+        let parts = losses(self.network, objective, (self.notes.step, &drawn), (first, micro_batch), true, progress)?;
         let gradient_norm = self.optimizer.clip();
         let rate = learning_rate(self.training, self.notes.step, steps);
         let loss = parts.values().sum::<f64>();
@@ -184,9 +219,12 @@ impl<'a> Trainer<'a> {
     /// Moves the running mean.
     fn follow(&mut self) {
         let _no_grad = tch::no_grad_guard();
+        // Short at first: the weights that training starts from are soon forgotten.
+        let steps = self.notes.step as f64;
+        let past = self.training.average.min((1.0 + steps) / (10.0 + steps));
         for variable in self.optimizer.variables() {
             if let Some(mean) = self.average.get_mut(&variable.name) {
-                let _ = mean.lerp_(&variable.tensor, 1.0 - self.training.average);
+                let _ = mean.lerp_(&variable.tensor, 1.0 - past);
             }
         }
     }
@@ -197,13 +235,13 @@ impl<'a> Trainer<'a> {
         self.assign(&self.average);
         let held_out = pieces.validation();
         let found =
-            losses(self.network, objective, &held_out, (Batch::HELD_OUT, self.training.micro_batch), false, &crate::progress::Silent);
+            losses(self.network, objective, (self.notes.step, &held_out), (Batch::HELD_OUT, self.training.micro_batch), false, &Silent);
         let loss = found?.values().sum::<f64>();
         if let Some(line) = self.notes.lines.last_mut() {
             line.held_out = Some(loss);
         }
         self.notes.since_best += 1;
-        if self.notes.best_loss.is_none_or(|best| loss < best) {
+        if objective.is_judged_by_held_out() && loss.is_finite() && self.notes.best_loss.is_none_or(|best| loss < best) {
             (self.notes.best_loss, self.notes.since_best) = (Some(loss), 0);
             self.best = self.values();
         }
@@ -213,11 +251,20 @@ impl<'a> Trainer<'a> {
 
     /// Whether the loss is no number or has risen suddenly.
     fn diverges(&self) -> bool {
-        let mean = |lines: &[Line]| lines.iter().map(|line| line.loss).sum::<f64>() / lines.len() as f64;
         let lines = &self.notes.lines;
         let (before, recent) = lines.split_at(lines.len().saturating_sub(RECENT));
         let before = &before[before.len().saturating_sub(BEFORE)..];
-        !lines.last().is_none_or(|line| line.loss.is_finite()) || before.len() == BEFORE && mean(recent) > RISE * mean(before)
+        let mean = recent.iter().map(|line| line.loss).sum::<f64>() / RECENT as f64;
+        let greatest = before.iter().map(|line| line.loss).fold(0.0, f64::max);
+        !lines.last().is_none_or(|line| line.loss.is_finite()) || before.len() == BEFORE && mean > RISE * greatest
+    }
+
+    /// Where nothing is judged by what was held out, now and then what there is takes the
+    /// place of the best.
+    fn keep_a_sound_state(&mut self) {
+        if self.notes.best_loss.is_none() && self.notes.step.is_multiple_of(BEFORE as u64) {
+            self.best = self.values();
+        }
     }
 
     /// Leaves in the network what is kept: the best that was held out, or the average, or
@@ -258,7 +305,7 @@ impl<'a> Trainer<'a> {
 fn losses(
     network: &Network,
     objective: &mut dyn Objective,
-    pieces: &[Piece],
+    (step, pieces): (u64, &[Piece]),
     (first, at_a_time): (u64, usize),
     learn: bool,
     progress: &dyn Progress,
@@ -268,7 +315,7 @@ fn losses(
     let mut sums = BTreeMap::new();
     for (i, pieces) in pieces.chunks(at_a_time).enumerate() {
         let from = first + (i * at_a_time) as u64;
-        let batch = Batch { pieces, numbers: from..from + pieces.len() as u64, scored, tokens };
+        let batch = Batch { pieces, step, numbers: from..from + pieces.len() as u64, scored, tokens };
         for (name, value) in objective.losses(network, &batch, learn)? {
             *sums.entry(name).or_insert(0.0) += value;
         }

@@ -37,12 +37,18 @@ pub fn key(sources: &[Source], reader: &Reader, progress: &dyn Progress) -> Resu
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(format!("{} {:?}", reader.vocab_size, reader.eos()).as_bytes());
     hasher.update(hash(&[reader.tokenizer.map_or(b"", |t| t.file())]).as_bytes());
+    hasher.update(contents(sources)?.as_bytes());
+    progress.end();
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// A hash of files' contents and kinds.
+pub fn contents(sources: &[Source]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
     for source in sources {
         hasher.update(format!("{:?}", source.kind).as_bytes());
         hasher.update(hash(&[&source.content()?]).as_bytes());
-        progress.advance(1);
     }
-    progress.end();
     Ok(hasher.finalize().to_hex().to_string())
 }
 

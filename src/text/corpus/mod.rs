@@ -76,6 +76,11 @@ impl Corpus {
         }
     }
 
+    /// A hash of the contents of what would be its files. Fails where one cannot be read.
+    pub fn fingerprint(sources: &[PathBuf]) -> Result<String> {
+        cache::contents(&sources::find(sources, Path::new(""))?)
+    }
+
     /// How many tokens it has.
     pub fn len(&self) -> usize {
         self.ids.len() * 8 / self.dtype.bitsize()
