@@ -1,4 +1,4 @@
-//! Thimble fits a language model into a thimble: it quantises a checkpoint, proves
+//! Thimble fits a language model into a thimble: it distils and quantises a checkpoint, proves
 //! what that cost, packs it, and runs it on a device.
 //!
 //! The floors, each using only those below it:

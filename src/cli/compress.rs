@@ -4,13 +4,15 @@ use super::Done;
 use super::output::Output;
 use std::path::PathBuf;
 
-/// Compress a model with a recipe, prove what it cost, and pack it
+/// Distil and quantise a model by a recipe, prove what it cost, and pack it
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   thimble compress recipes/gptq-4bit.toml --model ./my-model --out ./small
   thimble compress recipes/gptq-4bit.toml --model ./my-model --out ./small \\
       --calibration train.txt --eval-text held-out.txt --set gptq.bits=3
+  thimble compress recipes/distil-half.toml --model ./teacher --out ./student \\
+      --set \"distil.training.text=['/data/stories']\" --set distil.training.tokens=20000000
 A run that was interrupted goes on where it stopped when the same command is given again.")]
 #[cfg_attr(not(feature = "torch"), allow(dead_code))]
 pub struct Args {
@@ -19,7 +21,7 @@ pub struct Args {
     /// A Hugging Face directory or a llama2.c .bin, in full precision
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
-    /// The folder to write model.thimble, report.html, report.json and README.md to
+    /// The folder to write model.thimble, report.html, report.json, README.md and training-1.csv to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// A tokenizer.json, sentencepiece model, vocab.json (with merges.txt), RWKV vocabulary or llama2.c tokenizer.bin, instead of the model's own
@@ -43,7 +45,7 @@ pub struct Args {
     /// Where libtorch computes
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceArg,
-    /// Number format of calibration forwards; bf16 is faster where the processor has it
+    /// Number format of forwards in calibration and training; bf16 is faster where the processor has it
     #[arg(long, value_enum, default_value = "f32")]
     dtype: super::source::DtypeArg,
 }
