@@ -129,7 +129,7 @@ pub fn from_array(matrix: &Array2<f32>) -> Tensor {
 /// A weight in f32, of a name that messages give.
 pub fn dense(name: &str, tensor: &Tensor) -> Weight {
     let shape = tensor.size().iter().map(|&n| n as usize).collect();
-    Weight::Dense(DenseTensor::from_f32(name, std::path::Path::new(""), shape, &to_vec(tensor)))
+    Weight::from_f32(name, shape, &to_vec(tensor))
 }
 
 /// In single precision where it is in less.

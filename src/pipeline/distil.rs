@@ -3,13 +3,12 @@
 
 use super::journal::StageJournal;
 use super::{Done, fingerprint};
-use crate::checkpoint::DenseTensor;
 use crate::compress::Compute;
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Trained, Trainer};
 use crate::error::{Error, Result};
-use crate::model::{ModelSpec, Parameter};
+use crate::model::ModelSpec;
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Distil, Phase, Training, Trains};
@@ -102,12 +101,7 @@ impl Lessons<'_> {
         };
         let mut trainer = Trainer::new(&network, &*objective, &plan.training);
         let end = trainer.run(&mut *objective, pieces, first, state, self.progress)?;
-        let weight = |p: Parameter| {
-            let values = network.values(&p.name);
-            (p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values)))
-        };
-        let weights = spec.parameters().into_iter().map(weight).collect();
-        Ok((weights, TrainingReport { name: name.clone(), end, lines: trainer.lines().to_vec() }))
+        Ok((network.weights(), TrainingReport { name: name.clone(), end, lines: trainer.lines().to_vec() }))
     }
 
     fn tokens(&self) -> PathBuf {

@@ -2,12 +2,10 @@
 
 use super::Done;
 use super::journal::{Made, StageJournal};
-use crate::checkpoint::DenseTensor;
 use crate::error::Result;
 use crate::model::StudentShape;
 use crate::quant::{Weight, WeightStore};
 use crate::report::StageReport;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +15,8 @@ pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJourn
     let spec = shape.apply(teacher.spec()).expect("the recipe was checked");
     let weight = |p: crate::model::Parameter| {
         let values = shape.starting_weight(&p, teacher.spec(), &spec, |name| Ok(teacher.weight(name)?.to_f32().into_owned()))?;
-        Ok((p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values))))
+        let weight = Weight::from_f32(&p.name, p.shape, &values);
+        Ok((p.name, weight))
     };
     for part in spec.parts() {
         journal.part(&spec, part, || {

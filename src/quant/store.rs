@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::model::{DenseModel, ModelSpec};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One parameter as it is stored.
@@ -19,6 +19,11 @@ pub enum Weight {
 }
 
 impl Weight {
+    /// Numbers of our own making, row-major, as they are; the name is for messages.
+    pub fn from_f32(name: &str, shape: Vec<usize>, values: &[f32]) -> Self {
+        Weight::Dense(DenseTensor::from_f32(name, Path::new(""), shape, values))
+    }
+
     /// Packs; where every column is kept in 16 bits, and nothing is quantised, the
     /// numbers alone.
     pub fn pack(name: &str, tensor: &QuantizedTensor, layout: Layout) -> Self {

@@ -196,8 +196,7 @@ fn go_on(part: &PathBuf, header: &[u8]) -> std::io::Result<File> {
 fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> {
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&[u32]> = pieces.iter().map(|piece| &piece.ids[..contents.length]).collect();
-    let recording = Recording { depth: teacher.spec().blocks.len() + 1, hear: &[], checkpointing: false };
-    let hidden = run(teacher, &sequences, recording, &mut |_, _| ());
+    let hidden = run(teacher, &sequences, Recording::whole(teacher), &mut |_, _| ());
     let exit = teacher.exit();
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
     // A sequence at a time: of a large vocabulary no more is held.

@@ -5,7 +5,7 @@
 
 use crate::compress::decoder::attention_scores;
 use crate::compress::tensors::wide;
-use crate::compress::train::{Segment, Variable};
+use crate::compress::train::{Segment, Variable, drawn};
 use crate::model::inputs;
 use crate::model::spec::{Attention, Mixer, ModelSpec};
 use crate::random::Random;
@@ -56,8 +56,9 @@ impl Matching {
         }
         let narrower = student.hidden_size != teacher.hidden_size;
         let deep = plan.hidden.is_some() || plan.embedding > 0.0;
-        let projections = (narrower && deep)
-            .then(|| [0, 1].map(|stream| projection(stream, [teacher.hidden_size, student.hidden_size], plan.training.seed, device)));
+        let sizes = [teacher.hidden_size, student.hidden_size];
+        let projection = |name| projection(name, sizes, plan.training.seed, device);
+        let projections = (narrower && deep).then(|| ["distil.hidden_projection", "distil.embedding_projection"].map(projection));
         Ok(Self {
             hidden: plan.hidden.map(|h| (h.loss, h.weight)),
             attention: plan.attention.map(|a| (a.loss, a.weight)),
@@ -163,13 +164,9 @@ fn evenly(student: usize, teacher: usize) -> Vec<usize> {
     (1..=student).map(|i| (i * teacher).div_ceil(student).saturating_sub(1)).collect()
 }
 
-/// Uniform within ±1/√in.
-fn projection(stream: u64, [outputs, inputs]: [usize; 2], seed: u64, device: Device) -> Variable {
-    let random = Random::new(seed, 0xd157 + stream);
-    let bound = 1.0 / (inputs as f64).sqrt();
-    let numbers: Vec<f32> = (0..(outputs * inputs) as u64).map(|i| (bound * (2.0 * random.uniform(i) - 1.0)) as f32).collect();
-    let tensor = Tensor::from_slice(&numbers).view([outputs as i64, inputs as i64]).to_device(device).set_requires_grad(true);
-    let name = ["distil.hidden_projection", "distil.embedding_projection"][stream as usize];
+/// To be trained along.
+fn projection(name: &str, [outputs, inputs]: [usize; 2], seed: u64, device: Device) -> Variable {
+    let tensor = drawn(Random::named(seed, name), [outputs as i64, inputs as i64], (Kind::Float, device));
     Variable { name: name.into(), tensor, decays: true }
 }
 

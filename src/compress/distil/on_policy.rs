@@ -42,8 +42,8 @@ impl<'a> OnPolicyDistillation<'a> {
         Ok(Self { plan, on_policy, teacher, writer, threads })
     }
 
-    fn policy(&self) -> bool {
-        self.on_policy.method == OnPolicyMethod::MiniLlm
+    fn recording(&self, network: &Network) -> Recording<'static> {
+        Recording { checkpointing: self.plan.training.checkpointing, ..Recording::whole(network) }
     }
 
     fn writing(&self) -> Writing {
@@ -59,13 +59,15 @@ impl<'a> OnPolicyDistillation<'a> {
     /// all is weighed, the policy's part.
     fn taught(&self, network: &Network, batch: &Batch, importance: Option<&[f32]>, learn: bool) -> Vec<Part> {
         let sequences = batch.sequences();
-        let whole = |of: &Network, checkpointing| Recording { depth: of.spec().blocks.len() + 1, hear: &[], checkpointing };
-        let teacher_hidden = run(self.teacher, &sequences, whole(self.teacher, false), &mut |_, _| ());
+        let teacher_hidden = run(self.teacher, &sequences, Recording::whole(self.teacher), &mut |_, _| ());
         let teacher = |start, count| logits(self.teacher, &teacher_hidden, start, count);
         let Distil { divergence: kind, soft, temperature, .. } = *self.plan;
-        let kind = if self.policy() { Divergence::ReverseKl } else { kind };
+        let kind = match self.on_policy.method {
+            OnPolicyMethod::MiniLlm => Divergence::ReverseKl,
+            OnPolicyMethod::Gkd => kind,
+        };
         let weighed = importance.map(|importance| Tensor::from_slice(importance).to_device(network.compute().device));
-        through(network, batch, whole(network, self.plan.training.checkpointing), learn, &mut |hidden, [next, shares]| {
+        through(network, batch, self.recording(network), learn, &mut |hidden, [next, shares]| {
             let shares = &weighed.as_ref().map_or_else(|| shares.shallow_clone(), |weighed| shares * weighed);
             let returns = importance.map(|_| self.returns(network, hidden, &teacher_hidden, batch, next));
             predict(network, hidden, learn, &mut |start, count, z| {
@@ -85,8 +87,7 @@ impl<'a> OnPolicyDistillation<'a> {
 
     /// The text's own next tokens.
     fn language(&self, network: &Network, batch: &Batch, learn: bool) -> Vec<Part> {
-        let recording = Recording { depth: network.spec().blocks.len() + 1, hear: &[], checkpointing: self.plan.training.checkpointing };
-        through(network, batch, recording, learn, &mut |hidden, [next, shares]| {
+        through(network, batch, self.recording(network), learn, &mut |hidden, [next, shares]| {
             predict(network, hidden, learn, &mut |start, count, z| {
                 let slope = cross_entropy(z, &next.narrow(0, start, count));
                 vec![Weighted { name: "hard", slope, weights: shares.narrow(0, start, count) * self.plan.hard }]
@@ -170,7 +171,11 @@ impl Objective for OnPolicyDistillation<'_> {
                 scored: batch.tokens * scored / tokens,
                 tokens: batch.tokens,
             };
-            self.taught(network, &batch, self.policy().then_some(&written.importance), true)
+            let importance = match self.on_policy.method {
+                OnPolicyMethod::MiniLlm => Some(&*written.importance),
+                OnPolicyMethod::Gkd => None,
+            };
+            self.taught(network, &batch, importance, true)
         } else {
             self.taught(network, batch, None, learn)
         };
@@ -210,8 +215,7 @@ mod tests {
         let all = Batch { pieces: &pieces, step: 0, numbers: 0..1, scored: 1.0, tokens: 1.0 };
         let [next, _] = all.targets(Device::Cpu);
         let log_likelihood = |of: &Network| {
-            let recording = Recording { depth: spec.blocks.len() + 1, hear: &[], checkpointing: false };
-            let hidden = run(of, &all.sequences(), recording, &mut |_, _| ());
+            let hidden = run(of, &all.sequences(), Recording::whole(of), &mut |_, _| ());
             let values = cross_entropy(&logits(of, &hidden, 0, 2 * pieces.len() as i64), &next).values;
             -values.view([-1, 2]).sum_dim_intlist(1, false, None)
         };

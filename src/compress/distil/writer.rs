@@ -1,13 +1,11 @@
 //! Texts that a student writes, alone or with its teacher, by the device's runtime.
 
-use crate::checkpoint::DenseTensor;
 use crate::compress::train::Network;
 use crate::error::Result;
-use crate::quant::{Assembled, Weight};
+use crate::quant::Assembled;
 use crate::random::Random;
 use crate::runtime::{Activations, Decoder, KvCache, Sampler, Step};
 use crate::text::corpus::Piece;
-use std::path::Path;
 
 /// How texts are written.
 pub struct Writing {
@@ -32,13 +30,7 @@ pub struct Written {
 
 /// A network as the runtime runs it.
 pub fn decoder(network: &Network, threads: usize) -> Result<Decoder> {
-    let weight = |p: crate::model::Parameter| {
-        let values = network.values(&p.name);
-        (p.name.clone(), Weight::Dense(DenseTensor::from_f32(&p.name, Path::new(""), p.shape, &values)))
-    };
-    let spec = network.spec().clone();
-    let weights: Vec<_> = spec.parameters().into_iter().map(weight).collect();
-    Decoder::new(&Assembled::new(spec, weights), Activations::F32, threads)
+    Decoder::new(&Assembled::new(network.spec().clone(), network.weights()), Activations::F32, threads)
 }
 
 impl Writing {

@@ -3,7 +3,7 @@
 //! Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1.
 
 use crate::random::Random;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// W + alpha / rank · B A.
 pub struct Adapter {
@@ -15,18 +15,13 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// For the matrix of a name `[out, in]`; A is uniform within ±1/√in, drawn from the
-    /// seed and the name.
+    /// For the matrix of a name `[out, in]`; A is drawn by the seed and the name.
     pub fn new(name: &str, matrix: &Tensor, rank: usize, alpha: f64, seed: u64) -> Self {
         let (outputs, inputs) = matrix.size2().expect("a matrix");
-        let stream = name.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
-        let random = Random::new(seed, stream);
-        let bound = 1.0 / (inputs as f64).sqrt();
-        let a: Vec<f32> = (0..rank as u64 * inputs as u64).map(|i| (bound * (2.0 * random.uniform(i) - 1.0)) as f32).collect();
-        let leaf = |tensor: Tensor| tensor.to_device(matrix.device()).to_kind(matrix.kind()).set_requires_grad(true);
+        let of = (matrix.kind(), matrix.device());
         Self {
-            a: leaf(Tensor::from_slice(&a).view([rank as i64, inputs])),
-            b: leaf(Tensor::zeros([outputs, rank as i64], (Kind::Float, matrix.device()))),
+            a: drawn(Random::named(seed, name), [rank as i64, inputs], of),
+            b: Tensor::zeros([outputs, rank as i64], of).set_requires_grad(true),
             scale: alpha / rank as f64,
         }
     }
@@ -35,4 +30,11 @@ impl Adapter {
     pub fn applied(&self, matrix: &Tensor) -> Tensor {
         matrix + self.b.matmul(&self.a) * self.scale
     }
+}
+
+/// A matrix `[out, in]` to be trained: uniform within ±1/√in.
+pub fn drawn(random: Random, [outputs, inputs]: [i64; 2], (kind, device): (Kind, Device)) -> Tensor {
+    let bound = 1.0 / (inputs as f64).sqrt();
+    let numbers: Vec<f32> = (0..(outputs * inputs) as u64).map(|i| (bound * (2.0 * random.uniform(i) - 1.0)) as f32).collect();
+    Tensor::from_slice(&numbers).view([outputs, inputs]).to_kind(kind).to_device(device).set_requires_grad(true)
 }

@@ -9,6 +9,7 @@ mod state;
 mod tape;
 mod trainer;
 
+pub use adapter::drawn;
 pub use network::{Network, Trained, Variable};
 pub use optimizer::Optimizer;
 pub use tape::{Recording, Segment, Tape, run};

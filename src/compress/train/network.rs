@@ -5,7 +5,7 @@ use crate::compress::decoder::{Entrance, Exit};
 use crate::compress::tensors::{Compute, Parameter, Parameters, to_vec};
 use crate::error::Result;
 use crate::model::{ModelSpec, ParameterKind, Part};
-use crate::quant::WeightStore;
+use crate::quant::{Weight, WeightStore};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -156,8 +156,21 @@ impl Network {
         };
         let start = self.spec.parameters_of(Part::Start).any(|p| learns(&p.name));
         let block = |i: &usize| self.spec.roles(*i).iter().any(|(role, ..)| learns(&self.spec.block_name(*i, role)));
-        let blocks = self.spec.blocks.len();
-        if start { 0 } else { (0..blocks).find(block).map_or(blocks + 1, |i| i + 1) }
+        if start { 0 } else { (0..self.spec.blocks.len()).find(block).map_or(self.segments(), |i| i + 1) }
+    }
+
+    /// Segments, as a tape counts them: the entrance and the blocks.
+    pub fn segments(&self) -> usize {
+        self.spec.blocks.len() + 1
+    }
+
+    /// All parameters as they are now, corrections merged, by canonical name.
+    pub fn weights(&self) -> Vec<(String, Weight)> {
+        let weight = |p: crate::model::Parameter| {
+            let weight = Weight::from_f32(&p.name, p.shape, &self.values(&p.name));
+            (p.name, weight)
+        };
+        self.spec.parameters().into_iter().map(weight).collect()
     }
 
     /// A parameter as it is now, corrections merged: f32, row by row.

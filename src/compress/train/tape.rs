@@ -39,6 +39,13 @@ pub struct Recording<'a> {
     pub checkpointing: bool,
 }
 
+impl Recording<'_> {
+    /// All of a network, and nothing heard.
+    pub fn whole(network: &Network) -> Self {
+        Self { depth: network.segments(), hear: &[], checkpointing: false }
+    }
+}
+
 /// A forward that gradients can be sent back through.
 pub struct Tape<'a> {
     network: &'a Network,

@@ -123,8 +123,8 @@ impl<'a> Trainer<'a> {
         trainer
     }
 
-    /// Trains to the end on pieces from number `first` on, from where `file` was saved where it is there and of this run;
-    /// what comes of it is in the network.
+    /// Trains to the end on pieces from number `first` on; it goes on from where `file` was
+    /// saved, where it is there. What comes of it is in the network.
     pub fn run(
         &mut self,
         objective: &mut dyn Objective,
