@@ -14,6 +14,9 @@ THIMBLE := target/release/thimble
 # Threads of OpenMP that wait must not spin: tests run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
+# Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
+export PROPTEST_RNG_SEED ?= 1
+
 .PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
