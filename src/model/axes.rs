@@ -7,9 +7,11 @@ use super::parameters::{
     EMBEDDING_NORM, EMBEDDING_PROJECTION, EMBEDDINGS, FINAL_NORM, HEAD, HEAD_PROJECTION, POSITIONS, Parameter, Part, roles,
 };
 use super::spec::{Attention, Block, Mixer, ModelSpec, QkSpan, Wkv};
+use serde::{Deserialize, Serialize};
 
 /// Something that is counted along a dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Axis {
     /// Tokens.
     Vocabulary,
@@ -24,7 +26,8 @@ pub enum Axis {
 }
 
 /// What is counted inside a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Inner {
     /// Query heads. Those of one key-value head follow each other, so many for each, and
     /// can go only with it or in equal numbers from all.
@@ -37,6 +40,30 @@ pub enum Inner {
     FeedForward,
     /// Channels of a recurrent state.
     State,
+}
+
+impl std::fmt::Display for Axis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Axis::Vocabulary => f.write_str("the vocabulary"),
+            Axis::Positions => f.write_str("the table of positions"),
+            Axis::EmbeddingWidth => f.write_str("the embedding's width"),
+            Axis::Hidden => f.write_str("the residual stream"),
+            Axis::Block(block, inner) => write!(f, "the {inner} of block {block}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Inner::QueryHeads => "query heads",
+            Inner::KvHeads => "key-value heads",
+            Inner::HeadDim => "head size",
+            Inner::FeedForward => "feed-forward",
+            Inner::State => "recurrent state",
+        })
+    }
 }
 
 impl Axis {

@@ -1,0 +1,283 @@
+//! What is left of a model when layers are taken out, and indices of axes: heads,
+//! channels of feed-forwards, channels of the residual stream. What goes together
+//! follows from the axes that dimensions run over, so no family lists it.
+//!
+//! The smaller model does what the whole one would with the same things masked: a head
+//! or a channel that adds nothing, and a channel of the residual stream that does not
+//! deviate from what a norm centres on, which is zero for RMS norms and the mean of the
+//! channels that stay for layer norms.
+
+use super::spec::{Block, Gate, Mixer, Norm, NormKind, NormWeight, Positions, QkNorm, QkSpan};
+use super::{Axis, Inner, Kept, ModelSpec, Parameter, Part, gather};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Layers that stay, in their order.
+    pub layers: Vec<usize>,
+    /// Indices that stay of each axis that is not left whole, ascending. Blocks are
+    /// counted as in the model that is selected from.
+    #[serde(with = "as_pairs")]
+    kept: BTreeMap<Axis, Vec<usize>>,
+}
+
+/// JSON has no maps by anything but names.
+mod as_pairs {
+    use super::{Axis, BTreeMap, Deserialize};
+    use serde::{Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(map: &BTreeMap<Axis, Vec<usize>>, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Axis, Vec<usize>>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+impl Selection {
+    /// All of it.
+    pub fn whole(spec: &ModelSpec) -> Self {
+        Self { layers: (0..spec.blocks.len()).collect(), kept: BTreeMap::new() }
+    }
+
+    /// Keeps these units of an axis, ascending, and what [goes with them](ModelSpec::coupled).
+    pub fn keep(&mut self, axis: Axis, units: &[usize], spec: &ModelSpec) {
+        let mut all: BTreeMap<Axis, Vec<usize>> = BTreeMap::new();
+        for &unit in units {
+            for (axis, indices) in spec.coupled(axis, unit) {
+                all.entry(axis).or_default().extend(indices);
+            }
+        }
+        self.kept.extend(all);
+    }
+
+    /// What stays of an axis.
+    pub fn of(&self, axis: Axis, spec: &ModelSpec) -> Kept {
+        let of = axis.size(spec);
+        Kept { of, indices: self.kept.get(&axis).cloned().unwrap_or_else(|| (0..of).collect()) }
+    }
+
+    /// Whether something of an axis is taken out.
+    pub fn cuts(&self, axis: Axis) -> bool {
+        self.kept.contains_key(&axis)
+    }
+
+    /// The block that a block of the smaller model was.
+    pub fn block_of(&self, block: usize) -> usize {
+        self.layers[block]
+    }
+
+    /// The smaller model; fails with the reason where there cannot be one.
+    pub fn apply(&self, spec: &ModelSpec) -> std::result::Result<ModelSpec, String> {
+        self.check(spec)?;
+        let mut smaller = spec.clone();
+        smaller.blocks = self.layers.iter().map(|&layer| self.block(layer, spec)).collect::<std::result::Result<_, _>>()?;
+        if self.cuts(Axis::Hidden) {
+            smaller.hidden_size = self.of(Axis::Hidden, spec).indices.len();
+            let cut = self.share(&[Axis::Hidden], spec);
+            let outside = [&mut smaller.embedding.norm, &mut smaller.final_norm].into_iter().flatten();
+            outside.for_each(|norm| norm.narrow(cut));
+        }
+        smaller.check()?;
+        Ok(smaller)
+    }
+
+    fn check(&self, spec: &ModelSpec) -> std::result::Result<(), String> {
+        if self.layers.is_empty() {
+            return Err("no layer is left: keep one at least".into());
+        }
+        if spec.shares_weights() {
+            return Err(format!(
+                "blocks of this {} model share their weights, and what is taken out of one is taken out of all: \
+                 make a smaller one with [stage.student] instead",
+                spec.family
+            ));
+        }
+        for (axis, indices) in &self.kept {
+            if indices.is_empty() {
+                return Err(format!("nothing is left of {axis}: keep one at least"));
+            }
+        }
+        if self.cuts(Axis::Hidden) {
+            check_hidden(spec)?;
+        }
+        Ok(())
+    }
+
+    fn block(&self, layer: usize, spec: &ModelSpec) -> std::result::Result<Block, String> {
+        let axis = |inner| Axis::Block(layer, inner);
+        let kept = |inner| self.of(axis(inner), spec).indices;
+        let mut block = spec.blocks[layer].clone();
+        if self.cuts(axis(Inner::FeedForward)) {
+            block.ffn.width = kept(Inner::FeedForward).len();
+        }
+        match &mut block.mixer {
+            Mixer::Attention(attention) if self.cuts(axis(Inner::QueryHeads)) => {
+                let (queries, keys) = (kept(Inner::QueryHeads), kept(Inner::KvHeads));
+                let shared_by = attention.n_heads / attention.n_kv_heads;
+                let on = |key: &usize| queries.iter().filter(|&&query| query / shared_by == *key).count();
+                let counts: Vec<usize> = keys.iter().map(on).collect();
+                if counts.iter().any(|count| *count == 0 || *count != counts[0]) || counts.iter().sum::<usize>() != queries.len() {
+                    return Err(format!(
+                        "block {layer}: query heads can go with their key-value head, or as many from each of those that stay, \
+                         but these would be {counts:?}"
+                    ));
+                }
+                attention.n_heads = queries.len();
+                attention.n_kv_heads = keys.len();
+                if !attention.alibi.is_empty() {
+                    attention.alibi = queries.iter().map(|&head| attention.alibi[head]).collect();
+                }
+            }
+            Mixer::Attention(_) => (),
+            Mixer::Wkv(wkv) => wkv.width = kept(Inner::State).len(),
+        }
+        self.narrow_norms(layer, &mut block, spec)?;
+        Ok(block)
+    }
+
+    /// Norms over something that is cut.
+    fn narrow_norms(&self, layer: usize, block: &mut Block, spec: &ModelSpec) -> std::result::Result<(), String> {
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Block {
+            mixer_norm,
+            mixer,
+            mixer_output_norm,
+            mixer_sum_norm,
+            residual: _,
+            ffn_norm,
+            ffn,
+            ffn_output_norm,
+            ffn_sum_norm,
+            weights_of: _,
+        } = block;
+        let share = |axis: Axis| if self.cuts(axis) { self.share(&[axis], spec) } else { 1.0 };
+        let inner = |inner| share(Axis::Block(layer, inner));
+        let narrow = |norm: &mut Option<Norm>, share: f64| norm.iter_mut().for_each(|norm| norm.narrow(share));
+        for norm in [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm] {
+            narrow(norm, share(Axis::Hidden));
+        }
+        narrow(&mut ffn.hidden_norm, inner(Inner::FeedForward));
+        let Mixer::Attention(attention) = mixer else { return Ok(()) };
+        let (queries, keys) = (inner(Inner::QueryHeads), inner(Inner::KvHeads));
+        narrow(&mut attention.context_norm, queries);
+        if let Some(QkNorm { norm, span: QkSpan::All }) = &mut attention.qk_norm {
+            if queries != keys {
+                return Err(format!(
+                    "block {layer}: one norm each runs over all queries and all keys, which must be cut alike: take out whole \
+                     key-value heads"
+                ));
+            }
+            norm.narrow(queries);
+        }
+        Ok(())
+    }
+
+    /// The share that is left of what runs over some axes.
+    fn share(&self, axes: &[Axis], spec: &ModelSpec) -> f64 {
+        axes.iter().map(|&axis| self.of(axis, spec)).map(|kept| kept.indices.len() as f64 / kept.of as f64).product()
+    }
+
+    /// The numbers of a parameter of the smaller model that [`Self::apply`] has made.
+    /// `read` tells those of the whole one by canonical name; it is asked for one
+    /// parameter at most.
+    pub fn weight(
+        &self,
+        parameter: &Parameter,
+        spec: &ModelSpec,
+        read: impl FnOnce(&str) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let there = self.there(parameter, spec);
+        let axes = spec.axes(&there);
+        let numbers = |name: &str| {
+            let kept: Vec<Kept> = axes.concat().into_iter().map(|axis| self.of(axis, spec)).collect();
+            Ok::<_, crate::error::Error>(gather(&read(name)?, &kept))
+        };
+        // What a norm divides by is a mean over fewer, which its weight makes good.
+        let Some(norm) = spec.norm_of(&there).filter(|_| !there.name.ends_with(".bias")) else { return numbers(&there.name) };
+        let normed = axes.last().expect("a norm runs over something");
+        if !normed.iter().any(|axis| self.cuts(*axis)) {
+            return numbers(&there.name);
+        }
+        let factor = self.share(normed, spec).sqrt().recip() as f32;
+        Ok(match norm.weight {
+            NormWeight::None => vec![factor; parameter.shape.iter().product()],
+            NormWeight::Plain => numbers(&there.name)?.into_iter().map(|w| w * factor).collect(),
+            NormWeight::OnePlus => numbers(&there.name)?.into_iter().map(|w| (1.0 + w) * factor - 1.0).collect(),
+        })
+    }
+
+    /// The parameter as the whole model has it, but for its shape.
+    pub fn there(&self, parameter: &Parameter, spec: &ModelSpec) -> Parameter {
+        match parameter.part {
+            Part::Start | Part::End => parameter.clone(),
+            Part::Block(block) => {
+                let layer = self.block_of(block);
+                Parameter { name: spec.block_name(layer, parameter.role()), part: Part::Block(layer), ..parameter.clone() }
+            }
+        }
+    }
+}
+
+/// Channels of the residual stream can go where norms alone know how many there are.
+fn check_hidden(spec: &ModelSpec) -> std::result::Result<(), String> {
+    if matches!(spec.embedding.positions, Positions::Sinusoidal { .. }) {
+        return Err("channels of the residual stream carry this model's positions by their number: none can go".into());
+    }
+    // What a layer norm or a gate writes has no mean that is kept when channels go.
+    let written = |b: &Block| [&b.mixer_output_norm, &b.mixer_sum_norm, &b.ffn_output_norm, &b.ffn_sum_norm].map(Clone::clone);
+    let writers: Vec<Norm> = spec.blocks.iter().flat_map(written).chain([spec.embedding.norm.clone()]).flatten().collect();
+    let is_layer = |norm: &Norm| norm.kind == NormKind::Layer;
+    let gated = spec.blocks.iter().any(|b| b.ffn.gate == Gate::Receptance) && spec.final_norm.as_ref().is_some_and(is_layer);
+    if gated || writers.iter().any(is_layer) {
+        return Err("layer norms and gates write this model's residual stream, centred on all of its channels: none can go".into());
+    }
+    Ok(())
+}
+
+impl Norm {
+    /// For a share of what it ran over, the rest of which was nothing: the mean square
+    /// is greater by its inverse, so ε is too, and there are weights to make it good.
+    fn narrow(&mut self, share: f64) {
+        if share == 1.0 {
+            return;
+        }
+        self.epsilon /= share;
+        if self.weight == NormWeight::None {
+            self.weight = NormWeight::Plain;
+        }
+    }
+}
+
+impl ModelSpec {
+    /// The axes that units can be taken out of.
+    pub fn cuttable(&self) -> Vec<Axis> {
+        let inner = |(i, block): (usize, &Block)| {
+            let mixer = match &block.mixer {
+                Mixer::Attention(attention) if attention.n_heads > attention.n_kv_heads => vec![Inner::KvHeads, Inner::QueryHeads],
+                Mixer::Attention(_) => vec![Inner::KvHeads],
+                Mixer::Wkv(_) => vec![Inner::State],
+            };
+            mixer.into_iter().chain([Inner::FeedForward]).map(move |inner| Axis::Block(i, inner)).collect::<Vec<_>>()
+        };
+        [Axis::Hidden].into_iter().chain(self.blocks.iter().enumerate().flat_map(inner)).collect()
+    }
+
+    /// What goes with a unit of an axis, itself included: the query heads of a key-value
+    /// head.
+    pub fn coupled(&self, axis: Axis, unit: usize) -> Vec<(Axis, Vec<usize>)> {
+        let alone = (axis, vec![unit]);
+        match axis {
+            Axis::Block(block, Inner::KvHeads) => {
+                let queries = Axis::Block(block, Inner::QueryHeads);
+                let on_each = queries.size(self) / axis.size(self);
+                vec![alone, (queries, (unit * on_each..(unit + 1) * on_each).collect())]
+            }
+            _ => vec![alone],
+        }
+    }
+}
