@@ -157,14 +157,21 @@ impl Selection {
         } = block;
         let share = |axis: Axis| if self.cuts(axis) { self.share(&[axis], spec) } else { 1.0 };
         let inner = |inner| share(Axis::Block(layer, inner));
-        let narrow = |norm: &mut Option<Norm>, share: f64| norm.iter_mut().for_each(|norm| norm.narrow(share));
-        for norm in [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm] {
-            narrow(norm, share(Axis::Hidden));
-        }
-        narrow(&mut ffn.hidden_norm, inner(Inner::FeedForward));
+        let around = [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm];
+        around.into_iter().flatten().for_each(|norm| norm.narrow(share(Axis::Hidden)));
+        let inside = |norm: &mut Norm, share: f64| match norm.kind {
+            NormKind::Layer if share < 1.0 => {
+                Err(format!("block {layer}: a layer norm runs over all heads or channels, and is centred on all of them: none can go"))
+            }
+            NormKind::Layer | NormKind::Rms => {
+                norm.narrow(share);
+                Ok(())
+            }
+        };
+        ffn.hidden_norm.iter_mut().try_for_each(|norm| inside(norm, inner(Inner::FeedForward)))?;
         let Mixer::Attention(attention) = mixer else { return Ok(()) };
         let (queries, keys) = (inner(Inner::QueryHeads), inner(Inner::KvHeads));
-        narrow(&mut attention.context_norm, queries);
+        attention.context_norm.iter_mut().try_for_each(|norm| inside(norm, queries))?;
         if let Some(QkNorm { norm, span: QkSpan::All }) = &mut attention.qk_norm {
             if queries != keys {
                 return Err(format!(
@@ -172,7 +179,7 @@ impl Selection {
                      key-value heads"
                 ));
             }
-            norm.narrow(queries);
+            inside(norm, queries)?;
         }
         Ok(())
     }
