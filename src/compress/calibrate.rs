@@ -79,6 +79,11 @@ impl Stream {
         self.batches.is_empty()
     }
 
+    /// Hidden states, `[batch, tokens, hidden]` each.
+    pub fn batches(&self) -> &[Tensor] {
+        &self.batches
+    }
+
     /// The same place once more.
     pub fn again(&self) -> Self {
         Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone() }

@@ -6,6 +6,7 @@ pub mod decoder;
 pub mod distil;
 mod importance;
 mod logits;
+pub mod prune;
 pub mod quantize;
 pub mod rescale;
 pub mod solve;

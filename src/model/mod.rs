@@ -12,6 +12,7 @@ mod logit_source;
 pub mod parameters;
 mod selection;
 mod source;
+mod size;
 pub mod spec;
 pub mod student;
 

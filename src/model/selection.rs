@@ -61,6 +61,15 @@ impl Selection {
         Kept { of, indices: self.kept.get(&axis).cloned().unwrap_or_else(|| (0..of).collect()) }
     }
 
+    /// What stays of a dimension that runs over some axes, outermost first.
+    pub fn along(&self, axes: &[Axis], spec: &ModelSpec) -> Vec<usize> {
+        let inner = |places: Vec<usize>, axis: &Axis| {
+            let Kept { of, indices } = self.of(*axis, spec);
+            places.iter().flat_map(|place| indices.iter().map(move |index| place * of + index)).collect()
+        };
+        axes.iter().fold(vec![0], inner)
+    }
+
     /// Whether something of an axis is taken out.
     pub fn cuts(&self, axis: Axis) -> bool {
         self.kept.contains_key(&axis)

@@ -74,7 +74,7 @@ impl Lessons<'_> {
             training.push(report);
             student = Arc::new(made);
         }
-        let report = StageReport { method: "distil".into(), seconds: start.elapsed().as_secs_f64(), layers: Vec::new(), training };
+        let report = StageReport { training, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
         Ok(Done { report, model: student })
     }
 

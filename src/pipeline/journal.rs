@@ -7,6 +7,8 @@ use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::quant::{Assembled, Weight};
 use crate::report::{LayerReport, TrainingReport};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::cell::Cell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -66,14 +68,7 @@ impl Journal {
 
     /// Token streams that are made once.
     pub fn tokens(&self, name: &str, make: impl FnOnce() -> Result<Vec<Vec<u32>>>) -> Result<Vec<Vec<u32>>> {
-        let path = self.path(&format!("{name}.json"));
-        if let Some(found) = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-            return Ok(found);
-        }
-        let made = make()?;
-        let text = serde_json::to_vec(&made).expect("numbers are JSON");
-        write_atomically(&path, |out| out.write_all(&text))?;
-        Ok(made)
+        once(&self.path(&format!("{name}.json")), make)
     }
 
     /// A stage's own folder.
@@ -94,6 +89,17 @@ impl Journal {
     }
 }
 
+/// From a file where it is there, otherwise made and written.
+fn once<T: Serialize + DeserializeOwned>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    if let Some(found) = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+        return Ok(found);
+    }
+    let made = make()?;
+    let text = serde_json::to_vec(&made).expect("it is JSON");
+    write_atomically(path, |out| out.write_all(&text))?;
+    Ok(made)
+}
+
 /// What one stage has done so far.
 pub struct StageJournal {
     dir: PathBuf,
@@ -104,6 +110,11 @@ impl StageJournal {
     /// A file of the stage's own.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Something small that is made once.
+    pub fn value<T: Serialize + DeserializeOwned>(&self, name: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        once(&self.file(&format!("{name}.json")), make)
     }
 
     /// A file that stages share.

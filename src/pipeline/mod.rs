@@ -7,6 +7,7 @@ mod distil;
 mod fingerprint;
 mod journal;
 mod narrow;
+mod prune;
 mod quantize;
 mod student;
 mod verify;
@@ -160,16 +161,19 @@ impl Run<'_> {
         let mut store = self.model.store.clone();
         for (i, stage) in self.recipe.stages.iter().enumerate() {
             let journal = self.journal.stage(i)?;
+            let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
+            let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
+            let pruning = || prune::Pruning { store: &*store, sample, compute, threads, journal: &journal, progress };
             let done = match stage {
+                Stage::PruneDepth(plan) => pruning().depth(plan)?,
+                Stage::PruneWidth(plan) => pruning().width(plan)?,
                 Stage::Quantize(plan) => {
-                    let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
-                    quantize::run(plan, &*store, sample, self.options.compute, &journal, self.progress)?
+                    quantize::run(plan, &*store, sample, compute, &journal, progress)?
                 }
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
-                    let (original, compute, progress) = (self.model, self.options.compute, self.progress);
-                    let threads = self.options.threads;
-                    distil::Lessons { plan, student: store, original, compute, threads, journal: &journal, progress }.run()?
+                    let original = self.model;
+                    distil::Lessons { plan, student: store.clone(), original, compute, threads, journal: &journal, progress }.run()?
                 }
             };
             store = done.model;

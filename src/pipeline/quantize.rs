@@ -85,7 +85,7 @@ pub fn run(
     layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
     warn_of_remarks(&layers);
     Ok(Done {
-        report: StageReport { method: method.to_owned(), seconds: start.elapsed().as_secs_f64(), layers, training: Vec::new() },
+        report: StageReport { layers, ..StageReport::of(method, start.elapsed().as_secs_f64()) },
         model: Arc::new(journal.model(spec)?),
     })
 }

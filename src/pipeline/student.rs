@@ -24,6 +24,6 @@ pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJourn
             Ok(Made { weights, layers: Vec::new() })
         })?;
     }
-    let report = StageReport { method: "student".into(), seconds: start.elapsed().as_secs_f64(), layers: Vec::new(), training: Vec::new() };
+    let report = StageReport::of("student", start.elapsed().as_secs_f64());
     Ok(Done { model: Arc::new(journal.model(&spec)?), report })
 }

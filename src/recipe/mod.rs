@@ -6,6 +6,7 @@
 
 mod data_type;
 mod distil;
+mod prune;
 pub mod raw;
 mod resolve;
 mod set;
@@ -15,6 +16,7 @@ mod training;
 pub use distil::{
     AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, Phase, TeacherCache,
 };
+pub use prune::{Aggregate, Cut, LayerSaliency, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 
@@ -155,6 +157,10 @@ pub enum Stage {
     Student(StudentShape),
     /// Weights are trained to do as a teacher does.
     Distil(Box<Distil>),
+    /// Layers are taken out.
+    PruneDepth(PruneDepth),
+    /// Heads and channels are taken out.
+    PruneWidth(Box<PruneWidth>),
 }
 
 impl Stage {
@@ -164,22 +170,27 @@ impl Stage {
             Stage::Quantize(quantize) => quantize.method.name(),
             Stage::Student(_) => "student",
             Stage::Distil(_) => "distil",
+            Stage::PruneDepth(_) => "prune_depth",
+            Stage::PruneWidth(_) => "prune_width",
         }
     }
 
     /// Whether it looks at the calibration's sequences.
     pub fn needs_calibration(&self) -> bool {
         match self {
-            Stage::Quantize(_) => true,
+            Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => true,
             Stage::Student(_) | Stage::Distil(_) => false,
         }
     }
 
-    /// The spec of a model once this is done to it.
+    /// The spec of a model once this is done to it, as far as it is known before: which
+    /// layers stay, and widths that are searched, are not.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
             Stage::Quantize(_) | Stage::Distil(_) => spec,
             Stage::Student(shape) => shape.apply(&spec).expect("it was checked"),
+            Stage::PruneDepth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
+            Stage::PruneWidth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::student::RawStudent;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
-use crate::recipe::{AwqScales, Distil, Precision, TokenImportance};
+use crate::recipe::{AwqScales, Distil, Precision, PruneDepth, PruneWidth, TokenImportance};
 use crate::runtime::Activations;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -103,6 +103,8 @@ pub(super) enum RawStage {
     LlmInt8(RawLlmInt8),
     Student(RawStudent),
     Distil(Box<Distil>),
+    PruneDepth(PruneDepth),
+    PruneWidth(Box<PruneWidth>),
 }
 
 /// A quantising stage: keys of its own beside those that all of them have, which

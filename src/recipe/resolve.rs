@@ -168,6 +168,8 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
     let (method, rescale, targets) = match stage {
         RawStage::Student(raw) => return Ok(Stage::Student(raw.checked(spec)?)),
         RawStage::Distil(raw) => return Ok(Stage::Distil(Box::new(raw.checked(spec, folder)?))),
+        RawStage::PruneDepth(raw) => return Ok(Stage::PruneDepth(raw.checked(spec)?)),
+        RawStage::PruneWidth(raw) => return Ok(Stage::PruneWidth(Box::new(raw.checked(spec)?))),
         RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Awq(raw) => {

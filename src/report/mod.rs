@@ -3,8 +3,10 @@
 
 mod card;
 mod html;
+mod pruning;
 mod training;
 
+pub use pruning::PruningReport;
 pub use training::{End, Line, TrainingReport};
 
 use crate::checkpoint::write_atomically;
@@ -84,9 +86,17 @@ pub struct StageReport {
     /// How training went, where there was one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<TrainingReport>,
+    /// What was taken out, where something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<PruningReport>,
 }
 
 impl StageReport {
+    /// Of a stage that has nothing to tell but its time.
+    pub fn of(method: &str, seconds: f64) -> Self {
+        Self { method: method.to_owned(), seconds, layers: Vec::new(), training: Vec::new(), pruning: None }
+    }
+
     /// What does not change from run to run.
     pub fn without_times(&self) -> serde_json::Value {
         let training: Vec<_> = self
@@ -94,7 +104,11 @@ impl StageReport {
             .iter()
             .map(|t| serde_json::json!({ "name": t.name, "end": t.end, "steps": t.lines.last().map(|l| l.step) }))
             .collect();
-        serde_json::json!({ "method": self.method, "layers": self.layers, "training": training })
+        let mut all = serde_json::json!({ "method": self.method, "layers": self.layers, "training": training });
+        if let Some(pruning) = &self.pruning {
+            all["pruning"] = serde_json::to_value(pruning).expect("a report is JSON");
+        }
+        all
     }
 }
 

@@ -1,0 +1,158 @@
+//! Which layers go.
+
+use crate::compress::calibrate::Stream;
+use crate::compress::decoder::{Entrance, Exit};
+use crate::compress::tensors::{Compute, Parameters, wide};
+use crate::error::Result;
+use crate::model::ModelSpec;
+use crate::progress::Progress;
+use crate::quant::WeightStore;
+use crate::recipe::{LayerSaliency, TokenImportance};
+use tch::{Kind, Reduction, Tensor};
+
+/// What was found of the layers.
+pub struct Layers {
+    /// What each is worth; by angles, that of the run that begins with it, where one can.
+    pub scores: Vec<f64>,
+    /// Those that go, ascending.
+    pub out: Vec<usize>,
+}
+
+/// Tokens whose logits are held at a time.
+const STRETCH: i64 = 512;
+
+/// Chooses so many layers by what they do to the calibration's sequences.
+pub fn choose(
+    by: LayerSaliency,
+    count: usize,
+    store: &dyn WeightStore,
+    sequences: &[Vec<u32>],
+    compute: Compute,
+    progress: &dyn Progress,
+) -> Result<Layers> {
+    let spec = store.spec();
+    let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
+    let stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
+    let walk = Walk { store, compute, progress };
+    match by {
+        LayerSaliency::BlockInfluence => {
+            let scores = walk.influences(stream)?;
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+            order.truncate(count);
+            order.sort_unstable();
+            Ok(Layers { scores, out: order })
+        }
+        LayerSaliency::AngularDistance => {
+            let scores = walk.angles(stream, count)?;
+            let first = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a run fits");
+            Ok(Layers { scores, out: (first..first + count).collect() })
+        }
+        LayerSaliency::Perplexity => walk.one_by_one(&stream, count, sequences),
+    }
+}
+
+struct Walk<'a> {
+    store: &'a dyn WeightStore,
+    compute: Compute,
+    progress: &'a dyn Progress,
+}
+
+impl Walk<'_> {
+    fn spec(&self) -> &ModelSpec {
+        self.store.spec()
+    }
+
+    fn advance(&self, stream: &mut Stream, layer: usize) -> Result<()> {
+        self.progress.may_go_on()?;
+        let weights = Parameters::block(self.store, layer, self.compute)?;
+        stream.advance(&self.spec().blocks[layer], &weights, self.progress);
+        Ok(())
+    }
+
+    /// 1 − the mean cosine of what enters a layer and what leaves it.
+    fn influences(&self, mut stream: Stream) -> Result<Vec<f64>> {
+        let layers = self.spec().blocks.len();
+        self.progress.begin("prune_depth: block influence", layers as u64 * stream.len());
+        let mut scores = Vec::new();
+        for layer in 0..layers {
+            let before = stream.again();
+            self.advance(&mut stream, layer)?;
+            let (mut sum, mut tokens) = (0.0, 0);
+            for (x, y) in before.batches().iter().zip(stream.batches()) {
+                let cosine = Tensor::cosine_similarity(&wide(x), &wide(y), -1, 1e-12);
+                sum += cosine.sum(Kind::Double).double_value(&[]);
+                tokens += cosine.numel();
+            }
+            scores.push(1.0 - sum / tokens as f64);
+        }
+        self.progress.end();
+        Ok(scores)
+    }
+
+    /// Angles, as shares of π, between what enters each run of so many layers and what
+    /// leaves it, at the sequences' last tokens.
+    fn angles(&self, mut stream: Stream, count: usize) -> Result<Vec<f64>> {
+        let layers = self.spec().blocks.len();
+        self.progress.begin("prune_depth: angular distance", layers as u64 * stream.len());
+        let last = |stream: &Stream| Tensor::cat(&stream.batches().iter().map(|x| wide(&x.select(1, -1))).collect::<Vec<_>>(), 0);
+        let mut states = vec![last(&stream)];
+        for layer in 0..layers {
+            self.advance(&mut stream, layer)?;
+            states.push(last(&stream));
+        }
+        self.progress.end();
+        let angle = |first: usize| {
+            let cosine = Tensor::cosine_similarity(&states[first], &states[first + count], -1, 1e-12);
+            cosine.clamp(-1.0, 1.0).arccos().mean(Kind::Double).double_value(&[]) / std::f64::consts::PI
+        };
+        Ok((0..=layers - count).map(angle).collect())
+    }
+
+    /// The layer that is missed least goes, then of the rest the next.
+    fn one_by_one(&self, start: &Stream, count: usize, sequences: &[Vec<u32>]) -> Result<Layers> {
+        let layers = self.spec().blocks.len();
+        let exit = Exit::load(self.spec(), |name| self.store.weight(name), self.compute)?;
+        let runs: usize = (0..count).map(|gone| (layers - gone) * (layers - gone)).sum();
+        self.progress.begin("prune_depth: perplexity without each layer", runs as u64 * start.len());
+        let (mut left, mut first_scores): (Vec<usize>, _) = ((0..layers).collect(), None);
+        for _ in 0..count {
+            let mut scores = Vec::new();
+            for skipped in &left {
+                let mut stream = start.again();
+                for layer in left.iter().filter(|layer| *layer != skipped) {
+                    self.advance(&mut stream, *layer)?;
+                }
+                scores.push(self.perplexity(&stream, &exit, sequences));
+                self.progress.advance(stream.len());
+            }
+            let least = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a layer is left");
+            left.remove(least);
+            first_scores.get_or_insert(scores);
+        }
+        self.progress.end();
+        let out = (0..layers).filter(|layer| !left.contains(layer)).collect();
+        Ok(Layers { scores: first_scores.unwrap_or_default(), out })
+    }
+
+    fn perplexity(&self, stream: &Stream, exit: &Exit, sequences: &[Vec<u32>]) -> f64 {
+        let _no_grad = tch::no_grad_guard();
+        let (mut loss, mut tokens) = (0.0, 0);
+        let mut texts = sequences.iter();
+        for x in stream.batches() {
+            for text in 0..x.size()[0] {
+                let ids = texts.next().expect("a text a sequence");
+                let next: Vec<i64> = ids[1..].iter().map(|&id| id.into()).collect();
+                let next = Tensor::from_slice(&next).to_device(self.compute.device);
+                for start in (0..next.size()[0]).step_by(STRETCH as usize) {
+                    let len = STRETCH.min(next.size()[0] - start);
+                    let logits = wide(&exit.forward(self.spec(), &x.select(0, text).narrow(0, start, len)));
+                    let of = logits.cross_entropy_loss::<Tensor>(&next.narrow(0, start, len), None, Reduction::Sum, -100, 0.0);
+                    loss += of.double_value(&[]);
+                }
+                tokens += next.size()[0];
+            }
+        }
+        (loss / tokens as f64).exp()
+    }
+}

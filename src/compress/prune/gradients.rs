@@ -1,0 +1,75 @@
+//! Gradients of the calibration's loss with respect to every weight.
+
+use crate::compress::tensors::{Compute, wide};
+use crate::compress::train::{Network, Recording, Tape, Trained};
+use crate::error::Result;
+use crate::model::ParameterKind;
+use crate::progress::Progress;
+use crate::quant::WeightStore;
+use crate::recipe::Saliency;
+use std::collections::BTreeMap;
+use tch::{Kind, Reduction, Tensor};
+
+/// Means over sequences, by canonical name of a matrix.
+pub struct Gradients(BTreeMap<String, Of>);
+
+struct Of {
+    /// Of the gradient.
+    first: Tensor,
+    /// Of its square: the diagonal of the empirical Fisher information.
+    second: Tensor,
+}
+
+impl Gradients {
+    /// Of the next-token loss of sequences, each by itself.
+    pub fn of(store: &dyn WeightStore, sequences: &[Vec<u32>], compute: Compute, progress: &dyn Progress) -> Result<Self> {
+        let spec = store.spec();
+        let matrices = spec.parameters().into_iter().filter(|p| p.kind != ParameterKind::Vector);
+        let network = Network::trained(store, compute, &Trained::Parameters(matrices.map(|p| p.name).collect()))?;
+        let mut means: BTreeMap<String, Of> = BTreeMap::new();
+        let share = 1.0 / sequences.len() as f64;
+        progress.begin("prune_width: gradients", sequences.len() as u64);
+        for sequence in sequences {
+            progress.may_go_on()?;
+            let sequences = [sequence.as_slice()];
+            let tape = Tape::record(&network, &sequences, Recording { checkpointing: true, ..Recording::whole(&network) });
+            let hidden = tape.hidden().detach().set_requires_grad(true);
+            let logits = wide(&network.exit().forward(spec, &hidden)).squeeze_dim(0);
+            let next: Vec<i64> = sequence[1..].iter().map(|&id| id.into()).collect();
+            let next = Tensor::from_slice(&next).to_device(compute.device);
+            let heard = logits.narrow(0, 0, next.size()[0]);
+            heard.cross_entropy_loss::<Tensor>(&next, None, Reduction::Mean, -100, 0.0).backward();
+            tape.backward(Some(hidden.grad()), &|_| false, &mut |_, _| None);
+            let _no_grad = tch::no_grad_guard();
+            for mut variable in network.variables() {
+                let gradient = variable.tensor.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let (first, second) = (&gradient * share, gradient.square() * share);
+                match means.get_mut(&variable.name) {
+                    Some(of) => {
+                        let _ = of.first.g_add_(&first);
+                        let _ = of.second.g_add_(&second);
+                    }
+                    None => drop(means.insert(variable.name.clone(), Of { first, second })),
+                }
+                variable.tensor.zero_grad();
+            }
+            progress.advance(1);
+        }
+        progress.end();
+        Ok(Self(means))
+    }
+
+    /// What each weight is worth; `None` where it has no gradient.
+    pub fn salience(&self, name: &str, weight: &Tensor, by: Saliency) -> Option<Tensor> {
+        let Of { first, second } = self.0.get(name)?;
+        let linear = weight * first;
+        Some(match by {
+            Saliency::TaylorSecond => linear - weight.square() * second * 0.5,
+            _ => linear,
+        })
+        .map(|salience| salience.abs().to_kind(Kind::Float))
+    }
+}

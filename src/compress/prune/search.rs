@@ -1,0 +1,120 @@
+//! How many units of each axis stay, so that a model costs what it may.
+
+use super::saliency::Scores;
+use crate::error::{Error, Result};
+use crate::model::{Axis, Inner, ModelSpec, Selection};
+use crate::recipe::{Cut, PruneWidth, Target};
+
+/// The largest model within the target that cutting the lowest scores gives: by the same
+/// share of every axis, or, where widths need not be uniform, by one threshold.
+///
+/// `cost` is asked where the spec alone does not tell.
+pub fn search(plan: &PruneWidth, scores: &Scores, spec: &ModelSpec, cost: &dyn Fn(&ModelSpec) -> f64) -> Result<Selection> {
+    let refuse = |reason: String| Error::Usage(format!("prune_width: {reason}"));
+    let cut = |counts: &dyn Fn(Axis) -> usize| {
+        let mut selection = Selection::whole(spec);
+        for &axis in scores.keys() {
+            selection.keep(axis, &best(axis, counts(axis), scores, plan, spec), spec);
+        }
+        let smaller = selection.apply(spec).map_err(refuse)?;
+        Ok::<_, Error>((selection, smaller))
+    };
+    let Some(target) = plan.target(spec) else {
+        return Ok(cut(&|axis| plan.least(axis, spec))?.0);
+    };
+    let costs = |spec: &ModelSpec| target.cost(spec).unwrap_or_else(|| cost(spec));
+    let steps = Steps::new(plan, scores, spec);
+    // Costs fall with the steps: the first that is within the target is the largest model.
+    let (mut too_large, mut fits) = (0, steps.count());
+    let least = cut(&|axis| steps.width(axis, fits))?;
+    if costs(&least.1) > target.limit() {
+        return Err(refuse(format!("{target} cannot be reached: the least that can be left costs {}", costs(&least.1))));
+    }
+    let mut found = least.0;
+    while too_large + 1 < fits {
+        let middle = too_large.midpoint(fits);
+        let (selection, smaller) = cut(&|axis| steps.width(axis, middle))?;
+        if costs(&smaller) <= target.limit() {
+            (fits, found) = (middle, selection);
+        } else {
+            too_large = middle;
+        }
+    }
+    Ok(found)
+}
+
+/// The units of an axis that score highest, so many of them, ascending.
+fn best(axis: Axis, count: usize, scores: &Scores, plan: &PruneWidth, spec: &ModelSpec) -> Vec<usize> {
+    let scores = &scores[&axis];
+    // Query heads go in equal numbers from each key-value head.
+    let groups = if Cut::of(axis) == Some(Cut::QueryHeads) { plan.step(axis, spec) } else { 1 };
+    let of = scores.len() / groups;
+    let in_group = |group: usize| {
+        let mut units: Vec<usize> = (group * of..(group + 1) * of).collect();
+        units.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        units.truncate(count / groups);
+        units.sort_unstable();
+        units
+    };
+    (0..groups).flat_map(in_group).collect()
+}
+
+/// Ever smaller models.
+struct Steps<'a> {
+    plan: &'a PruneWidth,
+    scores: &'a Scores,
+    spec: &'a ModelSpec,
+    /// Of all scores, ascending; empty where widths are uniform.
+    thresholds: Vec<f64>,
+}
+
+/// Steps from all to nothing, where widths are uniform.
+const SHARES: usize = 1 << 12;
+
+impl<'a> Steps<'a> {
+    fn new(plan: &'a PruneWidth, scores: &'a Scores, spec: &'a ModelSpec) -> Self {
+        let mut thresholds: Vec<f64> = if plan.uniform { Vec::new() } else { scores.values().flatten().copied().collect() };
+        thresholds.sort_unstable_by(f64::total_cmp);
+        Self { plan, scores, spec, thresholds }
+    }
+
+    fn count(&self) -> usize {
+        if self.plan.uniform { SHARES } else { self.thresholds.len() }
+    }
+
+    /// Units of an axis at a step.
+    fn width(&self, axis: Axis, step: usize) -> usize {
+        let scores = &self.scores[&axis];
+        let wanted = if self.plan.uniform {
+            scores.len() as f64 * (1.0 - step as f64 / SHARES as f64)
+        } else {
+            let threshold = self.thresholds.get(step).copied().unwrap_or(f64::INFINITY);
+            scores.iter().filter(|score| **score >= threshold).count() as f64
+        };
+        let multiple = self.plan.step(axis, self.spec);
+        let rounded = (wanted / multiple as f64).round() as usize * multiple;
+        // A width that is no multiple may stay as it is.
+        let whole = if wanted > (scores.len() - scores.len() % multiple) as f64 { scores.len() } else { rounded };
+        whole.clamp(self.plan.least(axis, self.spec), scores.len())
+    }
+}
+
+/// What was chosen, for people: `ffn 512 of 768, 3 of 4 key-value heads`.
+pub fn describe(selection: &Selection, spec: &ModelSpec) -> Vec<String> {
+    let of = |axis: Axis| {
+        let kept = selection.of(axis, spec);
+        format!("{axis}: {} of {}", kept.indices.len(), kept.of)
+    };
+    let cut = spec.cuttable().into_iter().filter(|axis| selection.cuts(*axis));
+    // Query heads that go with their key-value heads go without saying.
+    let said = cut.filter(|axis| match axis {
+        Axis::Block(block, Inner::QueryHeads) => !selection.cuts(Axis::Block(*block, Inner::KvHeads)),
+        _ => true,
+    });
+    said.map(of).collect()
+}
+
+/// Whether a target is in time, which must be measured.
+pub fn is_timed(target: Option<Target>) -> bool {
+    matches!(target, Some(Target::Milliseconds(_)))
+}

@@ -1,0 +1,250 @@
+//! Stages that take out layers, heads and channels: what goes is chosen once and written
+//! down, then the parts of the smaller model are made one by one.
+
+use super::Done;
+use super::journal::{Made, StageJournal};
+use super::quantize::Sample;
+use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::decoder::Entrance;
+use crate::compress::prune::gradients::Gradients;
+use crate::compress::prune::latency::Latency;
+use crate::compress::prune::reconstruct::{Place, pair};
+use crate::compress::prune::saliency::{Judge, Tallies, comparable};
+use crate::compress::prune::{depth, search};
+use crate::compress::solve::least_squares;
+use crate::compress::{Compute, Parameter, Parameters, dense};
+use crate::error::{Error, Result};
+use crate::model::{InputGroup, ModelSpec, Part, Selection};
+use crate::progress::Progress;
+use crate::quant::{Weight, WeightStore};
+use crate::recipe::{PruneDepth, PruneWidth, Saliency};
+use crate::report::{LayerReport, PruningReport, StageReport};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tch::{Kind, Tensor};
+
+/// What both stages are run with.
+pub struct Pruning<'a> {
+    /// The model as it is.
+    pub store: &'a dyn WeightStore,
+    /// What it is judged on.
+    pub sample: Sample<'a>,
+    /// Where and in what libtorch computes.
+    pub compute: Compute,
+    /// Threads of the device's runtime, which is timed; 0 = one a core.
+    pub threads: usize,
+    /// What has been done so far.
+    pub journal: &'a StageJournal,
+    /// Hears how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+impl Pruning<'_> {
+    /// Takes out layers.
+    pub fn depth(&self, plan: &PruneDepth) -> Result<Done> {
+        let start = Instant::now();
+        let spec = self.store.spec();
+        let (selection, scores) = self.journal.value("selection", || {
+            let depth::Layers { scores, out } =
+                depth::choose(plan.saliency, plan.count(spec), self.store, self.sample.sequences, self.compute, self.progress)?;
+            let mut selection = Selection::whole(spec);
+            selection.layers.retain(|layer| !out.contains(layer));
+            Ok((selection, scores))
+        })?;
+        let smaller = self.applied(&selection)?;
+        for part in smaller.parts() {
+            self.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
+        }
+        self.done("prune_depth", start, &selection, &smaller, Vec::new(), scores)
+    }
+
+    /// Takes out heads and channels.
+    pub fn width(&self, plan: &PruneWidth) -> Result<Done> {
+        let start = Instant::now();
+        let selection = self.journal.value("selection", || self.choose(plan))?;
+        let smaller = self.applied(&selection)?;
+        let layers = if plan.reconstruct {
+            self.solve(plan, &selection, &smaller)?
+        } else {
+            for part in smaller.parts() {
+                self.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
+            }
+            Vec::new()
+        };
+        self.done("prune_width", start, &selection, &smaller, layers, Vec::new())
+    }
+
+    fn applied(&self, selection: &Selection) -> Result<ModelSpec> {
+        selection.apply(self.store.spec()).map_err(Error::Usage)
+    }
+
+    fn done(&self, method: &str, start: Instant, selection: &Selection, smaller: &ModelSpec, layers: Vec<LayerReport>, scores: Vec<f64>) -> Result<Done> {
+        let spec = self.store.spec();
+        let pruning = PruningReport {
+            layers_out: (0..spec.blocks.len()).filter(|layer| !selection.layers.contains(layer)).collect(),
+            layer_scores: scores,
+            widths: search::describe(selection, spec),
+            parameters_before: spec.parameter_count(),
+            parameters_after: smaller.parameter_count(),
+        };
+        tracing::info!("{method}: {pruning}");
+        let report = StageReport { layers, pruning: Some(pruning), ..StageReport::of(method, start.elapsed().as_secs_f64()) };
+        Ok(Done { report, model: Arc::new(self.journal.model(smaller)?) })
+    }
+
+    /// Judges all units by the whole model, and searches for how many stay.
+    fn choose(&self, plan: &PruneWidth) -> Result<Selection> {
+        let spec = self.store.spec();
+        let timed = search::is_timed(plan.target(spec)).then(|| Latency::measure(spec, self.threads)).transpose()?;
+        let needs_gradients = matches!(plan.saliency, Saliency::Taylor | Saliency::TaylorSecond);
+        let gradients =
+            needs_gradients.then(|| Gradients::of(self.store, self.sample.sequences, self.compute, self.progress)).transpose()?;
+        let judge = Judge { saliency: plan.saliency, gradients: gradients.as_ref(), damp_percent: plan.damp_percent };
+        let mut tallies = Tallies::new(spec, &plan.axes(spec));
+        for part in [Part::Start, Part::End] {
+            for parameter in spec.parameters_of(part).filter(|p| p.shape.len() == 2) {
+                judge.look(&parameter, &self.load(&parameter.name)?, None, &mut tallies)?;
+            }
+        }
+        let mut stream = self.stream(self.store)?;
+        self.progress.begin("prune_width: judging heads and channels", stream.len() * spec.blocks.len() as u64);
+        for (i, block) in spec.blocks.iter().enumerate() {
+            self.progress.may_go_on()?;
+            let parameters = Parameters::block(self.store, i, self.compute)?;
+            let mut known: Statistics = stream.advance_observed(block, &parameters, self.progress);
+            for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
+                let input = known.take(input);
+                for linear in linears {
+                    let name = spec.block_name(i, linear.role);
+                    let parameter = spec.parameters_of(Part::Block(i)).find(|p| p.name == name).expect("one of the block's");
+                    judge.look(&parameter, &self.load(&name)?, Some(&input), &mut tallies)?;
+                }
+            }
+        }
+        self.progress.end();
+        let scores = comparable(tallies.scores(plan.aggregate), plan.normalise, spec);
+        search::search(plan, &scores, spec, &|smaller| timed.as_ref().map_or(0.0, |latency| latency.of(smaller)))
+    }
+
+    /// In f32.
+    fn load(&self, name: &str) -> Result<Tensor> {
+        let compute = Compute { kind: Kind::Float, ..self.compute };
+        Ok(Parameter::load(self.store.weight(name)?, compute).tensor().copy())
+    }
+
+    fn stream(&self, store: &dyn WeightStore) -> Result<Stream> {
+        let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.compute)?;
+        Ok(Stream::start(self.sample.sequences, &entrance, self.sample.importance))
+    }
+
+    /// What stays of a part, number by number.
+    fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
+        let weight = |p: crate::model::Parameter| {
+            let values = selection.weight(&p, self.store.spec(), |name| Ok(self.store.weight(name)?.to_f32().into_owned()))?;
+            let weight = Weight::from_f32(&p.name, p.shape, &values);
+            Ok((p.name, weight))
+        };
+        Ok(Made { weights: smaller.parameters_of(part).map(weight).collect::<Result<_>>()?, layers: Vec::new() })
+    }
+
+    /// Part by part, what has lost inputs solved anew.
+    fn solve(&self, plan: &PruneWidth, selection: &Selection, smaller: &ModelSpec) -> Result<Vec<LayerReport>> {
+        let start = self.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
+        let start: BTreeMap<String, Weight> = start.weights.into_iter().collect();
+        let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.compute)?;
+        let mut after = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
+        let mut before = self.stream(self.store)?;
+        let solver = Solver { pruning: self, plan, selection, smaller };
+        let cut = |block: usize| solver.cut(block).len() as u64;
+        let steps: u64 = (0..smaller.blocks.len()).map(|block| (cut(block) + 2) * before.len()).sum();
+        self.progress.begin("prune_width: solving what stays", steps);
+        let mut layers = Vec::new();
+        for (i, block) in smaller.blocks.iter().enumerate() {
+            self.progress.may_go_on()?;
+            let layer = selection.block_of(i);
+            let whole = Parameters::block(self.store, layer, self.compute)?;
+            let mut fresh = false;
+            let made = self.journal.part(smaller, Part::Block(i), || {
+                fresh = true;
+                solver.block(i, &whole, &before, &after)
+            })?;
+            if !fresh {
+                self.progress.advance(cut(i) * before.len());
+            }
+            layers.extend(made.layers);
+            let weights: BTreeMap<String, Weight> = made.weights.into_iter().collect();
+            let made = Parameters::of_block(smaller, i, |name| Ok(weights[name].clone()), self.compute)?;
+            before.advance(&self.store.spec().blocks[layer], &whole, self.progress);
+            after.advance(block, &made, self.progress);
+        }
+        self.progress.end();
+        self.journal.part(smaller, Part::End, || self.gathered(selection, smaller, Part::End))?;
+        Ok(layers)
+    }
+}
+
+struct Solver<'a> {
+    pruning: &'a Pruning<'a>,
+    plan: &'a PruneWidth,
+    selection: &'a Selection,
+    smaller: &'a ModelSpec,
+}
+
+impl Solver<'_> {
+    /// The groups of a block's layers that have lost inputs, in the order of evaluation.
+    fn cut(&self, block: usize) -> Vec<InputGroup> {
+        let is_cut = |group: &InputGroup| {
+            let axes = self.axes(block, group.linears[0].role);
+            axes[1].iter().any(|axis| self.selection.cuts(*axis))
+        };
+        let mut groups = self.smaller.blocks[block].input_groups(self.smaller.hidden_size);
+        groups.retain(is_cut);
+        groups
+    }
+
+    /// What the dimensions of a layer run over in the whole model.
+    fn axes(&self, block: usize, role: &str) -> Vec<Vec<crate::model::Axis>> {
+        let spec = self.pruning.store.spec();
+        let name = self.smaller.block_name(block, role);
+        let parameter = self.smaller.parameters_of(Part::Block(block)).find(|p| p.name == name).expect("one of the block's");
+        spec.axes(&self.selection.there(&parameter, spec))
+    }
+
+    fn block(&self, block: usize, whole: &Parameters, before: &Stream, after: &Stream) -> Result<Made> {
+        let Pruning { store, compute, progress, .. } = *self.pruning;
+        let (spec, layer) = (store.spec(), self.selection.block_of(block));
+        let gathered = self.pruning.gathered(self.selection, self.smaller, Part::Block(block))?;
+        let mut weights: BTreeMap<String, Weight> = gathered.weights.into_iter().collect();
+        let mut layers = Vec::new();
+        for group in self.cut(block) {
+            let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
+            let whole = Place { block: &spec.blocks[layer], weights: whole, stream: before };
+            let paired = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
+            for linear in &group.linears {
+                let axes = self.axes(block, linear.role);
+                let [rows, columns] = [&axes[0], &axes[1]].map(|axes| {
+                    let places: Vec<i64> = self.selection.along(axes, spec).into_iter().map(|place| place as i64).collect();
+                    Tensor::from_slice(&places).to_device(compute.device)
+                });
+                let full = self.pruning.load(&spec.block_name(layer, linear.role))?.index_select(0, &rows);
+                let bias_name = format!("{}.bias", linear.role);
+                let bias = now.find(&bias_name);
+                let (solved, bias) = least_squares::solve(&full, bias, &columns, &paired, self.plan.damp_percent)?;
+                let name = self.smaller.block_name(block, linear.role);
+                layers.push(LayerReport {
+                    relative_error: paired.relative_error(&full, &solved),
+                    bits: 32.0,
+                    name: name.clone(),
+                    remarks: Vec::new(),
+                });
+                weights.insert(name.clone(), dense(&name, &solved));
+                if let Some(bias) = bias {
+                    let name = self.smaller.block_name(block, &bias_name);
+                    weights.insert(name.clone(), dense(&name, &bias));
+                }
+            }
+        }
+        Ok(Made { weights: weights.into_iter().collect(), layers })
+    }
+}
