@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -85,6 +85,10 @@ bench-frontier: setup .venv-peers/ready
 # Hours; finished rows are kept. Parts, and small runs: see benches/distillation/main.rs. DISTIL="quality --tokens 20000"
 bench-distillation: setup .venv-compat/ready
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench distillation -- $(DISTIL)
+
+# An hour; what is made is kept. Small runs: PRUNING="--tokens 100000 --only Wanda"
+bench-pruning: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench pruning -- $(PRUNING)
 
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types

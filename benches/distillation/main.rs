@@ -17,6 +17,7 @@ mod rows;
 mod samples;
 mod speed;
 mod step;
+#[path = "../common/student.rs"]
 mod student;
 #[path = "../common/subject.rs"]
 mod subject;

@@ -2,9 +2,9 @@
 //! teacher at home and away; of those that learn from their own texts, what these are
 //! like.
 
-use crate::rows::{FORWARD, HARD, ROWS, Row, TEXTS};
+use crate::rows::{FORWARD, HARD, ROWS, Row};
 use crate::samples::{GRAMS, LENGTH, SAMPLES, Samples};
-use crate::student::Student;
+use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
 use crate::{Choice, Found};
 use serde_json::json;

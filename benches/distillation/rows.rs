@@ -3,6 +3,7 @@
 //! All of them are every second layer of the teacher, and all that are trained see as
 //! many tokens, in however many stages.
 
+use crate::student::TEXTS;
 use crate::subject::Subject;
 use std::fmt::Write as _;
 use thimble::recipe::Training;
@@ -74,9 +75,6 @@ pub const ROWS: [Row; 9] = [
         ],
     },
 ];
-
-/// What students are trained on, and nothing else.
-pub const TEXTS: [&str; 3] = ["tinystories/calib.txt", "prose", "redpajama-sample"];
 
 impl Row {
     /// Whether it learns from the teacher.

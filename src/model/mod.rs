@@ -11,8 +11,8 @@ mod kept;
 mod logit_source;
 pub mod parameters;
 mod selection;
-mod source;
 mod size;
+mod source;
 pub mod spec;
 pub mod student;
 

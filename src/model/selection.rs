@@ -201,12 +201,7 @@ impl Selection {
     /// The numbers of a parameter of the smaller model that [`Self::apply`] has made.
     /// `read` tells those of the whole one by canonical name; it is asked for one
     /// parameter at most.
-    pub fn weight(
-        &self,
-        parameter: &Parameter,
-        spec: &ModelSpec,
-        read: impl FnOnce(&str) -> Result<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
+    pub fn weight(&self, parameter: &Parameter, spec: &ModelSpec, read: impl FnOnce(&str) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let there = self.there(parameter, spec);
         let axes = spec.axes(&there);
         let numbers = |name: &str| {

@@ -167,9 +167,7 @@ impl Run<'_> {
             let done = match stage {
                 Stage::PruneDepth(plan) => pruning().depth(plan)?,
                 Stage::PruneWidth(plan) => pruning().width(plan)?,
-                Stage::Quantize(plan) => {
-                    quantize::run(plan, &*store, sample, compute, &journal, progress)?
-                }
+                Stage::Quantize(plan) => quantize::run(plan, &*store, sample, compute, &journal, progress)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;

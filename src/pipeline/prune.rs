@@ -24,6 +24,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
+/// Added to the Hessians that units are judged by, relative to the mean of the diagonal.
+const DAMP_PERCENT: f64 = 0.01;
+
 /// What both stages are run with.
 pub struct Pruning<'a> {
     /// The model as it is.
@@ -79,7 +82,15 @@ impl Pruning<'_> {
         selection.apply(self.store.spec()).map_err(Error::Usage)
     }
 
-    fn done(&self, method: &str, start: Instant, selection: &Selection, smaller: &ModelSpec, layers: Vec<LayerReport>, scores: Vec<f64>) -> Result<Done> {
+    fn done(
+        &self,
+        method: &str,
+        start: Instant,
+        selection: &Selection,
+        smaller: &ModelSpec,
+        layers: Vec<LayerReport>,
+        scores: Vec<f64>,
+    ) -> Result<Done> {
         let spec = self.store.spec();
         let pruning = PruningReport {
             layers_out: (0..spec.blocks.len()).filter(|layer| !selection.layers.contains(layer)).collect(),
@@ -100,7 +111,7 @@ impl Pruning<'_> {
         let needs_gradients = matches!(plan.saliency, Saliency::Taylor | Saliency::TaylorSecond);
         let gradients =
             needs_gradients.then(|| Gradients::of(self.store, self.sample.sequences, self.compute, self.progress)).transpose()?;
-        let judge = Judge { saliency: plan.saliency, gradients: gradients.as_ref(), damp_percent: plan.damp_percent };
+        let judge = Judge { saliency: plan.saliency, gradients: gradients.as_ref(), damp_percent: DAMP_PERCENT };
         let mut tallies = Tallies::new(spec, &plan.axes(spec));
         for part in [Part::Start, Part::End] {
             for parameter in spec.parameters_of(part).filter(|p| p.shape.len() == 2) {
@@ -220,7 +231,8 @@ impl Solver<'_> {
         for group in self.cut(block) {
             let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
             let whole = Place { block: &spec.blocks[layer], weights: whole, stream: before };
-            let paired = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
+            let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
+            let paired = halves[0].plus(&halves[1]);
             for linear in &group.linears {
                 let axes = self.axes(block, linear.role);
                 let [rows, columns] = [&axes[0], &axes[1]].map(|axes| {
@@ -230,13 +242,17 @@ impl Solver<'_> {
                 let full = self.pruning.load(&spec.block_name(layer, linear.role))?.index_select(0, &rows);
                 let bias_name = format!("{}.bias", linear.role);
                 let bias = now.find(&bias_name);
-                let (solved, bias) = least_squares::solve(&full, bias, &columns, &paired, self.plan.damp_percent)?;
+                let damp = match self.plan.damp_percent {
+                    Some(damp) => damp,
+                    None => least_squares::damping(&full, bias.is_some(), &columns, &halves)?,
+                };
+                let (solved, bias) = least_squares::solve(&full, bias, &columns, &paired, damp)?;
                 let name = self.smaller.block_name(block, linear.role);
                 layers.push(LayerReport {
                     relative_error: paired.relative_error(&full, &solved),
                     bits: 32.0,
                     name: name.clone(),
-                    remarks: Vec::new(),
+                    remarks: vec![format!("solved anew, held where it was by {damp} of the mean diagonal")],
                 });
                 weights.insert(name.clone(), dense(&name, &solved));
                 if let Some(bias) = bias {

@@ -75,8 +75,10 @@ pub struct PruneWidth {
     pub multiple: usize,
     /// Whether the columns that stay are solved anew.
     pub reconstruct: bool,
-    /// Of the solution: added to the diagonal, relative to its mean.
-    pub damp_percent: f64,
+    /// Of the solution: how much weights are held where they were, relative to the mean of
+    /// the diagonal; without it, what does best on text that was not solved on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damp_percent: Option<f64>,
 }
 
 impl Default for PruneWidth {
@@ -96,7 +98,7 @@ impl Default for PruneWidth {
             uniform: true,
             multiple: 64,
             reconstruct: true,
-            damp_percent: 0.01,
+            damp_percent: None,
         }
     }
 }
@@ -279,9 +281,12 @@ impl PruneWidth {
 
     fn check(&self, spec: &ModelSpec) -> Checked<()> {
         let Self { ratio, parameters, bytes, multiply_adds, target_ms, widths, .. } = self;
-        let targets = [ratio.is_some(), parameters.is_some(), bytes.is_some(), multiply_adds.is_some(), target_ms.is_some(), !widths.is_empty()];
+        let targets =
+            [ratio.is_some(), parameters.is_some(), bytes.is_some(), multiply_adds.is_some(), target_ms.is_some(), !widths.is_empty()];
         if targets.iter().filter(|given| **given).count() != 1 {
-            return Err("say how far with exactly one of ratio, parameters, bytes, multiply_adds, target_ms and widths, such as ratio = 0.3".into());
+            return Err(
+                "say how far with exactly one of ratio, parameters, bytes, multiply_adds, target_ms and widths, such as ratio = 0.3".into(),
+            );
         }
         if let Some(ratio) = ratio.filter(|ratio| !(*ratio > 0.0 && *ratio < 1.0)) {
             return Err(format!("ratio = {ratio} must be above 0 and below 1; 0.3 takes out 30 % of the blocks' parameters"));
@@ -292,8 +297,8 @@ impl PruneWidth {
         if target_ms.is_some_and(|ms| !(ms > 0.0 && ms.is_finite())) {
             return Err("target_ms must be a positive number of milliseconds".into());
         }
-        if !(self.damp_percent > 0.0 && self.damp_percent <= 1.0) {
-            return Err(format!("damp_percent = {} must be above 0 and at most 1", self.damp_percent));
+        if let Some(damp) = self.damp_percent.filter(|damp| !(*damp > 0.0 && *damp <= 1.0)) {
+            return Err(format!("damp_percent = {damp} must be above 0 and at most 1"));
         }
         if self.multiple == 0 {
             return Err("multiple must be at least 1".into());
@@ -317,7 +322,9 @@ impl PruneWidth {
             && least > target.limit()
         {
             let what = self.cuts().iter().map(|cut| cut.name()).collect::<Vec<_>>().join(", ");
-            return Err(format!("{target} cannot be reached: the least that cutting {what} leaves costs {least}; cut more kinds, or layers too"));
+            return Err(format!(
+                "{target} cannot be reached: the least that cutting {what} leaves costs {least}; cut more kinds, or layers too"
+            ));
         }
         Ok(())
     }
@@ -330,14 +337,20 @@ impl PruneWidth {
             }
             let step = self.step(axis, spec);
             if cut == Cut::QueryHeads && !width.is_multiple_of(step) {
-                return Err(format!("widths: query_heads = {width} must be a multiple of the {step} key-value heads, which serve as many each"));
+                return Err(format!(
+                    "widths: query_heads = {width} must be a multiple of the {step} key-value heads, which serve as many each"
+                ));
             }
             return Ok(());
         }
         if of <= self.least(axis, spec) {
             return Err(match cut {
                 Cut::Heads | Cut::QueryHeads => format!("cut: {axis} are {of}, and a unit of them must stay: leave {name} out"),
-                _ => format!("cut: {axis} is {of} wide, and cannot be a smaller multiple of {}: set multiple = {}", self.multiple, (of / 4).max(1)),
+                _ => format!(
+                    "cut: {axis} is {of} wide, and cannot be a smaller multiple of {}: set multiple = {}",
+                    self.multiple,
+                    (of / 4).max(1)
+                ),
             });
         }
         Ok(())

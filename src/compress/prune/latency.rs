@@ -71,7 +71,13 @@ impl Latency {
             Mixer::Attention(_) => inner != Inner::State,
             Mixer::Wkv(_) => inner != Inner::KvHeads,
         };
-        let saved = |block| self.saved.iter().filter(|(inner, _)| has(block, *inner)).map(|(inner, times)| between(times, share(block, *inner))).sum::<f64>();
+        let saved = |block| {
+            self.saved
+                .iter()
+                .filter(|(inner, _)| has(block, *inner))
+                .map(|(inner, times)| between(times, share(block, *inner)))
+                .sum::<f64>()
+        };
         self.fixed + (0..smaller.blocks.len()).map(|block| self.layer - saved(block)).sum::<f64>()
     }
 }

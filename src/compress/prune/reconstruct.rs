@@ -22,27 +22,34 @@ pub struct Place<'a> {
     pub stream: &'a Stream,
 }
 
-/// Sums over an input as it was in the whole model and as it is in the smaller one.
-pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) -> Paired {
+/// Sums over an input as it was in the whole model and as it is in the smaller one, of
+/// every second batch and of the others.
+pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) -> [Paired; 2] {
     let _no_grad = tch::no_grad_guard();
-    let mut sums: Option<Paired> = None;
-    for (x, y) in whole.stream.batches().iter().zip(smaller.stream.batches()) {
+    let mut halves: [Option<Paired>; 2] = [None, None];
+    for (i, (x, y)) in whole.stream.batches().iter().zip(smaller.stream.batches()).enumerate() {
         let (x, y) = (heard(whole, x, input), heard(smaller, y, input));
+        let product = |x: &Tensor, y: &Tensor| x.tr().matmul(y).to_kind(Kind::Double);
+        let sum = |x: &Tensor| x.sum_dim_intlist(0, false, Kind::Double);
         let more = Paired {
             tokens: x.size()[0] as f64,
-            across: x.tr().matmul(&y).to_kind(Kind::Double),
-            products: y.tr().matmul(&y).to_kind(Kind::Double),
-            squares: x.tr().matmul(&x).to_kind(Kind::Double),
-            before: x.sum_dim_intlist(0, false, Kind::Double),
-            after: y.sum_dim_intlist(0, false, Kind::Double),
+            across: product(&x, &y),
+            products: product(&y, &y),
+            squares: product(&x, &x),
+            before: sum(&x),
+            after: sum(&y),
         };
-        sums = Some(match sums {
+        let half = &mut halves[i % 2];
+        *half = Some(match half.take() {
             None => more,
-            Some(sums) => sums.plus(more),
+            Some(sums) => sums.plus(&more),
         });
         progress.advance(1);
     }
-    sums.expect("there are sequences")
+    let [first, second] = halves;
+    let first = first.expect("there are sequences");
+    let second = second.unwrap_or_else(|| first.zero());
+    [first, second]
 }
 
 /// `[tokens, in]`; products of so few are summed in double precision.
@@ -56,17 +63,4 @@ fn heard(place: Place, x: &Tensor, input: &str) -> Tensor {
         ControlFlow::Break(())
     });
     found.expect("every input of the block is heard")
-}
-
-impl Paired {
-    fn plus(self, more: Self) -> Self {
-        Self {
-            tokens: self.tokens + more.tokens,
-            across: self.across + more.across,
-            products: self.products + more.products,
-            squares: self.squares + more.squares,
-            before: self.before + more.before,
-            after: self.after + more.after,
-        }
-    }
 }

@@ -20,7 +20,7 @@ pub struct Judge<'a> {
     pub saliency: Saliency,
     /// Of each weight, where there are any.
     pub gradients: Option<&'a Gradients>,
-    /// Added to Hessians, relative to the mean of the diagonal.
+    /// Added to Hessians that are inverted, relative to the mean of the diagonal.
     pub damp_percent: f64,
 }
 

@@ -4,6 +4,7 @@ use super::saliency::Scores;
 use crate::error::{Error, Result};
 use crate::model::{Axis, Inner, ModelSpec, Selection};
 use crate::recipe::{Cut, PruneWidth, Target};
+use std::collections::BTreeMap;
 
 /// The largest model within the target that cutting the lowest scores gives: by the same
 /// share of every axis, or, where widths need not be uniform, by one threshold.
@@ -11,37 +12,53 @@ use crate::recipe::{Cut, PruneWidth, Target};
 /// `cost` is asked where the spec alone does not tell.
 pub fn search(plan: &PruneWidth, scores: &Scores, spec: &ModelSpec, cost: &dyn Fn(&ModelSpec) -> f64) -> Result<Selection> {
     let refuse = |reason: String| Error::Usage(format!("prune_width: {reason}"));
-    let cut = |counts: &dyn Fn(Axis) -> usize| {
+    let cut = |counts: &Counts| {
         let mut selection = Selection::whole(spec);
-        for &axis in scores.keys() {
-            selection.keep(axis, &best(axis, counts(axis), scores, plan, spec), spec);
+        for (&axis, &count) in counts {
+            selection.keep(axis, &best(axis, count, scores, plan, spec), spec);
         }
         let smaller = selection.apply(spec).map_err(refuse)?;
         Ok::<_, Error>((selection, smaller))
     };
     let Some(target) = plan.target(spec) else {
-        return Ok(cut(&|axis| plan.least(axis, spec))?.0);
+        return Ok(cut(&scores.keys().map(|&axis| (axis, plan.least(axis, spec))).collect())?.0);
     };
     let costs = |spec: &ModelSpec| target.cost(spec).unwrap_or_else(|| cost(spec));
-    let steps = Steps::new(plan, scores, spec);
-    // Costs fall with the steps: the first that is within the target is the largest model.
-    let (mut too_large, mut fits) = (0, steps.count());
-    let least = cut(&|axis| steps.width(axis, fits))?;
-    if costs(&least.1) > target.limit() {
-        return Err(refuse(format!("{target} cannot be reached: the least that can be left costs {}", costs(&least.1))));
+    if costs(spec) <= target.limit() {
+        tracing::warn!("prune_width: the model is within {target} as it is: nothing is taken out");
+        return Ok(Selection::whole(spec));
     }
-    let mut found = least.0;
-    while too_large + 1 < fits {
-        let middle = too_large.midpoint(fits);
-        let (selection, smaller) = cut(&|axis| steps.width(axis, middle))?;
-        if costs(&smaller) <= target.limit() {
-            (fits, found) = (middle, selection);
-        } else {
-            too_large = middle;
+    let steps = Steps::new(plan, scores, spec);
+    let fits = |counts: &Counts| Ok::<_, Error>(costs(&cut(counts)?.1) <= target.limit());
+    // Costs fall with the steps: the first that is within the target is the largest model.
+    let (mut above, mut within) = (0, steps.count());
+    if !fits(&steps.counts(within))? {
+        let least = costs(&cut(&steps.counts(within))?.1);
+        return Err(refuse(format!("{target} cannot be reached: the least that can be left costs {least}")));
+    }
+    while above + 1 < within {
+        let middle = above.midpoint(within);
+        *(if fits(&steps.counts(middle))? { &mut within } else { &mut above }) = middle;
+    }
+    let mut found = steps.counts(within);
+    // What rounding left over, kind by kind.
+    for kind in plan.cuts().into_iter().filter(|_| plan.uniform) {
+        loop {
+            let mut wider = found.clone();
+            for (axis, count) in wider.iter_mut().filter(|(axis, _)| Cut::of(**axis) == Some(kind)) {
+                *count = (*count + plan.step(*axis, spec)).min(axis.size(spec));
+            }
+            if wider == found || !fits(&wider)? {
+                break;
+            }
+            found = wider;
         }
     }
-    Ok(found)
+    Ok(cut(&found)?.0)
 }
+
+/// Units that stay of each axis.
+type Counts = BTreeMap<Axis, usize>;
 
 /// The units of an axis that score highest, so many of them, ascending.
 fn best(axis: Axis, count: usize, scores: &Scores, plan: &PruneWidth, spec: &ModelSpec) -> Vec<usize> {
@@ -80,6 +97,10 @@ impl<'a> Steps<'a> {
 
     fn count(&self) -> usize {
         if self.plan.uniform { SHARES } else { self.thresholds.len() }
+    }
+
+    fn counts(&self, step: usize) -> Counts {
+        self.scores.keys().map(|&axis| (axis, self.width(axis, step))).collect()
     }
 
     /// Units of an axis at a step.

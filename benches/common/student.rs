@@ -2,7 +2,7 @@
 //!
 //! What it makes is kept in the build folder under a hash of the recipe, the model and
 //! our version, so that a row is trained once, and one that was interrupted goes on.
-//! To train all again, delete `tmp/distillation` in the build folder.
+//! To make all again, delete its folder: see [`crate::kept`].
 
 use crate::kept;
 use crate::subject::Subject;
@@ -16,6 +16,10 @@ use thimble::recipe::RawRecipe;
 use thimble::report::{End, StageReport};
 use thimble::runtime::{self, Model};
 
+/// What students are trained on, and nothing else.
+pub const TEXTS: [&str; 3] = ["tinystories/calib.txt", "prose", "redpajama-sample"];
+
+#[allow(dead_code)] // not every benchmark asks how training went
 pub struct Student {
     pub model: Model,
     /// Trained on.
@@ -48,7 +52,7 @@ impl Student {
 }
 
 fn run(subject: &Subject, recipe: &str, out: &Path) {
-    let recipe = RawRecipe::parse(recipe, Path::new("distillation.toml"), &[]).unwrap();
+    let recipe = RawRecipe::parse(recipe, Path::new("student.toml"), &[]).unwrap();
     let options = Options { out, compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
     compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
 }

@@ -1,0 +1,59 @@
+//! The ways to prune that are compared, as recipes say them.
+
+use crate::student::{Student, TEXTS};
+use crate::subject::Subject;
+
+/// Shares of the blocks' parameters that go.
+pub const RATIOS: [f64; 4] = [0.1, 0.2, 0.3, 0.5];
+
+/// A way to prune.
+pub struct Way {
+    pub name: &'static str,
+    /// The stage without its ratio.
+    stage: &'static str,
+    /// Whether what stays can be solved anew.
+    pub solves: bool,
+}
+
+const fn width(name: &'static str, stage: &'static str) -> Way {
+    Way { name, stage, solves: true }
+}
+
+pub const DEPTH: &str = "layers by block influence";
+pub const BEST: &str = "width by the optimal brain";
+
+/// A new way = one row.
+pub const WAYS: [Way; 8] = [
+    Way { name: DEPTH, stage: "[stage.prune_depth]", solves: false },
+    width("width by magnitude", "[stage.prune_width]\nmultiple = 16\nsaliency = 'magnitude'"),
+    width("width by Wanda", "[stage.prune_width]\nmultiple = 16\nsaliency = 'wanda'"),
+    width("width by Taylor, first order", "[stage.prune_width]\nmultiple = 16\nsaliency = 'taylor'"),
+    width("width by Taylor, second order", "[stage.prune_width]\nmultiple = 16\nsaliency = 'taylor_second'"),
+    width("width by mean activations", "[stage.prune_width]\nmultiple = 16\nsaliency = 'activation'"),
+    width(BEST, "[stage.prune_width]\nmultiple = 16"),
+    width("the same, widths by layer", "[stage.prune_width]\nmultiple = 16\nuniform = false"),
+];
+
+impl Way {
+    /// Pruned so far, solved or not, then trained on so many tokens.
+    pub fn make(&self, subject: &Subject, ratio: f64, solved: bool, tokens: u64) -> Student {
+        let text = |name: &str| subject.text(name).display().to_string();
+        let unsolved = if self.solves && !solved { "reconstruct = false\n" } else { "" };
+        let training = match tokens {
+            0 => String::new(),
+            _ => format!(
+                "[[stage]]\n[stage.distil]\n[stage.distil.training]\ntext = [{}]\ntokens = {tokens}\n",
+                TEXTS.map(|name| format!("'{}'", text(name))).join(", ")
+            ),
+        };
+        Student::make(
+            subject,
+            &format!(
+                "[calibration]\ntext = '{0}'\nsequences = 64\n[[stage]]\n{1}\nratio = {ratio}\n{unsolved}{training}\
+                 [evaluate]\ntext = '{0}'\nmax_windows = 1\n",
+                text(TEXTS[0]),
+                self.stage
+            ),
+        )
+    }
+}
