@@ -11,6 +11,7 @@ mod prune;
 mod quantize;
 mod student;
 mod verify;
+mod walk;
 
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
@@ -25,11 +26,11 @@ use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
-use quantize::Sample;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use walk::{Sample, Walk};
 
 /// What a run is asked for besides its recipe.
 pub struct Options<'a> {
@@ -164,10 +165,11 @@ impl Run<'_> {
             let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
             let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
             let pruning = || prune::Pruning { store: &*store, sample, compute, threads, journal: &journal, progress };
+            let walk = Walk { store: &*store, spec: store.spec(), sample, compute, journal: &journal, progress };
             let done = match stage {
                 Stage::PruneDepth(plan) => pruning().depth(plan)?,
                 Stage::PruneWidth(plan) => pruning().width(plan)?,
-                Stage::Quantize(plan) => quantize::run(plan, &*store, sample, compute, &journal, progress)?,
+                Stage::Quantize(plan) => quantize::run(plan, &walk)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;

@@ -3,7 +3,7 @@
 
 use super::Done;
 use super::journal::{Made, StageJournal};
-use super::quantize::Sample;
+use super::walk::Sample;
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::prune::gradients::Gradients;

@@ -1,11 +1,11 @@
-//! A stage that quantises: embeddings first, then block after block, each
-//! calibrated on the outputs of the compressed blocks before it, then the head.
+//! A stage that quantises: embeddings and head are rounded, and each block's layers are
+//! solved on their calibrated inputs.
 
 use super::Done;
-use super::journal::{Made, StageJournal};
+use super::journal::Made;
 use super::narrow::kept;
+use super::walk::{BlockWork, Walk};
 use crate::compress::calibrate::{Statistics, Stream};
-use crate::compress::decoder::Entrance;
 use crate::compress::quantize::{Site, layer_method, relative_error};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::{Compute, Parameter, Parameters, dense};
@@ -14,122 +14,15 @@ use crate::model::{FedBy, InputGroup, Part};
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Layout, PackedTensor, Weight, WeightStore};
-use crate::recipe::{Quantize, TokenImportance};
-use crate::report::{LayerReport, StageReport};
+use crate::recipe::Quantize;
+use crate::report::LayerReport;
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Instant;
 use tch::{Kind, Tensor};
 
-/// What it is calibrated on.
-#[derive(Clone, Copy)]
-pub struct Sample<'a> {
-    /// All of one length.
-    pub sequences: &'a [Vec<u32>],
-    /// How much their tokens count.
-    pub importance: TokenImportance,
-}
-
 /// Runs the stage.
-pub fn run(
-    plan: &Quantize,
-    store: &dyn WeightStore,
-    sample: Sample,
-    compute: Compute,
-    journal: &StageJournal,
-    progress: &dyn Progress,
-) -> Result<Done> {
-    let start = Instant::now();
-    let work = Work { store, plan, compute, progress };
-    let method = plan.method.name();
-    let spec = store.spec();
-
-    let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
-    let mut layers = start_part.layers;
-    // What is finished and still to be read, by canonical name.
-    let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
-    let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
-    let mut stream = Stream::start(sample.sequences, &entrance, sample.importance);
-    let mut later_uses = later_uses(store, &stream, compute, progress)?;
-
-    // A block is observed, once or for each group, solved group by group, and passed.
-    let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
-    let passes = if plan.method.is_sequential() { groups + 1 + u64::from(plan.rescale.is_some()) } else { 2 };
-    let searches = if plan.rescale.is_some() { groups } else { 0 };
-    let steps = passes * stream.len() + groups + searches;
-    progress.begin(&format!("{method}: quantising blocks"), steps * spec.blocks.len() as u64);
-    for (i, block) in spec.blocks.iter().enumerate() {
-        progress.may_go_on()?;
-        let mut fresh = false;
-        let uses = later_uses.remove(&i);
-        let made = journal.part(spec, Part::Block(i), || {
-            fresh = true;
-            work.block(i, &stream, uses)
-        })?;
-        if !fresh {
-            progress.advance(steps - stream.len());
-        }
-        layers.extend(made.layers);
-        if !spec.shares_weights() {
-            finished.clear();
-        }
-        finished.extend(made.weights);
-        // What the last block makes of them is of use to none.
-        if i + 1 < spec.blocks.len() {
-            stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
-        }
-    }
-    progress.end();
-
-    layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
-    warn_of_remarks(&layers);
-    Ok(Done {
-        report: StageReport { layers, ..StageReport::of(method, start.elapsed().as_secs_f64()) },
-        model: Arc::new(journal.model(spec)?),
-    })
-}
-
-/// Says what is remarkable, once for all layers that it is true of; all of it is in the
-/// report.
-fn warn_of_remarks(layers: &[LayerReport]) {
-    const SAID: usize = 3;
-    let mut by_remark: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for layer in layers {
-        layer.remarks.iter().for_each(|remark| by_remark.entry(remark).or_default().push(&layer.name));
-    }
-    for (remark, names) in by_remark.iter().take(SAID) {
-        let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-        tracing::warn!("{}{more}: {remark}", names[0]);
-    }
-    if by_remark.len() > SAID {
-        tracing::warn!("{} more remarks are in the report", by_remark.len() - SAID);
-    }
-}
-
-/// Statistics of the inputs of shared layers in the blocks that use them again, by
-/// the block that owns them. Those blocks come later, so their inputs are those of
-/// the original model; what the owner reads itself is not in here.
-fn later_uses(store: &dyn WeightStore, start: &Stream, compute: Compute, progress: &dyn Progress) -> Result<BTreeMap<usize, Statistics>> {
-    let spec = store.spec();
-    let mut uses: BTreeMap<usize, Statistics> = BTreeMap::new();
-    if !spec.shares_weights() {
-        return Ok(uses);
-    }
-    let mut stream = start.again();
-    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64);
-    for (i, block) in spec.blocks.iter().enumerate() {
-        let parameters = Parameters::block(store, i, compute)?;
-        let mut statistics = stream.advance_observed(block, &parameters, progress);
-        for group in block.input_groups(spec.hidden_size) {
-            let owner = spec.owner(i, group.linears[0].role);
-            if owner != i {
-                uses.entry(owner).or_default().take_over(&mut statistics, group.input);
-            }
-        }
-    }
-    progress.end();
-    Ok(uses)
+pub fn run(plan: &Quantize, walk: &Walk) -> Result<Done> {
+    walk.run(&Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress })
 }
 
 struct Work<'a> {
@@ -139,7 +32,24 @@ struct Work<'a> {
     progress: &'a dyn Progress,
 }
 
-impl Work<'_> {
+impl BlockWork for Work<'_> {
+    fn method(&self) -> &'static str {
+        self.plan.method.name()
+    }
+
+    fn doing(&self) -> &'static str {
+        "quantising"
+    }
+
+    fn steps(&self, pass: u64) -> u64 {
+        let spec = self.store.spec();
+        // A block is observed, once or for each group, and solved group by group.
+        let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
+        let rescales = self.plan.rescale.is_some();
+        let passes = if self.plan.method.is_sequential() { groups + u64::from(rescales) } else { 1 };
+        passes * pass + groups + if rescales { groups } else { 0 }
+    }
+
     /// Parameters outside the blocks: rounded to nearest, or kept.
     fn outside_blocks(&self, part: Part) -> Result<Made> {
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
@@ -224,7 +134,9 @@ impl Work<'_> {
         };
         Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers })
     }
+}
 
+impl Work<'_> {
     /// Scales of every input of a block that can be scaled: what it makes of the
     /// parameters, and of what is known of their inputs.
     fn rescale(
@@ -327,45 +239,10 @@ fn distance(original: &[f32], packed: &Weight) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::decoder::block_forward;
+    use crate::compress::decoder::Entrance;
     use crate::model::{DenseModel, inputs};
     use crate::progress::Silent;
-
-    /// The Hessian of a feed-forward that all blocks share is that of all its inputs.
-    #[test]
-    fn statistics_of_shared_layers_are_those_of_all_uses() {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/mobillama-shared");
-        let model = DenseModel::open_hugging_face(&dir).unwrap();
-        let store: &dyn WeightStore = &model;
-        let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
-        let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
-
-        // By hand: every input of every use, in f64.
-        let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let mut heard = Vec::new();
-        for (i, block) in model.spec().blocks.iter().enumerate() {
-            let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
-            let mut hear = |input: &'static str, x: &Tensor| {
-                if input == inputs::FFN_HIDDEN {
-                    heard.push(x.flatten(0, 1).to_kind(Kind::Double));
-                }
-            };
-            x = block_forward(block, &parameters, &x, &mut hear);
-        }
-        assert_eq!(heard.len(), 3);
-        let all = Tensor::cat(&heard, 0);
-        let expected = all.tr().matmul(&all) * (2.0 / all.size()[0] as f64);
-
-        let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
-        let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
-        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
-        statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
-        assert!(uses.is_empty(), "one block owns what is shared");
-        let difference = (statistics.take(inputs::FFN_HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();
-        let relative = (difference / expected.abs().max()).double_value(&[]);
-        assert!(relative < 1e-5, "{relative}");
-    }
+    use crate::recipe::TokenImportance;
 
     /// Solved in turn, a layer meets what the solved ones before it make of the
     /// calibration; otherwise what the original ones do.

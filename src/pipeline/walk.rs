@@ -1,0 +1,196 @@
+//! The walk over a model's blocks that stages on calibrated layers have in common:
+//! what lies before the blocks, block after block, each calibrated on what the finished
+//! ones before it make of the text, then what lies behind them. What is done in each
+//! place is a [`BlockWork`].
+
+use super::Done;
+use super::journal::{Made, StageJournal};
+use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::decoder::Entrance;
+use crate::compress::{Compute, Parameters};
+use crate::error::Result;
+use crate::model::{ModelSpec, Part};
+use crate::progress::Progress;
+use crate::quant::{Weight, WeightStore};
+use crate::recipe::TokenImportance;
+use crate::report::{LayerReport, StageReport};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What it is calibrated on.
+#[derive(Clone, Copy)]
+pub struct Sample<'a> {
+    /// All of one length.
+    pub sequences: &'a [Vec<u32>],
+    /// How much their tokens count.
+    pub importance: TokenImportance,
+}
+
+/// What a stage does in each place of the walk.
+pub trait BlockWork {
+    /// Its name in a recipe.
+    fn method(&self) -> &'static str;
+
+    /// What progress calls it, such as "quantising".
+    fn doing(&self) -> &'static str;
+
+    /// Steps of progress in a block, where one pass over the calibration takes `pass`.
+    fn steps(&self, pass: u64) -> u64;
+
+    /// The parameters before or behind the blocks.
+    fn outside_blocks(&self, part: Part) -> Result<Made>;
+
+    /// One block. The stream stands before it; `later_uses` are statistics of the inputs
+    /// that its layers have in later blocks, where those share them.
+    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made>;
+}
+
+/// What a walk goes over, and who hears of it.
+pub struct Walk<'a> {
+    /// The model as it is.
+    pub store: &'a dyn WeightStore,
+    /// What the model that is made is: its blocks are as many as those of `store`.
+    pub spec: &'a ModelSpec,
+    /// What it is calibrated on.
+    pub sample: Sample<'a>,
+    /// Where and in what libtorch computes.
+    pub compute: Compute,
+    /// What has been done so far.
+    pub journal: &'a StageJournal,
+    /// Hears how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+impl Walk<'_> {
+    /// Does the work in all places; each is on disk before the next begins.
+    pub fn run(&self, work: &dyn BlockWork) -> Result<Done> {
+        let start = Instant::now();
+        let Self { spec, journal, compute, progress, .. } = *self;
+        let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
+        let mut layers = start_part.layers;
+        // What is finished and still to be read, by canonical name.
+        let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
+        let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
+        let mut stream = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
+        let mut later_uses = later_uses(self.store, &stream, compute, progress)?;
+
+        let pass = stream.len();
+        let steps = work.steps(pass);
+        progress.begin(&format!("{}: {} blocks", work.method(), work.doing()), (steps + pass) * spec.blocks.len() as u64);
+        for (i, block) in spec.blocks.iter().enumerate() {
+            progress.may_go_on()?;
+            let mut fresh = false;
+            let uses = later_uses.remove(&i);
+            let made = journal.part(spec, Part::Block(i), || {
+                fresh = true;
+                work.block(i, &stream, uses)
+            })?;
+            if !fresh {
+                progress.advance(steps);
+            }
+            layers.extend(made.layers);
+            if !spec.shares_weights() {
+                finished.clear();
+            }
+            finished.extend(made.weights);
+            // What the last block makes of them is of use to none.
+            if i + 1 < spec.blocks.len() {
+                stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
+            }
+        }
+        progress.end();
+
+        layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
+        warn_of_remarks(&layers);
+        let report = StageReport { layers, ..StageReport::of(work.method(), start.elapsed().as_secs_f64()) };
+        Ok(Done { report, model: Arc::new(journal.model(spec)?) })
+    }
+}
+
+/// Says what is remarkable, once for all layers that it is true of; all of it is in the
+/// report.
+fn warn_of_remarks(layers: &[LayerReport]) {
+    const SAID: usize = 3;
+    let mut by_remark: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for layer in layers {
+        layer.remarks.iter().for_each(|remark| by_remark.entry(remark).or_default().push(&layer.name));
+    }
+    for (remark, names) in by_remark.iter().take(SAID) {
+        let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+        tracing::warn!("{}{more}: {remark}", names[0]);
+    }
+    if by_remark.len() > SAID {
+        tracing::warn!("{} more remarks are in the report", by_remark.len() - SAID);
+    }
+}
+
+/// Statistics of the inputs of shared layers in the blocks that use them again, by
+/// the block that owns them. Those blocks come later, so their inputs are those of
+/// the original model; what the owner reads itself is not in here.
+fn later_uses(store: &dyn WeightStore, start: &Stream, compute: Compute, progress: &dyn Progress) -> Result<BTreeMap<usize, Statistics>> {
+    let spec = store.spec();
+    let mut uses: BTreeMap<usize, Statistics> = BTreeMap::new();
+    if !spec.shares_weights() {
+        return Ok(uses);
+    }
+    let mut stream = start.again();
+    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64);
+    for (i, block) in spec.blocks.iter().enumerate() {
+        let parameters = Parameters::block(store, i, compute)?;
+        let mut statistics = stream.advance_observed(block, &parameters, progress);
+        for group in block.input_groups(spec.hidden_size) {
+            let owner = spec.owner(i, group.linears[0].role);
+            if owner != i {
+                uses.entry(owner).or_default().take_over(&mut statistics, group.input);
+            }
+        }
+    }
+    progress.end();
+    Ok(uses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::decoder::block_forward;
+    use crate::model::{DenseModel, inputs};
+    use crate::progress::Silent;
+    use tch::{Kind, Tensor};
+
+    /// The Hessian of a feed-forward that all blocks share is that of all its inputs.
+    #[test]
+    fn statistics_of_shared_layers_are_those_of_all_uses() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/mobillama-shared");
+        let model = DenseModel::open_hugging_face(&dir).unwrap();
+        let store: &dyn WeightStore = &model;
+        let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
+        let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
+        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
+
+        // By hand: every input of every use, in f64.
+        let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let mut heard = Vec::new();
+        for (i, block) in model.spec().blocks.iter().enumerate() {
+            let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
+            let mut hear = |input: &'static str, x: &Tensor| {
+                if input == inputs::FFN_HIDDEN {
+                    heard.push(x.flatten(0, 1).to_kind(Kind::Double));
+                }
+            };
+            x = block_forward(block, &parameters, &x, &mut hear);
+        }
+        assert_eq!(heard.len(), 3);
+        let all = Tensor::cat(&heard, 0);
+        let expected = all.tr().matmul(&all) * (2.0 / all.size()[0] as f64);
+
+        let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
+        let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
+        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
+        statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
+        assert!(uses.is_empty(), "one block owns what is shared");
+        let difference = (statistics.take(inputs::FFN_HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();
+        let relative = (difference / expected.abs().max()).double_value(&[]);
+        assert!(relative < 1e-5, "{relative}");
+    }
+}
