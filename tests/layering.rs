@@ -74,14 +74,16 @@ fn modules_use_only_what_is_below_them() {
 /// What methods share lies in `solve`.
 #[test]
 fn methods_do_not_use_each_other() {
-    let dir = source().join("compress/quantize");
-    let names: Vec<String> =
-        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
-    for method in names.iter().filter(|n| *n != "mod") {
-        let text = std::fs::read_to_string(dir.join(format!("{method}.rs"))).unwrap();
-        for other in names.iter().filter(|n| *n != method && *n != "mod") {
-            for import in [format!("quantize::{other}"), format!("super::{other}")] {
-                assert!(!text.contains(&import), "{method} uses {other}");
+    for folder in ["quantize", "sparsify"] {
+        let dir = source().join("compress").join(folder);
+        let names: Vec<String> =
+            std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
+        for method in names.iter().filter(|n| *n != "mod") {
+            let text = std::fs::read_to_string(dir.join(format!("{method}.rs"))).unwrap();
+            for other in names.iter().filter(|n| *n != method && *n != "mod") {
+                for import in [format!("{folder}::{other}"), format!("super::{other}")] {
+                    assert!(!text.contains(&import), "{method} uses {other}");
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 use thimble::compress::calibrate::Stream;
 use thimble::compress::decoder::Entrance;
-use thimble::compress::quantize::relative_error;
+use thimble::compress::solve::relative_error::relative_error;
 use thimble::compress::{Compute, Parameters};
 use thimble::model::{inputs, roles};
 use thimble::progress::Silent;

@@ -96,9 +96,10 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         let rows: Vec<_> = std::iter::once(head).chain(r.comparison()).map(|row| row.to_vec()).collect();
         let worst = r.stages.iter().flat_map(|s| &s.layers).max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
         let worst = worst.map_or(String::new(), |l| format!("largest relative error: {:.4} in {}\n", l.relative_error, l.name));
+        let remarks: String = r.remarks().map(|remark| remark + "\n").collect();
         let files: Vec<_> = r.files.iter().map(|f| f.display().to_string()).collect();
         format!(
-            "{}\n\n{worst}read back: logits agree to {:.1e}\n{:.1} s, peak memory {}{}\nwritten: {}",
+            "{}\n\n{worst}{remarks}read back: logits agree to {:.1e}\n{:.1} s, peak memory {}{}\nwritten: {}",
             table(&rows),
             r.max_read_back_difference,
             r.seconds,

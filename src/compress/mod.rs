@@ -10,6 +10,7 @@ pub mod prune;
 pub mod quantize;
 pub mod rescale;
 pub mod solve;
+pub mod sparsify;
 mod tensors;
 pub mod train;
 

@@ -9,6 +9,7 @@ mod journal;
 mod narrow;
 mod prune;
 mod quantize;
+mod sparsify;
 mod student;
 mod verify;
 mod walk;
@@ -27,6 +28,7 @@ use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -166,20 +168,34 @@ impl Run<'_> {
             let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
             let pruning = || prune::Pruning { store: &*store, sample, compute, threads, journal: &journal, progress };
             let walk = Walk { store: &*store, spec: store.spec(), sample, compute, journal: &journal, progress };
-            let done = match stage {
+            let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning().depth(plan)?,
                 Stage::PruneWidth(plan) => pruning().width(plan)?,
                 Stage::Quantize(plan) => quantize::run(plan, &walk)?,
+                Stage::Sparsify(plan) => sparsify::run(plan, &walk)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;
                     distil::Lessons { plan, student: store.clone(), original, compute, threads, journal: &journal, progress }.run()?
                 }
             };
+            let sparsified = self.sparsified_before(i);
+            if matches!(stage, Stage::Quantize(_)) && !sparsified.is_empty() {
+                done.report.remarks.push(sparsify::left(&sparsified, &*done.model)?);
+            }
             store = done.model;
             reports.push(done.report);
         }
         Ok(Staged { store: Arc::new(narrow::model(&*store)?), reports })
+    }
+
+    /// Layers that the stages before one have sparsified.
+    fn sparsified_before(&self, stage: usize) -> BTreeSet<String> {
+        let layers = |stage: &Stage| match stage {
+            Stage::Sparsify(plan) => plan.layers.clone(),
+            Stage::Quantize(_) | Stage::Student(_) | Stage::Distil(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => BTreeSet::new(),
+        };
+        self.recipe.stages[..stage].iter().flat_map(layers).collect()
     }
 
     /// Measures packed bytes as they will ship, then writes them again with what

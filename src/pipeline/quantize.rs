@@ -4,10 +4,11 @@
 use super::Done;
 use super::journal::Made;
 use super::narrow::kept;
-use super::walk::{BlockWork, Walk};
+use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{Statistics, Stream};
-use crate::compress::quantize::{Site, layer_method, relative_error};
+use crate::compress::quantize::{Site, layer_method};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
+use crate::compress::solve::relative_error::relative_error;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
 use crate::model::{FedBy, InputGroup, Part};
@@ -82,8 +83,7 @@ impl BlockWork for Work<'_> {
     fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
-        let groups = block.input_groups(spec.hidden_size).into_iter();
-        let own: Vec<_> = groups.filter(|group| spec.owner(index, group.linears[0].role) == index).collect();
+        let own = own_groups(spec, index);
         let observe = |inputs: &[&str], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
             Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))

@@ -9,7 +9,7 @@ use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::{Compute, Parameters};
 use crate::error::Result;
-use crate::model::{ModelSpec, Part};
+use crate::model::{InputGroup, ModelSpec, Part};
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
@@ -106,6 +106,13 @@ impl Walk<'_> {
         let report = StageReport { layers, ..StageReport::of(work.method(), start.elapsed().as_secs_f64()) };
         Ok(Done { report, model: Arc::new(journal.model(spec)?) })
     }
+}
+
+/// The groups of linear layers that a block owns: what another one owns is done with
+/// that one.
+pub fn own_groups(spec: &ModelSpec, block: usize) -> Vec<InputGroup> {
+    let groups = spec.blocks[block].input_groups(spec.hidden_size).into_iter();
+    groups.filter(|group| spec.owner(block, group.linears[0].role) == block).collect()
 }
 
 /// Says what is remarkable, once for all layers that it is true of; all of it is in the

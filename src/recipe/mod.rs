@@ -10,6 +10,7 @@ mod prune;
 pub mod raw;
 mod resolve;
 mod set;
+mod sparsify;
 mod student;
 mod training;
 
@@ -18,6 +19,7 @@ pub use distil::{
 };
 pub use prune::{Aggregate, Cut, LayerSaliency, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
+pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 
 use crate::eval::Protocol;
@@ -161,6 +163,8 @@ pub enum Stage {
     PruneDepth(PruneDepth),
     /// Heads and channels are taken out.
     PruneWidth(Box<PruneWidth>),
+    /// Weights become zero.
+    Sparsify(Sparsify),
 }
 
 impl Stage {
@@ -172,13 +176,14 @@ impl Stage {
             Stage::Distil(_) => "distil",
             Stage::PruneDepth(_) => "prune_depth",
             Stage::PruneWidth(_) => "prune_width",
+            Stage::Sparsify(_) => "sparsify",
         }
     }
 
     /// Whether it looks at the calibration's sequences.
     pub fn needs_calibration(&self) -> bool {
         match self {
-            Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => true,
+            Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) | Stage::Sparsify(_) => true,
             Stage::Student(_) | Stage::Distil(_) => false,
         }
     }
@@ -187,7 +192,7 @@ impl Stage {
     /// layers stay, and widths that are searched, are not.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
-            Stage::Quantize(_) | Stage::Distil(_) => spec,
+            Stage::Quantize(_) | Stage::Distil(_) | Stage::Sparsify(_) => spec,
             Stage::Student(shape) => shape.apply(&spec).expect("it was checked"),
             Stage::PruneDepth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
             Stage::PruneWidth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),

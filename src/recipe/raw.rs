@@ -2,6 +2,7 @@
 //! A new method = one variant of `RawStage`, one of [`super::Method`].
 
 use super::data_type::RawDataType;
+use super::sparsify::RawSparsify;
 use super::student::RawStudent;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
@@ -105,6 +106,7 @@ pub(super) enum RawStage {
     Distil(Box<Distil>),
     PruneDepth(PruneDepth),
     PruneWidth(Box<PruneWidth>),
+    Sparsify(RawSparsify),
 }
 
 /// A quantising stage: keys of its own beside those that all of them have, which

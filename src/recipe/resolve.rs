@@ -49,6 +49,10 @@ impl RawRecipe {
         if let Some(after) = first.and_then(|first| stages.get(first + 1)) {
             return Err(format!("{} comes behind a stage that quantises, which must be the last", after.method()));
         }
+        let mut from_sparse = stages.iter().skip_while(|s| !matches!(s, Stage::Sparsify(_)));
+        if let Some(after) = from_sparse.find(|s| !matches!(s, Stage::Sparsify(_) | Stage::Quantize(_))) {
+            return Err(format!("{} comes behind a stage that sparsifies, whose zeros it would not keep; put it before", after.method()));
+        }
         let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
         if window > spec.context {
             return Err(format!("[evaluate]: window {window} is longer than the model's context of {}", spec.context));
@@ -170,6 +174,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         RawStage::Distil(raw) => return Ok(Stage::Distil(Box::new(raw.checked(spec, folder)?))),
         RawStage::PruneDepth(raw) => return Ok(Stage::PruneDepth(raw.checked(spec)?)),
         RawStage::PruneWidth(raw) => return Ok(Stage::PruneWidth(Box::new(raw.checked(spec)?))),
+        RawStage::Sparsify(raw) => return Ok(Stage::Sparsify(raw.checked(spec)?)),
         RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.targets()),
         RawStage::Awq(raw) => {
@@ -263,13 +268,7 @@ fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
 fn schemes(method: &str, targets: &RawTargets, spec: &ModelSpec) -> std::result::Result<BTreeMap<String, Scheme>, String> {
     let parameters = spec.parameters();
     let matrices = || parameters.iter().filter(|p| !matches!(p.kind, ParameterKind::Kept | ParameterKind::Vector));
-    for pattern in targets.skip {
-        if !matrices().any(|p| matches(pattern, &p.name)) {
-            return Err(format!(
-                "{method}: skip = \"{pattern}\" names no matrix of this model; names are like blocks.0.ffn.down, and * stands for anything"
-            ));
-        }
-    }
+    check_skip(method, targets.skip, matrices().map(|p| &p.name))?;
     let (linear, embeddings, head) = (
         scheme(method, targets.linear)?,
         scheme(&format!("{method}: embeddings"), targets.embeddings)?,
@@ -299,6 +298,21 @@ fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
     }
     let symmetric = symmetric(what, data_type, raw.symmetric, raw.centred)?;
     Ok(Scheme { code, group_size: raw.group_size, symmetric, data_type })
+}
+
+/// Refuses patterns that none of the names of what a stage changes fits.
+pub(super) fn check_skip<'a>(
+    method: &str,
+    skip: &[String],
+    names: impl Iterator<Item = &'a String> + Clone,
+) -> std::result::Result<(), String> {
+    let none = |pattern: &&String| !names.clone().any(|name| matches(pattern, name));
+    match skip.iter().find(none) {
+        Some(pattern) => Err(format!(
+            "{method}: skip = \"{pattern}\" names no matrix of this model that it changes; names are like blocks.0.ffn.down, and * stands for anything"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether a name fits a pattern in which `*` stands for any text.

@@ -31,8 +31,9 @@ pub fn page(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
 
 fn stage(stage: &super::StageReport) -> String {
     let training: String = stage.training.iter().map(training).collect();
+    let remarks: String = stage.remarks.iter().map(|remark| format!("<p>{}</p>", escape(remark))).collect();
     if stage.layers.is_empty() {
-        return format!("<h2>{} ({:.1} s)</h2>{training}", escape(&stage.method), stage.seconds);
+        return format!("<h2>{} ({:.1} s)</h2>{remarks}{training}", escape(&stage.method), stage.seconds);
     }
     let greatest = stage.layers.iter().map(|l| l.relative_error).fold(f64::MIN_POSITIVE, f64::max);
     let rows: String = stage
@@ -46,7 +47,7 @@ fn stage(stage: &super::StageReport) -> String {
         })
         .collect();
     format!(
-        "<h2>{} ({:.1} s)</h2><table><tr><th>layer</th><th>bits</th><th>relative error</th><th class=\"wide\"></th></tr>{rows}</table>",
+        "<h2>{} ({:.1} s)</h2>{remarks}<table><tr><th>layer</th><th>bits</th><th>relative error</th><th class=\"wide\"></th></tr>{rows}</table>",
         escape(&stage.method),
         stage.seconds
     )

@@ -89,12 +89,15 @@ pub struct StageReport {
     /// What was taken out, where something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruning: Option<PruningReport>,
+    /// What the user should know of the stage as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 impl StageReport {
     /// Of a stage that has nothing to tell but its time.
     pub fn of(method: &str, seconds: f64) -> Self {
-        Self { method: method.to_owned(), seconds, layers: Vec::new(), training: Vec::new(), pruning: None }
+        Self { method: method.to_owned(), seconds, layers: Vec::new(), training: Vec::new(), pruning: None, remarks: Vec::new() }
     }
 
     /// What does not change from run to run.
@@ -104,7 +107,7 @@ impl StageReport {
             .iter()
             .map(|t| serde_json::json!({ "name": t.name, "end": t.end, "steps": t.lines.last().map(|l| l.step) }))
             .collect();
-        let mut all = serde_json::json!({ "method": self.method, "layers": self.layers, "training": training });
+        let mut all = serde_json::json!({ "method": self.method, "layers": self.layers, "training": training, "remarks": self.remarks });
         if let Some(pruning) = &self.pruning {
             all["pruning"] = serde_json::to_value(pruning).expect("a report is JSON");
         }
@@ -150,6 +153,11 @@ impl CompressReport {
             write_atomically(path, |out| out.write_all(text.as_bytes()))?;
         }
         Ok(())
+    }
+
+    /// What stages have to say as a whole, each behind its name.
+    pub fn remarks(&self) -> impl Iterator<Item = String> {
+        self.stages.iter().flat_map(|stage| stage.remarks.iter().map(move |remark| format!("{}: {remark}", stage.method)))
     }
 
     /// Before and after, as rows of label, before, after.

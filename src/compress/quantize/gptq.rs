@@ -60,15 +60,12 @@ pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOp
         Arc::new(Permutation { name: permutation.to_owned(), order })
     });
     let plan = Plan::new(&order, group, options, stored.is_some());
-    let raised = factor.damp_percent > options.damp_percent;
-    let remark =
-        || format!("damping raised from {} to {}: its Hessian is not positive definite", options.damp_percent, factor.damp_percent);
     let solve = |site: &Site| {
         let weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
         let rounding = Rounding::new(site.scheme, options.grid, to_array(&weight).view());
         let mut tensor = round_columns::<T>(&weight, &index, &factor.upper, &rounding, &plan);
         tensor.permutation = stored.clone();
-        Outcome { tensor, remarks: raised.then(remark).into_iter().collect() }
+        Outcome { tensor, remarks: factor.raised_from(options.damp_percent).into_iter().collect() }
     };
     Ok(sites.iter().map(solve).collect())
 }

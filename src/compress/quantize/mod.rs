@@ -15,7 +15,7 @@ use super::calibrate::InputStatistics;
 use crate::error::Result;
 use crate::quant::{QuantizedTensor, Scheme};
 use crate::recipe::Method;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A matrix to be quantised.
 pub struct Site {
@@ -49,11 +49,4 @@ pub fn layer_method(method: Method) -> Box<dyn LayerMethod> {
         Method::Gptq(options) => Box::new(Gptq { options }),
         Method::LlmInt8(options) => Box::new(LlmInt8 { options }),
     }
-}
-
-/// ‖(W − Ŵ)X‖ / ‖WX‖ from the Hessian of X, both weights `[out, in]`.
-pub fn relative_error(weight: &Tensor, compressed: &Tensor, hessian: &Tensor) -> f64 {
-    let energy = |w: &Tensor| (w.matmul(hessian) * w).sum(Kind::Double).double_value(&[]).max(0.0);
-    let whole = energy(weight);
-    if whole == 0.0 { 0.0 } else { (energy(&(weight - compressed)) / whole).sqrt() }
 }

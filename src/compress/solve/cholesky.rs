@@ -11,6 +11,14 @@ pub struct InverseFactor {
     pub damp_percent: f64,
 }
 
+impl InverseFactor {
+    /// What to say where more damping was needed than was asked for.
+    pub fn raised_from(&self, damp_percent: f64) -> Option<String> {
+        let raised = || format!("damping raised from {damp_percent} to {}: its Hessian is not positive definite", self.damp_percent);
+        (self.damp_percent > damp_percent).then(raised)
+    }
+}
+
 /// Factors the inverse of a Hessian `[n, n]` with `damp_percent` of its mean
 /// diagonal added; where that is not positive definite, with ten times as much,
 /// and so on. Dead columns must have been taken care of.

@@ -2,4 +2,6 @@
 
 pub mod cholesky;
 pub mod least_squares;
+pub mod mask;
 pub mod optimal_brain;
+pub mod relative_error;

@@ -1,0 +1,134 @@
+//! A stage that sparsifies: weights of each block's linear layers become zero, and
+//! everything is stored as densely as before.
+
+use super::Done;
+use super::journal::Made;
+use super::narrow::kept;
+use super::walk::{BlockWork, Walk, own_groups};
+use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::solve::relative_error::relative_error;
+use crate::compress::sparsify::sparsifier;
+use crate::compress::{Compute, Parameter, Parameters, dense};
+use crate::error::{Error, Result};
+use crate::model::{ParameterKind, Part};
+use crate::progress::Progress;
+use crate::quant::{Weight, WeightStore};
+use crate::recipe::Sparsify;
+use crate::report::LayerReport;
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Kind, Tensor};
+
+/// Runs the stage.
+pub fn run(plan: &Sparsify, walk: &Walk) -> Result<Done> {
+    let mut done = walk.run(&Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress })?;
+    let share = 100.0 * share_of_zeros(&plan.layers, &*done.model)?;
+    done.report.remarks.push(format!("{share:.1} % of the weights of {} layers are zero; {}", plan.layers.len(), Work::NO_SMALLER));
+    Ok(done)
+}
+
+/// What a later stage has left of the zeros of layers that were sparsified.
+pub fn left(layers: &BTreeSet<String>, model: &dyn WeightStore) -> Result<String> {
+    let share = 100.0 * share_of_zeros(layers, model)?;
+    Ok(format!("{share:.1} % of the weights of {} sparsified layers are zero behind this stage", layers.len()))
+}
+
+fn share_of_zeros(layers: &BTreeSet<String>, model: &dyn WeightStore) -> Result<f64> {
+    let (mut zero, mut all) = (0, 0);
+    for name in layers {
+        let weight = model.weight(name)?;
+        zero += zeros(&weight);
+        all += weight.shape().iter().product::<usize>();
+    }
+    Ok(zero as f64 / all.max(1) as f64)
+}
+
+fn zeros(weight: &Weight) -> usize {
+    weight.to_f32().iter().filter(|&&value| value == 0.0).count()
+}
+
+struct Work<'a> {
+    store: &'a dyn WeightStore,
+    plan: &'a Sparsify,
+    compute: Compute,
+    progress: &'a dyn Progress,
+}
+
+impl BlockWork for Work<'_> {
+    fn method(&self) -> &'static str {
+        "sparsify"
+    }
+
+    fn doing(&self) -> &'static str {
+        "sparsifying"
+    }
+
+    fn steps(&self, pass: u64) -> u64 {
+        let spec = self.store.spec();
+        // A block is observed once, and solved group by group.
+        pass + spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64)
+    }
+
+    /// As they were.
+    fn outside_blocks(&self, part: Part) -> Result<Made> {
+        Ok(Made { weights: self.weights(part, BTreeMap::new())?, layers: Vec::new() })
+    }
+
+    /// All layers on what the block as it was makes of the calibration, as in both
+    /// papers' programs.
+    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
+        let spec = self.store.spec();
+        let own = own_groups(spec, index);
+        let inputs: Vec<_> = own.iter().map(|group| group.input).collect();
+        let parameters = Parameters::block(self.store, index, self.compute)?;
+        let mut statistics = stream.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
+        let mut later_uses = later_uses.unwrap_or_default();
+        inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, input));
+        let method = sparsifier(self.plan);
+        let (mut changed, mut layers) = (BTreeMap::new(), Vec::new());
+        for group in &own {
+            let input = statistics.take(group.input);
+            let names = group.linears.iter().map(|linear| spec.block_name(index, linear.role));
+            let names: Vec<_> = names.filter(|name| self.plan.layers.contains(name)).collect();
+            if input.hessian.diag(0).isfinite().all().int64_value(&[]) == 0 {
+                let names = names.join(", ");
+                return Err(Error::Overflow(format!("the activations of {names} are not finite: the model overflows on this text")));
+            }
+            let weights = names.iter().map(|name| Ok(self.load(self.store.weight(name)?))).collect::<Result<Vec<_>>>()?;
+            let outcomes = method.sparsify(&weights, &input)?;
+            for ((name, weight), mut outcome) in names.into_iter().zip(&weights).zip(outcomes) {
+                let stored = kept(dense(&name, &outcome.weight), ParameterKind::Linear);
+                let count = weight.numel();
+                let share = 100.0 * zeros(&stored) as f64 / count as f64;
+                outcome.remarks.push(format!("{share:.1} % zeros; {}", Self::NO_SMALLER));
+                layers.push(LayerReport {
+                    relative_error: relative_error(weight, &self.load(stored.clone()), &input.hessian),
+                    bits: 8.0 * stored.len_bytes() as f64 / count as f64,
+                    remarks: outcome.remarks,
+                    name: name.clone(),
+                });
+                changed.insert(name, stored);
+            }
+            self.progress.advance(1);
+        }
+        Ok(Made { weights: self.weights(Part::Block(index), changed)?, layers })
+    }
+}
+
+impl Work<'_> {
+    /// What a reader of a report must not expect.
+    const NO_SMALLER: &'static str = "the file is not smaller for them";
+
+    /// A part's parameters, some of them changed.
+    fn weights(&self, part: Part, mut changed: BTreeMap<String, Weight>) -> Result<Vec<(String, Weight)>> {
+        let weight = |parameter: crate::model::Parameter| {
+            let weight = changed.remove(&parameter.name).map_or_else(|| self.store.weight(&parameter.name), Ok)?;
+            Ok((parameter.name, kept(weight, parameter.kind)))
+        };
+        self.store.spec().parameters_of(part).map(weight).collect()
+    }
+
+    /// Numbers in f32.
+    fn load(&self, weight: Weight) -> Tensor {
+        Parameter::load(weight, Compute { kind: Kind::Float, ..self.compute }).tensor().copy()
+    }
+}

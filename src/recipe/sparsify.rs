@@ -1,0 +1,164 @@
+//! `[stage.sparsify]`: weights of linear layers become zero, by a fraction or N of M.
+
+use super::Precision;
+use super::resolve::{check_skip, matches};
+use crate::model::{ModelSpec, ParameterKind};
+use serde::{Deserialize, Serialize, Serializer};
+use std::collections::BTreeSet;
+
+/// A stage that sparsifies.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sparsify {
+    /// By which method.
+    pub method: SparsityMethod,
+    /// How many weights go.
+    pub sparsity: Sparsity,
+    /// Linear layers, by canonical name; one that is not listed stays as it is.
+    pub layers: BTreeSet<String>,
+}
+
+/// What chooses the weights that go, with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SparsityMethod {
+    /// The smallest of a layer.
+    Magnitude,
+    /// The smallest of each output once multiplied by the norm of what they meet.
+    Wanda,
+    /// Those whose loss the others make good best.
+    SparseGpt(SparseGptOptions),
+}
+
+/// How SparseGPT solves.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SparseGptOptions {
+    /// Added to the Hessian's diagonal, relative to its mean.
+    pub damp_percent: f64,
+    /// Columns that a mask is chosen for at once: Bs of the paper.
+    pub block_size: usize,
+    /// What Hessians are solved in.
+    pub precision: Precision,
+}
+
+impl Default for SparseGptOptions {
+    fn default() -> Self {
+        Self { damp_percent: 0.01, block_size: 128, precision: Precision::F32 }
+    }
+}
+
+/// How many weights become zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sparsity {
+    /// This share of them, wherever they are.
+    Unstructured(f64),
+    /// All but `n` of any `m` neighbours in a row.
+    Pattern {
+        /// Weights that stay at most.
+        n: usize,
+        /// Neighbours, from a multiple of `m` on.
+        m: usize,
+    },
+}
+
+/// As it is written: 0.5 or "2:4".
+impl Serialize for Sparsity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unstructured(share) => serializer.serialize_f64(*share),
+            Self::Pattern { n, m } => serializer.serialize_str(&format!("{n}:{m}")),
+        }
+    }
+}
+
+/// As it is written. What is SparseGPT's alone has no default, so that it is refused
+/// elsewhere.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSparsify {
+    method: MethodName,
+    sparsity: Option<f64>,
+    pattern: Option<String>,
+    skip: Vec<String>,
+    damp_percent: Option<f64>,
+    block_size: Option<usize>,
+    precision: Option<Precision>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MethodName {
+    Magnitude,
+    Wanda,
+    #[default]
+    SparseGpt,
+}
+
+impl RawSparsify {
+    /// For a model.
+    pub fn checked(&self, spec: &ModelSpec) -> Result<Sparsify, String> {
+        let of = |reason: String| format!("sparsify: {reason}");
+        let sparsity = self.sparsity().map_err(of)?;
+        let method = self.method(sparsity).map_err(of)?;
+        let parameters = spec.parameters();
+        let linear = || parameters.iter().filter(|p| p.kind == ParameterKind::Linear).map(|p| &p.name);
+        check_skip("sparsify", &self.skip, linear())?;
+        let layers = linear().filter(|name| !self.skip.iter().any(|pattern| matches(pattern, name))).cloned().collect();
+        Ok(Sparsify { method, sparsity, layers })
+    }
+
+    fn sparsity(&self) -> Result<Sparsity, String> {
+        const HALF: f64 = 0.5;
+        match (self.sparsity, &self.pattern) {
+            (Some(_), Some(_)) => Err("sparsity and pattern exclude each other; leave one out".into()),
+            (share, None) => match share.unwrap_or(HALF) {
+                share if (0.0..1.0).contains(&share) => Ok(Sparsity::Unstructured(share)),
+                share => Err(format!("sparsity = {share} must be from 0 to below 1; 0.5 makes half of the weights zero")),
+            },
+            (None, Some(pattern)) => {
+                let numbers = pattern.split_once(':').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
+                match numbers {
+                    Some((n, m)) if 0 < n && n < m => Ok(Sparsity::Pattern { n, m }),
+                    _ => Err(format!("pattern = \"{pattern}\" must say how many of how many neighbours stay, such as \"2:4\" or \"4:8\"")),
+                }
+            }
+        }
+    }
+
+    fn method(&self, sparsity: Sparsity) -> Result<SparsityMethod, String> {
+        let method = match self.method {
+            MethodName::SparseGpt => return self.sparse_gpt(sparsity).map(SparsityMethod::SparseGpt),
+            MethodName::Magnitude => SparsityMethod::Magnitude,
+            MethodName::Wanda => SparsityMethod::Wanda,
+        };
+        let given = [
+            ("damp_percent", self.damp_percent.is_some()),
+            ("block_size", self.block_size.is_some()),
+            ("precision", self.precision.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(format!("{key} is for method = \"sparsegpt\"; leave it out")),
+            None => Ok(method),
+        }
+    }
+
+    fn sparse_gpt(&self, sparsity: Sparsity) -> Result<SparseGptOptions, String> {
+        let defaults = SparseGptOptions::default();
+        let options = SparseGptOptions {
+            damp_percent: self.damp_percent.unwrap_or(defaults.damp_percent),
+            block_size: self.block_size.unwrap_or(defaults.block_size),
+            precision: self.precision.unwrap_or(defaults.precision),
+        };
+        let SparseGptOptions { damp_percent, block_size, .. } = options;
+        match sparsity {
+            _ if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
+                Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))
+            }
+            _ if block_size == 0 => Err("block_size must be at least 1 (the paper's is 128)".into()),
+            Sparsity::Pattern { m, .. } if !block_size.is_multiple_of(m) => {
+                let next = block_size.next_multiple_of(m);
+                Err(format!("block_size = {block_size} would split groups of {m}; set block_size = {next}"))
+            }
+            _ => Ok(options),
+        }
+    }
+}
