@@ -105,6 +105,7 @@ fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_pickles.py
 	.venv-compat/bin/python python-compat/write_int8.py
 	.venv-compat/bin/python python-compat/write_losses.py
+	.venv-compat/bin/python python-compat/write_sparse.py
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.
 tokenizations: .venv-compat/ready

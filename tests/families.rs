@@ -21,11 +21,15 @@ struct Method {
     name: &'static str,
     /// Settings it is tried with.
     settings: &'static [&'static str],
+    /// What all of them have.
+    common: &'static str,
     /// Whether its layers must come nearer to the original than those of rounding.
     beats_rounding: bool,
 }
 
-const METHODS: [Method; 4] = [
+const GROUPS: &str = "group_size = 32";
+
+const METHODS: [Method; 5] = [
     Method {
         name: "rtn",
         settings: &[
@@ -34,6 +38,7 @@ const METHODS: [Method; 4] = [
             "bits = 8\nsymmetric = true\nrescale = { smooth = 0.5 }",
             "bits = 4\ndata_type = 'nf4'",
         ],
+        common: GROUPS,
         beats_rounding: false,
     },
     Method {
@@ -48,15 +53,32 @@ const METHODS: [Method; 4] = [
             "bits = 4\nrescale = 'awq'\ntrue_sequential = true",
             "bits = 6\ndata_type = 'quantile'\ncentred = true",
         ],
+        common: GROUPS,
         beats_rounding: true,
     },
-    Method { name: "awq", settings: &["bits = 4", "bits = 4\ndata_type = 'nf4'\nduo_scaling = false"], beats_rounding: true },
-    Method { name: "llm_int8", settings: &["bits = 8\nthreshold = 3.0", "bits = 4\nthreshold = 2.8"], beats_rounding: false },
+    Method {
+        name: "awq",
+        settings: &["bits = 4", "bits = 4\ndata_type = 'nf4'\nduo_scaling = false"],
+        common: GROUPS,
+        beats_rounding: true,
+    },
+    Method {
+        name: "llm_int8",
+        settings: &["bits = 8\nthreshold = 3.0", "bits = 4\nthreshold = 2.8"],
+        common: GROUPS,
+        beats_rounding: false,
+    },
+    Method {
+        name: "sparsify",
+        settings: &["method = 'magnitude'", "method = 'wanda'\npattern = '4:8'", "method = 'sparsegpt'\npattern = '2:4'"],
+        common: "",
+        beats_rounding: false,
+    },
 ];
 
 fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> String {
     format!(
-        "[calibration]\nsequences = {sequences}\nlength = {length}\n[[stage]]\n[stage.{method}]\n{settings}\ngroup_size = 32\n\
+        "[calibration]\nsequences = {sequences}\nlength = {length}\n[[stage]]\n[stage.{method}]\n{settings}\n\
          [evaluate]\nwindow = 16\nmax_windows = 2\n"
     )
 }
@@ -64,7 +86,7 @@ fn recipe(method: &str, settings: &str, (sequences, length): (usize, usize)) -> 
 /// Mean relative error of the blocks' layers at 4 bits.
 fn layer_error(method: &str, dir: &Path) -> Result<f64, String> {
     let out = tempfile::tempdir().unwrap();
-    let report = compress::run(&recipe(method, "bits = 4", (16, 32)), dir, out.path()).map_err(|e| e.to_string())?;
+    let report = compress::run(&recipe(method, &format!("bits = 4\n{GROUPS}"), (16, 32)), dir, out.path()).map_err(|e| e.to_string())?;
     let layers = report.stages.into_iter().flat_map(|stage| stage.layers);
     let errors: Vec<f64> = layers.filter(|l| l.name.starts_with("blocks.")).map(|l| l.relative_error).collect();
     Ok(errors.iter().sum::<f64>() / errors.len() as f64)
@@ -73,7 +95,8 @@ fn layer_error(method: &str, dir: &Path) -> Result<f64, String> {
 fn check(method: &Method, name: &str, dir: &Path) -> Result<(), String> {
     for settings in method.settings {
         let out = tempfile::tempdir().unwrap();
-        let report = compress::run(&recipe(method.name, settings, (4, 16)), dir, out.path()).map_err(|e| e.to_string())?;
+        let report = compress::run(&recipe(method.name, &format!("{settings}\n{}", method.common), (4, 16)), dir, out.path())
+            .map_err(|e| e.to_string())?;
         let packed = runtime::open(out.path(), None).map_err(|e| e.to_string())?;
         let ids: Vec<u32> = (3..43).map(|i| i * 7 % 90).collect();
         let difference = compress::greatest_difference(&packed, &ids).max(report.max_read_back_difference);
