@@ -167,7 +167,7 @@ impl Run<'_> {
             let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
             let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
             let pruning = || prune::Pruning { store: &*store, sample, compute, threads, journal: &journal, progress };
-            let walk = Walk { store: &*store, spec: store.spec(), sample, compute, journal: &journal, progress };
+            let walk = Walk { store: &*store, sample, compute, journal: &journal, progress };
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning().depth(plan)?,
                 Stage::PruneWidth(plan) => pruning().width(plan)?,

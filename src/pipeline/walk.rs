@@ -50,8 +50,6 @@ pub trait BlockWork {
 pub struct Walk<'a> {
     /// The model as it is.
     pub store: &'a dyn WeightStore,
-    /// What the model that is made is: its blocks are as many as those of `store`.
-    pub spec: &'a ModelSpec,
     /// What it is calibrated on.
     pub sample: Sample<'a>,
     /// Where and in what libtorch computes.
@@ -66,14 +64,15 @@ impl Walk<'_> {
     /// Does the work in all places; each is on disk before the next begins.
     pub fn run(&self, work: &dyn BlockWork) -> Result<Done> {
         let start = Instant::now();
-        let Self { spec, journal, compute, progress, .. } = *self;
+        let Self { store, journal, compute, progress, .. } = *self;
+        let spec = store.spec();
         let start_part = journal.part(spec, Part::Start, || work.outside_blocks(Part::Start))?;
         let mut layers = start_part.layers;
         // What is finished and still to be read, by canonical name.
         let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
         let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
         let mut stream = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
-        let mut later_uses = later_uses(self.store, &stream, compute, progress)?;
+        let mut later_uses = later_uses(store, &stream, compute, progress)?;
 
         let pass = stream.len();
         let steps = work.steps(pass);
