@@ -40,7 +40,7 @@ pub const HARD: &str = "hard labels only";
 pub const FORWARD: &str = "forward KL";
 
 /// A new comparison = one row.
-pub const ROWS: [Row; 9] = [
+pub const ROWS: [Row; 8] = [
     Row { name: UNTRAINED, stages: &[] },
     Row { name: HARD, stages: &[alone("soft = 0.0\nhard = 1.0")] },
     Row { name: FORWARD, stages: &[alone("")] },
@@ -65,13 +65,6 @@ pub const ROWS: [Row; 9] = [
         stages: &[
             FIRST,
             Lesson { share: 0.2, keys: "on_policy = { method = 'minillm' }\ndivergence = 'reverse_kl'\nhard = 0.1", training: OWN_TEXTS },
-        ],
-    },
-    Row {
-        name: "forward KL, then GKD",
-        stages: &[
-            FIRST,
-            Lesson { share: 0.2, keys: "on_policy = { method = 'gkd' }\ndivergence = { jensen_shannon = 0.5 }", training: OWN_TEXTS },
         ],
     },
 ];

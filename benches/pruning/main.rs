@@ -23,7 +23,7 @@ use thimble::runtime::{Activations, Decoder, Model};
 
 const MODEL: &str = "house-6m";
 /// Of a recovery.
-const TOKENS: u64 = 1_000_000;
+const TOKENS: u64 = 500_000;
 /// The point that a target is on.
 const RATIO: f64 = 0.3;
 /// Perplexity there, of the original's, at most.

@@ -23,12 +23,11 @@ pub const DEPTH: &str = "layers by block influence";
 pub const BEST: &str = "width by the optimal brain";
 
 /// A new way = one row.
-pub const WAYS: [Way; 8] = [
+pub const WAYS: [Way; 7] = [
     Way { name: DEPTH, stage: "[stage.prune_depth]", solves: false },
     width("width by magnitude", "[stage.prune_width]\nmultiple = 16\nsaliency = 'magnitude'"),
     width("width by Wanda", "[stage.prune_width]\nmultiple = 16\nsaliency = 'wanda'"),
-    width("width by Taylor, first order", "[stage.prune_width]\nmultiple = 16\nsaliency = 'taylor'"),
-    width("width by Taylor, second order", "[stage.prune_width]\nmultiple = 16\nsaliency = 'taylor_second'"),
+    width("width by Taylor expansion", "[stage.prune_width]\nmultiple = 16\nsaliency = 'taylor'"),
     width("width by mean activations", "[stage.prune_width]\nmultiple = 16\nsaliency = 'activation'"),
     width(BEST, "[stage.prune_width]\nmultiple = 16"),
     width("the same, widths by layer", "[stage.prune_width]\nmultiple = 16\nuniform = false"),

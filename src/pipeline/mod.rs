@@ -166,11 +166,11 @@ impl Run<'_> {
             let journal = self.journal.stage(i)?;
             let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
             let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
-            let pruning = || prune::Pruning { store: &*store, sample, compute, threads, journal: &journal, progress };
             let walk = Walk { store: &*store, sample, compute, journal: &journal, progress };
+            let pruning = prune::Pruning { walk: &walk, threads };
             let mut done = match stage {
-                Stage::PruneDepth(plan) => pruning().depth(plan)?,
-                Stage::PruneWidth(plan) => pruning().width(plan)?,
+                Stage::PruneDepth(plan) => pruning.depth(plan)?,
+                Stage::PruneWidth(plan) => pruning.width(plan)?,
                 Stage::Quantize(plan) => quantize::run(plan, &walk)?,
                 Stage::Sparsify(plan) => sparsify::run(plan, &walk)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,

@@ -2,8 +2,8 @@
 //! down, then the parts of the smaller model are made one by one.
 
 use super::Done;
-use super::journal::{Made, StageJournal};
-use super::walk::Sample;
+use super::journal::Made;
+use super::walk::Walk;
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::decoder::Entrance;
 use crate::compress::prune::gradients::Gradients;
@@ -15,7 +15,6 @@ use crate::compress::solve::least_squares;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
 use crate::model::{InputGroup, ModelSpec, Part, Selection};
-use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{PruneDepth, PruneWidth, Saliency};
 use crate::report::{LayerReport, PruningReport, StageReport};
@@ -29,35 +28,33 @@ const DAMP_PERCENT: f64 = 0.01;
 
 /// What both stages are run with.
 pub struct Pruning<'a> {
-    /// The model as it is.
-    pub store: &'a dyn WeightStore,
-    /// What it is judged on.
-    pub sample: Sample<'a>,
-    /// Where and in what libtorch computes.
-    pub compute: Compute,
+    /// The model as it is, and what it is judged on.
+    pub walk: &'a Walk<'a>,
     /// Threads of the device's runtime, which is timed; 0 = one a core.
     pub threads: usize,
-    /// What has been done so far.
-    pub journal: &'a StageJournal,
-    /// Hears how far it is.
-    pub progress: &'a dyn Progress,
 }
 
 impl Pruning<'_> {
     /// Takes out layers.
     pub fn depth(&self, plan: &PruneDepth) -> Result<Done> {
         let start = Instant::now();
-        let spec = self.store.spec();
-        let (selection, scores) = self.journal.value("selection", || {
-            let depth::Layers { scores, out } =
-                depth::choose(plan.saliency, plan.count(spec), self.store, self.sample.sequences, self.compute, self.progress)?;
+        let spec = self.walk.store.spec();
+        let (selection, scores) = self.walk.journal.value("selection", || {
+            let depth::Layers { scores, out } = depth::choose(
+                plan.saliency,
+                plan.count(spec),
+                self.walk.store,
+                self.walk.sample.sequences,
+                self.walk.compute,
+                self.walk.progress,
+            )?;
             let mut selection = Selection::whole(spec);
             selection.layers.retain(|layer| !out.contains(layer));
             Ok((selection, scores))
         })?;
         let smaller = self.applied(&selection)?;
         for part in smaller.parts() {
-            self.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
+            self.walk.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
         }
         self.done("prune_depth", start, &selection, &smaller, Vec::new(), scores)
     }
@@ -65,13 +62,13 @@ impl Pruning<'_> {
     /// Takes out heads and channels.
     pub fn width(&self, plan: &PruneWidth) -> Result<Done> {
         let start = Instant::now();
-        let selection = self.journal.value("selection", || self.choose(plan))?;
+        let selection = self.walk.journal.value("selection", || self.choose(plan))?;
         let smaller = self.applied(&selection)?;
         let layers = if plan.reconstruct {
             self.solve(plan, &selection, &smaller)?
         } else {
             for part in smaller.parts() {
-                self.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
+                self.walk.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
             }
             Vec::new()
         };
@@ -79,7 +76,7 @@ impl Pruning<'_> {
     }
 
     fn applied(&self, selection: &Selection) -> Result<ModelSpec> {
-        selection.apply(self.store.spec()).map_err(Error::Usage)
+        selection.apply(self.walk.store.spec()).map_err(Error::Usage)
     }
 
     fn done(
@@ -91,7 +88,7 @@ impl Pruning<'_> {
         layers: Vec<LayerReport>,
         scores: Vec<f64>,
     ) -> Result<Done> {
-        let spec = self.store.spec();
+        let spec = self.walk.store.spec();
         let pruning = PruningReport {
             layers_out: (0..spec.blocks.len()).filter(|layer| !selection.layers.contains(layer)).collect(),
             layer_scores: scores,
@@ -99,18 +96,23 @@ impl Pruning<'_> {
             parameters_before: spec.parameter_count(),
             parameters_after: smaller.parameter_count(),
         };
-        tracing::info!("{method}: {pruning}");
-        let report = StageReport { layers, pruning: Some(pruning), ..StageReport::of(method, start.elapsed().as_secs_f64()) };
-        Ok(Done { report, model: Arc::new(self.journal.model(smaller)?) })
+        let report = StageReport {
+            layers,
+            remarks: vec![pruning.to_string()],
+            pruning: Some(pruning),
+            ..StageReport::of(method, start.elapsed().as_secs_f64())
+        };
+        Ok(Done { report, model: Arc::new(self.walk.journal.model(smaller)?) })
     }
 
     /// Judges all units by the whole model, and searches for how many stay.
     fn choose(&self, plan: &PruneWidth) -> Result<Selection> {
-        let spec = self.store.spec();
+        let spec = self.walk.store.spec();
         let timed = search::is_timed(plan.target(spec)).then(|| Latency::measure(spec, self.threads)).transpose()?;
         let needs_gradients = matches!(plan.saliency, Saliency::Taylor | Saliency::TaylorSecond);
-        let gradients =
-            needs_gradients.then(|| Gradients::of(self.store, self.sample.sequences, self.compute, self.progress)).transpose()?;
+        let gradients = needs_gradients
+            .then(|| Gradients::of(self.walk.store, self.walk.sample.sequences, self.walk.compute, self.walk.progress))
+            .transpose()?;
         let judge = Judge { saliency: plan.saliency, gradients: gradients.as_ref(), damp_percent: DAMP_PERCENT };
         let mut tallies = Tallies::new(spec, &plan.axes(spec));
         for part in [Part::Start, Part::End] {
@@ -118,12 +120,12 @@ impl Pruning<'_> {
                 judge.look(&parameter, &self.load(&parameter.name)?, None, &mut tallies)?;
             }
         }
-        let mut stream = self.stream(self.store)?;
-        self.progress.begin("prune_width: judging heads and channels", stream.len() * spec.blocks.len() as u64);
+        let mut stream = self.stream(self.walk.store)?;
+        self.walk.progress.begin("prune_width: judging heads and channels", stream.len() * spec.blocks.len() as u64);
         for (i, block) in spec.blocks.iter().enumerate() {
-            self.progress.may_go_on()?;
-            let parameters = Parameters::block(self.store, i, self.compute)?;
-            let mut known: Statistics = stream.advance_observed(block, &parameters, self.progress);
+            self.walk.progress.may_go_on()?;
+            let parameters = Parameters::block(self.walk.store, i, self.walk.compute)?;
+            let mut known: Statistics = stream.advance_observed(block, &parameters, self.walk.progress);
             for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
                 let input = known.take(input);
                 for linear in linears {
@@ -133,26 +135,26 @@ impl Pruning<'_> {
                 }
             }
         }
-        self.progress.end();
+        self.walk.progress.end();
         let scores = comparable(tallies.scores(plan.aggregate), plan.normalise, spec);
         search::search(plan, &scores, spec, &|smaller| timed.as_ref().map_or(0.0, |latency| latency.of(smaller)))
     }
 
     /// In f32.
     fn load(&self, name: &str) -> Result<Tensor> {
-        let compute = Compute { kind: Kind::Float, ..self.compute };
-        Ok(Parameter::load(self.store.weight(name)?, compute).tensor().copy())
+        let compute = Compute { kind: Kind::Float, ..self.walk.compute };
+        Ok(Parameter::load(self.walk.store.weight(name)?, compute).tensor().copy())
     }
 
     fn stream(&self, store: &dyn WeightStore) -> Result<Stream> {
-        let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.compute)?;
-        Ok(Stream::start(self.sample.sequences, &entrance, self.sample.importance))
+        let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
+        Ok(Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
     }
 
     /// What stays of a part, number by number.
     fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
         let weight = |p: crate::model::Parameter| {
-            let values = selection.weight(&p, self.store.spec(), |name| Ok(self.store.weight(name)?.to_f32().into_owned()))?;
+            let values = selection.weight(&p, self.walk.store.spec(), |name| Ok(self.walk.store.weight(name)?.to_f32().into_owned()))?;
             let weight = Weight::from_f32(&p.name, p.shape, &values);
             Ok((p.name, weight))
         };
@@ -161,36 +163,36 @@ impl Pruning<'_> {
 
     /// Part by part, what has lost inputs solved anew.
     fn solve(&self, plan: &PruneWidth, selection: &Selection, smaller: &ModelSpec) -> Result<Vec<LayerReport>> {
-        let start = self.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
+        let start = self.walk.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
         let start: BTreeMap<String, Weight> = start.weights.into_iter().collect();
-        let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.compute)?;
-        let mut after = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
-        let mut before = self.stream(self.store)?;
+        let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
+        let mut after = Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance);
+        let mut before = self.stream(self.walk.store)?;
         let solver = Solver { pruning: self, plan, selection, smaller };
         let cut = |block: usize| solver.cut(block).len() as u64;
         let steps: u64 = (0..smaller.blocks.len()).map(|block| (cut(block) + 2) * before.len()).sum();
-        self.progress.begin("prune_width: solving what stays", steps);
+        self.walk.progress.begin("prune_width: solving what stays", steps);
         let mut layers = Vec::new();
         for (i, block) in smaller.blocks.iter().enumerate() {
-            self.progress.may_go_on()?;
+            self.walk.progress.may_go_on()?;
             let layer = selection.block_of(i);
-            let whole = Parameters::block(self.store, layer, self.compute)?;
+            let whole = Parameters::block(self.walk.store, layer, self.walk.compute)?;
             let mut fresh = false;
-            let made = self.journal.part(smaller, Part::Block(i), || {
+            let made = self.walk.journal.part(smaller, Part::Block(i), || {
                 fresh = true;
                 solver.block(i, &whole, &before, &after)
             })?;
             if !fresh {
-                self.progress.advance(cut(i) * before.len());
+                self.walk.progress.advance(cut(i) * before.len());
             }
             layers.extend(made.layers);
             let weights: BTreeMap<String, Weight> = made.weights.into_iter().collect();
-            let made = Parameters::of_block(smaller, i, |name| Ok(weights[name].clone()), self.compute)?;
-            before.advance(&self.store.spec().blocks[layer], &whole, self.progress);
-            after.advance(block, &made, self.progress);
+            let made = Parameters::of_block(smaller, i, |name| Ok(weights[name].clone()), self.walk.compute)?;
+            before.advance(&self.walk.store.spec().blocks[layer], &whole, self.walk.progress);
+            after.advance(block, &made, self.walk.progress);
         }
-        self.progress.end();
-        self.journal.part(smaller, Part::End, || self.gathered(selection, smaller, Part::End))?;
+        self.walk.progress.end();
+        self.walk.journal.part(smaller, Part::End, || self.gathered(selection, smaller, Part::End))?;
         Ok(layers)
     }
 }
@@ -216,14 +218,14 @@ impl Solver<'_> {
 
     /// What the dimensions of a layer run over in the whole model.
     fn axes(&self, block: usize, role: &str) -> Vec<Vec<crate::model::Axis>> {
-        let spec = self.pruning.store.spec();
+        let spec = self.pruning.walk.store.spec();
         let name = self.smaller.block_name(block, role);
         let parameter = self.smaller.parameters_of(Part::Block(block)).find(|p| p.name == name).expect("one of the block's");
         spec.axes(&self.selection.there(&parameter, spec))
     }
 
     fn block(&self, block: usize, whole: &Parameters, before: &Stream, after: &Stream) -> Result<Made> {
-        let Pruning { store, compute, progress, .. } = *self.pruning;
+        let Walk { store, compute, progress, .. } = *self.pruning.walk;
         let (spec, layer) = (store.spec(), self.selection.block_of(block));
         let gathered = self.pruning.gathered(self.selection, self.smaller, Part::Block(block))?;
         let mut weights: BTreeMap<String, Weight> = gathered.weights.into_iter().collect();

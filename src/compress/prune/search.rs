@@ -2,7 +2,7 @@
 
 use super::saliency::Scores;
 use crate::error::{Error, Result};
-use crate::model::{Axis, Inner, ModelSpec, Selection};
+use crate::model::{Axis, Inner, Kept, ModelSpec, Selection};
 use crate::recipe::{Cut, PruneWidth, Target};
 use std::collections::BTreeMap;
 
@@ -120,19 +120,24 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// What was chosen, for people: `ffn 512 of 768, 3 of 4 key-value heads`.
+/// What was chosen, for people: `feed-forward: 576 of 768 in every block`.
 pub fn describe(selection: &Selection, spec: &ModelSpec) -> Vec<String> {
-    let of = |axis: Axis| {
-        let kept = selection.of(axis, spec);
-        format!("{axis}: {} of {}", kept.indices.len(), kept.of)
-    };
-    let cut = spec.cuttable().into_iter().filter(|axis| selection.cuts(*axis));
-    // Query heads that go with their key-value heads go without saying.
-    let said = cut.filter(|axis| match axis {
-        Axis::Block(block, Inner::QueryHeads) => !selection.cuts(Axis::Block(*block, Inner::KvHeads)),
-        _ => true,
-    });
-    said.map(of).collect()
+    let mut alike: BTreeMap<(Inner, usize, usize), Vec<usize>> = BTreeMap::new();
+    let mut said = Vec::new();
+    for axis in spec.cuttable().into_iter().filter(|axis| selection.cuts(*axis)) {
+        let Kept { of, indices } = selection.of(axis, spec);
+        match axis {
+            // Query heads that go with their key-value heads go without saying.
+            Axis::Block(block, Inner::QueryHeads) if selection.cuts(Axis::Block(block, Inner::KvHeads)) => (),
+            Axis::Block(block, inner) => alike.entry((inner, indices.len(), of)).or_default().push(block),
+            _ => said.push(format!("{axis}: {} of {of}", indices.len())),
+        }
+    }
+    said.extend(alike.into_iter().map(|((inner, left, of), blocks)| {
+        let blocks = if blocks == selection.layers { "every block".into() } else { format!("blocks {blocks:?}") };
+        format!("{inner}: {left} of {of} in {blocks}")
+    }));
+    said
 }
 
 /// Whether a target is in time, which must be measured.
