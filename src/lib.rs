@@ -9,6 +9,7 @@
 //! | `pipeline` | runs a recipe; journal and resume (feature `torch`) |
 //! | `compress` | everything on libtorch (feature `torch`) |
 //! | `report` | JSON, page, model card (feature `torch`) |
+//! | [`export`] | how a compressed model is written, one file or folder a format |
 //! | [`recipe`] | what to do, in TOML |
 //! | [`eval`] | perplexity, divergence, accuracy, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod compress;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod kernels;
 pub mod memory;
 pub mod model;

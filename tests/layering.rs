@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 14] = [
     &["runtime"],
     &["eval"],
     &["recipe"],
-    &["report"],
+    &["export", "report"],
     &["compress"],
     &["pipeline"],
     &["cli"],

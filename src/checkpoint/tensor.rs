@@ -141,6 +141,24 @@ impl DenseTensor {
         Self { shape: vec![columns, rows], bytes: Bytes::made_late(self.bytes.len(), turn), ..self.clone() }
     }
 
+    /// The numbers in another format, rounded to nearest when they are first touched; as
+    /// they are where it is theirs.
+    pub fn to_type(&self, float_type: FloatType) -> Self {
+        if float_type == self.float_type {
+            return self.clone();
+        }
+        let from = self.clone();
+        let round = move || {
+            let values = from.to_f32();
+            match float_type {
+                FloatType::F32 => bytemuck::cast_slice(&values).to_vec(),
+                FloatType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                FloatType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            }
+        };
+        Self { float_type, bytes: Bytes::made_late(self.len() * float_type.size_bytes(), round), ..self.clone() }
+    }
+
     fn widen(&self, read: impl Fn(&[u8]) -> f32 + Sync + Send) -> Vec<f32> {
         self.bytes.par_chunks_exact(self.float_type.size_bytes()).with_min_len(1 << 16).map(read).collect()
     }

@@ -2,7 +2,7 @@
 //! and where each canonical parameter lies.
 
 use super::families::{self, Names, llama2c as llama2c_family};
-use super::{ModelSpec, Source};
+use super::{FileLayout, ModelSpec, Source};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, llama2c};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
     parameters: BTreeMap<String, Place>,
+    layout: FileLayout,
     /// Parameters whose numbers have been looked at.
     checked: Mutex<BTreeSet<String>>,
 }
@@ -50,17 +51,20 @@ impl DenseModel {
 
     /// Every parameter is looked for here: a tensor that is absent or of another
     /// shape in the last block must not be found after hours of work.
-    fn new(spec: ModelSpec, checkpoint: Checkpoint, names: &Names) -> Result<Self> {
-        let mut parameters = BTreeMap::new();
+    fn new(spec: ModelSpec, checkpoint: Checkpoint, names: &'static Names) -> Result<Self> {
+        let (mut parameters, mut layout) = (BTreeMap::new(), FileLayout::new(names));
         for parameter in spec.parameters() {
             let mut sources = names.sources(&spec, &parameter);
             let there = sources.iter().position(|source| source.tensors.iter().all(|name| checkpoint.find(name).is_some()));
-            let mut source = sources.swap_remove(there.unwrap_or(0));
+            let candidate = there.unwrap_or(0);
+            let mut source = sources.swap_remove(candidate);
             source.tensors.iter_mut().for_each(|name| as_stored(name, &checkpoint));
             source.open(&checkpoint, &parameter.shape)?;
+            let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
+            layout.learn(&parameter, candidate, dimensions);
             parameters.insert(parameter.name, Place { source, shape: parameter.shape });
         }
-        let model = Self { parameters, spec, checkpoint, checked: Mutex::default() };
+        let model = Self { parameters, layout, spec, checkpoint, checked: Mutex::default() };
         model.warn_of_strangers(names);
         Ok(model)
     }
@@ -87,6 +91,11 @@ impl DenseModel {
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// How its files hold parameters.
+    pub fn layout(&self) -> &FileLayout {
+        &self.layout
     }
 
     /// Sets the token that begins a text, where the tokenizer knows better.

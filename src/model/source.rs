@@ -1,6 +1,6 @@
 //! Where a canonical parameter lies in a checkpoint, and how it is rearranged:
 //! parts of fused matrices, transposed ones, rows in another order. Numbers are
-//! moved as bytes and keep their format.
+//! moved as bytes and keep their format. `layout.rs` goes the other way.
 
 use crate::checkpoint::{Bytes, Checkpoint, DenseTensor};
 use crate::error::{Error, Result};
@@ -41,19 +41,25 @@ pub enum Rows {
 }
 
 impl Source {
+    /// Sizes of each of its tensors, for a parameter of `shape`.
+    pub fn stored_shape(&self, shape: &[usize]) -> Vec<usize> {
+        let mut stored = shape.to_vec();
+        if self.tensors.len() > 1 {
+            stored.remove(0);
+        }
+        if let Rows::Runs { of, .. } = self.rows {
+            stored[0] = of;
+        }
+        if self.transposed {
+            stored.reverse();
+        }
+        stored
+    }
+
     /// The tensor of a parameter, which is checked to have the shape that makes one
     /// of `shape`. Its numbers are not read.
     pub fn open(&self, checkpoint: &Checkpoint, shape: &[usize]) -> Result<Vec<DenseTensor>> {
-        let mut expected = shape.to_vec();
-        if self.tensors.len() > 1 {
-            expected.remove(0);
-        }
-        if let Rows::Runs { of, .. } = self.rows {
-            expected[0] = of;
-        }
-        if self.transposed {
-            expected.reverse();
-        }
+        let expected = self.stored_shape(shape);
         let open = |name: &String| squeezed(checkpoint.tensor(name)?, &expected).expect_shape(&expected);
         let tensors = self.tensors.iter().map(open).collect::<Result<Vec<_>>>()?;
         let first = tensors[0].float_type;
@@ -76,19 +82,21 @@ impl Source {
         }
         match self.rows {
             Rows::All => tensor,
-            Rows::Runs { start, len, stride, .. } => {
-                let rows = shape[0];
-                if rows <= len {
-                    return tensor.rows(start..start + rows);
-                }
-                tensor.gather(rows, move |row| start + row / len * stride + row % len)
-            }
+            Rows::Runs { start, len, .. } if shape[0] <= len => tensor.rows(start..start + shape[0]),
+            rows => tensor.gather(shape[0], move |row| rows.at(row)),
+        }
+    }
+}
+
+impl Rows {
+    /// The row of the tensor that a row of the parameter is.
+    pub fn at(self, row: usize) -> usize {
+        match self {
+            Rows::All => row,
+            Rows::Runs { start, len, stride, .. } => start + row / len * stride + row % len,
             Rows::RotaryPairs { head_dim } => {
-                let half = head_dim / 2;
-                tensor.gather(shape[0], move |row| {
-                    let (head, i) = (row / head_dim, row % head_dim);
-                    head * head_dim + i % half * 2 + i / half
-                })
+                let (head, i, half) = (row / head_dim, row % head_dim, head_dim / 2);
+                head * head_dim + i % half * 2 + i / half
             }
         }
     }

@@ -66,6 +66,16 @@ impl Journal {
         self.dir.join(name)
     }
 
+    /// A folder of the run, without what an earlier one has left in it.
+    pub fn empty_folder(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.path(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
+        }
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(dir)
+    }
+
     /// Token streams that are made once.
     pub fn tokens(&self, name: &str, make: impl FnOnce() -> Result<Vec<Vec<u32>>>) -> Result<Vec<Vec<u32>>> {
         once(&self.path(&format!("{name}.json")), make)

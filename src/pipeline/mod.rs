@@ -1,4 +1,4 @@
-//! Runs a recipe on a model: calibrate, compress block by block, pack, measure,
+//! Runs a recipe on a model: calibrate, compress block by block, write, measure,
 //! read back. Every finished block is on disk before the next begins, so a run
 //! that was killed goes on where it stopped.
 
@@ -6,7 +6,6 @@ mod calibration;
 mod distil;
 mod fingerprint;
 mod journal;
-mod narrow;
 mod prune;
 mod quantize;
 mod sparsify;
@@ -18,12 +17,13 @@ use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Accuracy, Ask, Subject, Task};
 use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
+use crate::export::{self, Format};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
-use crate::quant::native::{self, NativeFile, Notes};
-use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
+use crate::quant::native::Notes;
+use crate::recipe::{Gate, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
@@ -61,6 +61,8 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
         return Err(Error::Usage(reason));
     }
     let recipe = raw.resolve(model.spec())?;
+    let format = export::format(recipe.output, &model, &recipe.reshape(model.spec().clone()))?;
+    format.check_folder(options.out)?;
     let eos = model.spec().special.eos.first().copied();
     if let Some(tokenizer) = &mut model.tokenizer {
         tokenizer.default_eos(eos);
@@ -85,7 +87,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     let e = &recipe.evaluate;
     let windows = windows(&held_out[0], model.spec(), e.protocol, e.window, e.max_windows)?;
 
-    let run = Run { recipe: &recipe, model: &model, options, journal: &journal, progress };
+    let run = Run { recipe: &recipe, format: &*format, model: &model, options, journal: &journal, progress };
     let staged = run.stages(&sequences)?;
     let mut notes = Notes {
         recipe: serde_json::to_value(&recipe).expect("a recipe is JSON"),
@@ -93,17 +95,14 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
         provenance: json!({ "tool": format!("thimble {}", env!("CARGO_PKG_VERSION")), "source": source_name(&model.path), "fingerprint": key }),
         ..Notes::default()
     };
-    let draft = match recipe.output {
-        OutputFormat::Native => run.write_measured(&staged, &windows, &tasks, &mut notes)?,
-    };
-    let written = NativeFile::open(&draft.path)?;
-    let read_back = verify::read_back(&written, &windows[0].ids, staged.store, options)?;
+    let draft = run.write_measured(&staged, &windows, &tasks, &mut notes)?;
+    let written = runtime::open(&draft.dir, None)?.store;
+    let read_back = verify::read_back(&*written, &windows[0].ids, staged.store, options)?;
     // Only what was read back and compared takes the place of an earlier model.
-    let file = options.out.join(native::FILE_NAME);
-    std::fs::rename(&draft.path, &file).map_err(Error::io("write", &file))?;
-    let (footprint, original) = (Footprint::of(&written)?, Footprint::of(&*model.store)?);
+    let files = export::put_in_place(&draft.files, &draft.dir, options.out)?;
+    let (footprint, original) = (Footprint::of(&*written)?, Footprint::of(&*model.store)?);
     let speed = |store| decode_speed(store, recipe.evaluate.activations, options);
-    let speed = DecodeSpeed { before: speed(&*model.store)?, after: speed(&written)? };
+    let speed = DecodeSpeed { before: speed(&*model.store)?, after: speed(&*written)? };
     let mut report = CompressReport {
         stages: staged.reports,
         before: draft.before,
@@ -118,7 +117,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
         seconds: start.elapsed().as_secs_f64(),
         resumed_blocks: journal.resumed(),
         gate: draft.gate,
-        files: vec![file],
+        files,
     };
     report.write(options.out, &recipe, written.spec())?;
     journal.remove()?;
@@ -136,6 +135,7 @@ struct Done {
 /// What the steps of a run have in common.
 struct Run<'a> {
     recipe: &'a Recipe,
+    format: &'a dyn Format,
     model: &'a Model,
     options: &'a Options<'a>,
     journal: &'a Journal,
@@ -148,9 +148,11 @@ struct Staged {
     reports: Vec<StageReport>,
 }
 
-/// A written file that is not yet in its place.
+/// A written model that is not yet in its place.
 struct Draft {
-    path: PathBuf,
+    dir: PathBuf,
+    /// Its files, as [`Format::write`] gives them.
+    files: Vec<String>,
     before: Evaluation,
     after: Evaluation,
     gate: Option<GateResult>,
@@ -186,7 +188,7 @@ impl Run<'_> {
             store = done.model;
             reports.push(done.report);
         }
-        Ok(Staged { store: Arc::new(narrow::model(&*store)?), reports })
+        Ok(Staged { store: self.format.shipped(store)?, reports })
     }
 
     /// Layers that the stages before one have sparsified.
@@ -198,49 +200,50 @@ impl Run<'_> {
         self.recipe.stages[..stage].iter().flat_map(layers).collect()
     }
 
-    /// Measures packed bytes as they will ship, then writes them again with what
-    /// was measured.
+    /// Measures what is written as it will ship, then writes it again with what was
+    /// measured where it holds that.
     fn write_measured(&self, staged: &Staged, windows: &[Window], tasks: &[Task], notes: &mut Notes) -> Result<Draft> {
-        let tokenizer = self.model.tokenizer.as_ref().map(|t| t.file());
-        let path = self.journal.path("draft.thimble");
+        let dir = self.journal.empty_folder("draft")?;
         let write = |notes: &Notes| {
-            native::write_model(&path, &*staged.store, tokenizer, notes)?;
-            Ok::<_, Error>(std::fs::metadata(&path).map_err(Error::io("read", &path))?.len())
+            let files = self.format.write(&*staged.store, notes, &dir)?;
+            Ok::<_, Error>((files, runtime::open_weights(&dir)?.size_bytes()))
         };
-        let mut size_bytes = write(notes)?;
-        let Measured { model: mut after, reference } = self.measure(&path, windows)?;
+        let (mut files, mut size_bytes) = write(notes)?;
+        let Measured { model: mut after, reference } = self.measure(&dir, windows)?;
         let mut before = reference.expect("the original is the reference");
         if !tasks.is_empty() {
-            (before.tasks, after.tasks) = self.measure_tasks(&path, tasks)?;
+            (before.tasks, after.tasks) = self.measure_tasks(&dir, tasks)?;
         }
         let stages: Vec<_> = staged.reports.iter().map(StageReport::without_times).collect();
         // The verdict is in the file whose size it judges: until both stand.
         loop {
             let gate = judge(&self.recipe.gate, &before, &after, size_bytes);
             notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages });
-            let written = write(notes)?;
-            if written == size_bytes {
-                return Ok(Draft { path, before, after, gate, size_bytes });
+            let judged = size_bytes;
+            if self.format.holds_notes() {
+                (files, size_bytes) = write(notes)?;
             }
-            size_bytes = written;
+            if size_bytes == judged {
+                return Ok(Draft { dir, files, before, after, gate, size_bytes });
+            }
         }
     }
 
-    /// The original in full precision against the packed file with the recipe's
+    /// The original in full precision against what is written, with the recipe's
     /// activations.
-    fn measure(&self, file: &Path, windows: &[Window]) -> Result<Measured> {
+    fn measure(&self, written: &Path, windows: &[Window]) -> Result<Measured> {
         let e = &self.recipe.evaluate;
-        let packed = runtime::open_weights(file)?;
-        let mut packed = NativeLogits::new(Decoder::new(&*packed.store, e.activations, self.options.threads)?);
+        let written = runtime::open_weights(written)?;
+        let mut written = NativeLogits::new(Decoder::new(&*written.store, e.activations, self.options.threads)?);
         // The reference is never less than single precision, whatever calibration runs in.
         let compute = Compute { kind: tch::Kind::Float, ..self.options.compute };
         let mut original = TorchLogits::new(self.model.store.clone(), compute);
-        evaluate(&mut packed, Some(&mut original), windows, (e.protocol, e.window), self.progress)
+        evaluate(&mut written, Some(&mut original), windows, (e.protocol, e.window), self.progress)
     }
 
     /// Accuracy of the original, whose weights the device's decoder takes in full
-    /// precision, and of the packed file with the recipe's activations.
-    fn measure_tasks(&self, file: &Path, tasks: &[Task]) -> Result<(Accuracy, Accuracy)> {
+    /// precision, and of what is written, with the recipe's activations.
+    fn measure_tasks(&self, written: &Path, tasks: &[Task]) -> Result<(Accuracy, Accuracy)> {
         let tokenizer = self.model.tokenizer()?;
         let ask = Ask { limit: self.recipe.evaluate.task_limit, shots: 0 };
         let measure = |store: &dyn WeightStore| {
@@ -248,7 +251,7 @@ impl Run<'_> {
             tasks::measure(&mut Subject { source: &mut source, tokenizer }, tasks, ask, self.progress)
         };
         let before = measure(&*self.model.store)?;
-        let after = measure(&*runtime::open_weights(file)?.store)?;
+        let after = measure(&*runtime::open_weights(written)?.store)?;
         Ok((tasks::compare(&before, None), tasks::compare(&after, Some(&before))))
     }
 }

@@ -3,7 +3,6 @@
 
 use super::Done;
 use super::journal::Made;
-use super::narrow::kept;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::quantize::{Site, layer_method};
@@ -11,6 +10,7 @@ use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::solve::relative_error::relative_error;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
+use crate::export::kept;
 use crate::model::{FedBy, InputGroup, Part};
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;

@@ -3,13 +3,13 @@
 
 use super::Done;
 use super::journal::Made;
-use super::narrow::kept;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::solve::relative_error::relative_error;
 use crate::compress::sparsify::sparsifier;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
+use crate::export::kept;
 use crate::model::{ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};

@@ -1,11 +1,12 @@
-//! The written file, opened again, must give the logits of what was solved.
+//! What was written, opened again, must be the model that was solved and give its
+//! logits.
 
 use super::Options;
 use crate::compress::TorchLogits;
 use crate::error::{Error, Result};
-use crate::model::LogitSource;
+use crate::model::spec::SpecialTokens;
+use crate::model::{LogitSource, ModelSpec};
 use crate::quant::WeightStore;
-use crate::quant::native::NativeFile;
 use crate::runtime::{Activations, Decoder, KvCache};
 use std::sync::Arc;
 
@@ -16,16 +17,21 @@ const TOLERANCE: f32 = 2e-3;
 const POSITIONS: usize = 128;
 
 /// Greatest difference of logits over the first tokens of a sequence, between the
-/// native runtime on the file and libtorch on the weights as the stages left them.
-pub fn read_back(file: &NativeFile, ids: &[u32], solved: Arc<dyn WeightStore>, options: &Options) -> Result<f32> {
+/// native runtime on what was written and libtorch on the weights as the stages left
+/// them.
+pub fn read_back(written: &dyn WeightStore, ids: &[u32], solved: Arc<dyn WeightStore>, options: &Options) -> Result<f32> {
+    let unusable = |reason: String| Error::format(&written.files()[0], format!("{reason}: it is not to be used"));
+    if plain(written.spec()) != plain(solved.spec()) {
+        return Err(unusable("it says another model than the one that was solved".to_owned()));
+    }
     let ids = &ids[..ids.len().min(POSITIONS)];
     let compute = options.compute;
     let mut solved = TorchLogits::new(solved, compute);
     solved.run_window(ids)?;
     let solved = solved.logits(0..ids.len())?;
 
-    let decoder = Decoder::new(file, Activations::F32, options.threads)?;
-    let mut cache = KvCache::new(file.spec());
+    let decoder = Decoder::new(written, Activations::F32, options.threads)?;
+    let mut cache = KvCache::new(written.spec());
     let run = decoder.logits(&decoder.read(&mut cache, ids)?);
 
     let greatest = solved.iter().fold(1.0f32, |m, v| m.max(v.abs()));
@@ -33,11 +39,12 @@ pub fn read_back(file: &NativeFile, ids: &[u32], solved: Arc<dyn WeightStore>, o
     // bf16 forwards round far more than the comparison may.
     let tolerance = if compute.kind == tch::Kind::Float { TOLERANCE } else { 0.1 };
     if difference.is_nan() || difference > tolerance * greatest {
-        let path = file.files().remove(0);
-        return Err(Error::format(
-            &path,
-            format!("its logits differ from those that were solved by {difference}: the file is not to be used"),
-        ));
+        return Err(unusable(format!("its logits differ from those that were solved by {difference}")));
     }
     Ok(difference)
+}
+
+/// Without the tokens that a tokenizer tells and a spec by itself may not.
+fn plain(spec: &ModelSpec) -> ModelSpec {
+    ModelSpec { special: SpecialTokens::default(), ..spec.clone() }
 }

@@ -46,6 +46,13 @@ pub struct Recipe {
     pub output: OutputFormat,
 }
 
+impl Recipe {
+    /// The spec of a model once all is done to it.
+    pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
+        self.stages.iter().fold(spec, |spec, stage| stage.reshape(spec))
+    }
+}
+
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,10 +149,26 @@ impl Gate {
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
 pub enum OutputFormat {
     /// `model.thimble`
+    #[serde(rename = "native")]
     Native,
+    /// A Hugging Face directory in full precision.
+    #[serde(rename = "hf")]
+    HuggingFace,
+}
+
+impl OutputFormat {
+    /// All of them, by name in a recipe.
+    pub const NAMES: [(&str, Self); 2] = [("native", Self::Native), ("hf", Self::HuggingFace)];
+
+    /// Whether it holds codes.
+    pub fn is_packed(self) -> bool {
+        match self {
+            Self::Native => true,
+            Self::HuggingFace => false,
+        }
+    }
 }
 
 /// One step, resolved. Closed: a stage that some part does not handle must not

@@ -69,10 +69,7 @@ impl RawRecipe {
         }
         let tasks = self.evaluate.tasks.as_ref().map(|name| self.relative(name));
         check_tasks(tasks.as_deref(), self.evaluate.task_limit, &self.gate.min_accuracy)?;
-        let output = match self.output.format.as_str() {
-            "native" => OutputFormat::Native,
-            other => return Err(format!("[output]: format \"{other}\" is not known; known is native")),
-        };
+        let output = output_format(&self.output.format, &stages)?;
         Ok(Recipe {
             calibration: Calibration {
                 text: self.text(&c.text),
@@ -123,6 +120,21 @@ impl RawRecipe {
 
     fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// A format without codes takes nothing that was quantised.
+fn output_format(name: &str, stages: &[Stage]) -> std::result::Result<OutputFormat, String> {
+    let Some((_, format)) = OutputFormat::NAMES.into_iter().find(|(known, _)| *known == name) else {
+        let known = OutputFormat::NAMES.map(|(known, _)| known).join(", ");
+        return Err(format!("[output]: format \"{name}\" is not known; known are {known}"));
+    };
+    match stages.iter().find(|stage| matches!(stage, Stage::Quantize(_))) {
+        Some(stage) if !format.is_packed() => Err(format!(
+            "[output]: format = \"{name}\" holds full-precision weights, and {} quantises: leave that stage out, or set format = \"native\"",
+            stage.method()
+        )),
+        _ => Ok(format),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::CompressReport;
 use crate::model::ModelSpec;
-use crate::recipe::Recipe;
+use crate::recipe::{OutputFormat, Recipe};
 
 /// Words that every card has, by which a rerun knows its own.
 pub const SIGNATURE: &str = "compressed by thimble";
@@ -17,17 +17,26 @@ pub fn card(report: &CompressReport, recipe: &Recipe, spec: &ModelSpec) -> Strin
     let name = |value: serde_json::Result<serde_json::Value>| value.expect("a name").as_str().unwrap_or_default().to_owned();
     format!(
         "# A {} model, {SIGNATURE}\n\n\
-         {} parameters in {} blocks, by {}. Run it with `thimble run . --prompt '…'`.\n\n\
+         {} parameters in {} blocks, by {}. Run it with `thimble run . --prompt '…'`{}.\n\n\
          | | before | after |\n|---|---|---|\n{rows}{gate}{remarks}\n\
          Measured on {} tokens in {} windows of {} (protocol `{}`), after: on the written file as it runs, with activations `{}`.\n",
         spec.family,
         report.footprint.parameters,
         spec.blocks.len(),
         methods.join(", "),
+        others(recipe.output),
         e.tokens,
         e.windows,
         e.window,
         name(serde_json::to_value(e.protocol)),
         name(serde_json::to_value(recipe.evaluate.activations)),
     )
+}
+
+/// What else runs it.
+fn others(format: OutputFormat) -> &'static str {
+    match format {
+        OutputFormat::Native => "",
+        OutputFormat::HuggingFace => ", or load it with `transformers` as any directory of its family",
+    }
 }

@@ -163,6 +163,11 @@ impl Tokenizer {
         self.eos = self.eos.or(eos);
     }
 
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The bytes of a file with all of it: a tokenizer.json, or a world vocabulary.
     pub fn file(&self) -> &[u8] {
         &self.file

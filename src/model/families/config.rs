@@ -22,10 +22,30 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(Error::io("read", path))?;
         let value: Value = serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not JSON: {e}")))?;
+        Self::of(path, value)
+    }
+
+    /// Takes over what has been parsed; `path` is for messages.
+    pub fn of(path: &Path, value: Value) -> Result<Self> {
         if !value.is_object() {
             return Err(Error::format(path, "not a JSON object"));
         }
         Ok(Self { path: path.to_owned(), value, read: Rc::default() })
+    }
+
+    /// The file it is from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All of it.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Whether a key has been asked for, be it there or not.
+    pub fn was_asked(&self, key: &str) -> bool {
+        self.read.borrow().contains(key)
     }
 
     /// The same, as if nothing had been asked for.

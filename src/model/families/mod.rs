@@ -94,9 +94,14 @@ pub const CONFIG: &str = "config.json";
 
 /// Reads a `config.json`: the spec, and the family it is of.
 pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
-    let config = Config::read(path)?;
+    read(&Config::read(path)?)
+}
+
+/// The same from a configuration that is parsed already.
+pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(&config, path, model_type))?;
+    let family =
+        FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
     if let Some(quantization) = config.object("quantization_config")? {
         let why = match quantization.string_or("quantization_mode", "offline")? {
             "online" => "its layers round weights and activations in each product (BitLinear), which is not known yet",
@@ -104,7 +109,7 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
         };
         config.forbid("quantization_config", why)?;
     }
-    let spec = (family.spec)(&config)?;
+    let spec = (family.spec)(config)?;
     spec.check().map_err(|reason| config.error(reason))?;
     Ok((spec, family))
 }

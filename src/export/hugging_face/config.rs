@@ -1,0 +1,186 @@
+//! The source's `config.json` with the widths of another spec.
+//!
+//! Which keys a family reads is not listed here: its reader is run, and tells.
+//! [`KEYS`] says what the keys of all families mean. That what comes out says the
+//! spec, and nothing else, is proved by reading it again.
+
+use crate::checkpoint::FloatType;
+use crate::error::{Error, Result};
+use crate::model::families::{self, CONFIG, Config, Family};
+use crate::model::ModelSpec;
+use crate::model::spec::{Attention, Block, Mixer, SpecialTokens};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What a key says of a spec; `None` where it has no such thing.
+type Meaning = fn(&ModelSpec) -> Option<Value>;
+
+/// What families call widths and lists of blocks.
+const KEYS: [(&[&str], Meaning); 18] = [
+    (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
+    (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
+    (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
+    (&["intermediate_size", "n_inner", "ffn_dim"], |spec| Some(json!(spec.blocks.first()?.ffn.width))),
+    (&["num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"], |spec| {
+        Some(json!(spec.blocks.iter().filter(|block| block.weights_of.is_none()).count()))
+    }),
+    // MobileLLM-LS.
+    (&["layer_sharing"], |spec| Some(json!(spec.blocks.iter().any(|block| block.weights_of.is_some())))),
+    (&["num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"], |spec| Some(json!(first(spec)?.n_heads))),
+    (&["num_key_value_heads"], |spec| Some(json!(first(spec)?.n_kv_heads))),
+    (&["head_dim"], |spec| Some(json!(first(spec)?.head_dim))),
+    // RWKV.
+    (&["attention_hidden_size"], |spec| match &spec.blocks.first()?.mixer {
+        Mixer::Wkv(wkv) => Some(json!(wkv.width)),
+        Mixer::Attention(_) => None,
+    }),
+    (&["layer_types"], |spec| kinds(spec, ["full_attention", "sliding_attention"])),
+    // The first that slides, and with it all behind it.
+    (&["max_window_layers"], |spec| {
+        Some(json!(attentions(spec)?.iter().position(|attention| attention.window.is_some()).unwrap_or(spec.blocks.len())))
+    }),
+    // GPT-Neo: runs of kinds, and how often each comes; or a list.
+    (&["attention_types"], |spec| Some(json!([[kinds(spec, ["global", "local"])?, 1]]))),
+    (&["attention_layers"], |spec| kinds(spec, ["global", "local"])),
+    // OpenELM: parts of the hidden size, rounded to multiples of a divisor.
+    (&["qkv_multipliers"], |spec| {
+        Some(attentions(spec)?.iter().map(|attention| attention.q_width() as f64 / spec.hidden_size as f64).collect())
+    }),
+    (&["num_gqa_groups"], |spec| Some(json!(first(spec)?.n_heads / first(spec)?.n_kv_heads))),
+    (&["ffn_multipliers"], |spec| Some(spec.blocks.iter().map(|block| block.ffn.width as f64 / spec.hidden_size as f64).collect())),
+    (&["ffn_dim_divisor"], |spec| Some(json!(spec.blocks.iter().map(|block| block.ffn.width).reduce(greatest_common_divisor)?))),
+];
+
+fn attentions<'a>(spec: &'a ModelSpec) -> Option<Vec<&'a Attention>> {
+    let attention = |block: &'a Block| match &block.mixer {
+        Mixer::Attention(attention) => Some(attention),
+        Mixer::Wkv(_) => None,
+    };
+    spec.blocks.iter().map(attention).collect()
+}
+
+fn first(spec: &ModelSpec) -> Option<&Attention> {
+    attentions(spec)?.first().copied()
+}
+
+/// One of two names a block: without a window, and with one.
+fn kinds(spec: &ModelSpec, names: [&str; 2]) -> Option<Value> {
+    Some(attentions(spec)?.iter().map(|attention| names[usize::from(attention.window.is_some())]).collect())
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// A configuration for one spec.
+pub struct Configuration {
+    value: Value,
+    /// The family that reads it.
+    pub family: &'static Family,
+}
+
+impl Configuration {
+    /// The configuration in a directory, changed to say `spec`.
+    pub fn of_directory(dir: &Path, spec: &ModelSpec) -> Result<Self> {
+        Self::changed(Config::read(&dir.join(CONFIG))?, spec)
+    }
+
+    /// One for a model that came without, such as llama2.c's; `path` is for messages.
+    pub fn of_llama(path: &Path, spec: &ModelSpec) -> Result<Self> {
+        let rotary = first(spec).and_then(|attention| attention.rotary.as_ref());
+        let value = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": spec.vocab_size,
+            "hidden_size": spec.hidden_size,
+            "intermediate_size": spec.blocks[0].ffn.width,
+            "num_hidden_layers": spec.blocks.len(),
+            "num_attention_heads": 1,
+            "hidden_act": "silu",
+            "max_position_embeddings": spec.context,
+            "rms_norm_eps": spec.final_norm.as_ref().map(|norm| norm.epsilon),
+            "rope_theta": rotary.map(|rotary| rotary.theta),
+            "tie_word_embeddings": spec.tied,
+            "bos_token_id": spec.special.bos,
+            "eos_token_id": spec.special.eos.first(),
+        });
+        Self::changed(Config::of(path, value)?, spec)
+    }
+
+    fn changed(config: Config, spec: &ModelSpec) -> Result<Self> {
+        let (_, family) = families::read(&config)?;
+        let mut value = config.value().clone();
+        let object = value.as_object_mut().expect("a configuration is an object");
+        for (keys, meaning) in KEYS {
+            let Some(said) = meaning(spec) else { continue };
+            // Keys that are there but not read may be read by others.
+            for key in keys.iter().filter(|key| config.was_asked(key) || object.contains_key(**key)).collect::<Vec<_>>() {
+                object.insert((*key).to_owned(), said.clone());
+            }
+        }
+        let changed = Config::of(config.path(), value.clone())?;
+        // Where the weights have a say in it, only the written file can be compared.
+        if family.settle.is_none() {
+            prove(&changed, spec)?;
+        }
+        Ok(Self { value, family })
+    }
+
+    /// The configuration for weights of a number format.
+    pub fn in_type(&self, float_type: FloatType) -> Value {
+        let name = match float_type {
+            FloatType::F32 => "float32",
+            FloatType::F16 => "float16",
+            FloatType::Bf16 => "bfloat16",
+        };
+        let mut value = self.value.clone();
+        // transformers 5 writes the former; all versions read the latter.
+        let key = if value.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        value[key] = json!(name);
+        value
+    }
+}
+
+/// What a configuration says must be the spec, but for tokens, of which a tokenizer
+/// may know better.
+fn prove(config: &Config, spec: &ModelSpec) -> Result<()> {
+    let cannot = |what: String| {
+        Error::Usage(format!(
+            "[output] format = \"hf\": config.json of the {} family cannot say {what}; keep what the family says of all its models \
+             and the same widths in all blocks, or set format = \"native\"",
+            spec.family
+        ))
+    };
+    // What fails to be read is as good a reason as what is read otherwise.
+    let (read, _) = families::read(config).map_err(|e| cannot(format!("this model ({e})")))?;
+    let json = |spec: &ModelSpec| serde_json::to_value(ModelSpec { special: SpecialTokens::default(), ..spec.clone() });
+    let [wanted, read] = [json(spec), json(&read)].map(|json| json.expect("a spec is JSON"));
+    match difference(String::new(), &wanted, &read) {
+        None => Ok(()),
+        Some(difference) => Err(cannot(difference)),
+    }
+}
+
+/// The first place where two specs differ, in words.
+fn difference(path: String, wanted: &Value, read: &Value) -> Option<String> {
+    let inside = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let values = || match (wanted, read) {
+        (Value::Null, _) => format!("that there is no {path}"),
+        (_, Value::Null) => format!("{path} = {wanted}"),
+        _ => format!("{path} = {wanted}: it would be read as {read}"),
+    };
+    match (wanted, read) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            let get = |object: &serde_json::Map<String, Value>, key: &str| object.get(key).cloned().unwrap_or(Value::Null);
+            keys.into_iter().find_map(|key| difference(inside(key), &get(a, key), &get(b, key)))
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() != b.len() => {
+            Some(format!("{} {path}: it would be read as {}", a.len(), b.len()))
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(inside(&i.to_string()), a, b))
+        }
+        _ => (wanted != read).then(values),
+    }
+}

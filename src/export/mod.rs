@@ -1,0 +1,64 @@
+//! How a compressed model is written: one file or folder a format, and a row in
+//! [`format`]. Whatever is written, the pipeline opens it again, compares it with
+//! what the stages have left, measures it, and puts it in its place.
+
+mod hugging_face;
+mod narrow;
+mod native;
+
+pub use hugging_face::HuggingFace;
+pub use narrow::kept;
+pub use native::Native;
+
+use crate::error::{Error, Result};
+use crate::model::ModelSpec;
+use crate::quant::WeightStore;
+use crate::quant::native::Notes;
+use crate::recipe::OutputFormat;
+use crate::runtime::Model;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A format that models are written in.
+pub trait Format {
+    /// The numbers that are written, of those that the stages have left.
+    fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>>;
+
+    /// Writes them into an empty folder. Gives the names of the files in the order in
+    /// which they are to be put in their place: what makes a folder a model comes last.
+    fn write(&self, shipped: &dyn WeightStore, notes: &Notes, dir: &Path) -> Result<Vec<String>>;
+
+    /// Whether the notes are in what is written, which must then be written again
+    /// where there is more to note.
+    fn holds_notes(&self) -> bool;
+
+    /// Fails where a folder holds what the model must not be put beside.
+    fn check_folder(&self, out: &Path) -> Result<()>;
+}
+
+/// The format that a recipe asks for, of a model that is made of `source` and will be
+/// of `spec`. Fails where the format cannot hold such a model; no weight is read.
+pub fn format(output: OutputFormat, source: &Model, spec: &ModelSpec) -> Result<Box<dyn Format>> {
+    Ok(match output {
+        OutputFormat::Native => Box::new(Native::of(source)),
+        OutputFormat::HuggingFace => Box::new(HuggingFace::plan(source, spec)?),
+    })
+}
+
+/// Moves written files into a folder, in their order. Where there are many and the
+/// last one replaces another, that goes first: a folder of new and old files is no
+/// model.
+pub fn put_in_place(files: &[String], from: &Path, out: &Path) -> Result<Vec<PathBuf>> {
+    if let [_, .., last] = files {
+        let last = out.join(last);
+        if last.exists() {
+            std::fs::remove_file(&last).map_err(Error::io("replace", &last))?;
+        }
+    }
+    let put = |name: &String| {
+        let to = out.join(name);
+        std::fs::rename(from.join(name), &to).map_err(Error::io("write", &to))?;
+        Ok(to)
+    };
+    files.iter().map(put).collect()
+}
