@@ -112,9 +112,10 @@ tokenizations: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_tokenizations.py --data $(DATA)
 
 # Our files through other people's readers.
-compat: .venv-compat/ready
-	$(CARGO) build
+compat: setup .venv-compat/ready
+	$(CARGO) build --features torch
 	.venv-compat/bin/python python-compat/check_native.py target/debug/thimble tests/data/golden*.thimble
+	.venv-compat/bin/python python-compat/check_hugging_face.py target/debug/thimble $(DATA)
 
 # Scores of tasks against lm-evaluation-harness; TASK_ITEMS= takes whole files (half an hour).
 TASK_ITEMS ?= 500

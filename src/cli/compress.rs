@@ -13,6 +13,8 @@ Examples:
       --calibration train.txt --eval-text held-out.txt --set gptq.bits=3
   thimble compress recipes/distil-half.toml --model ./teacher --out ./student \\
       --set \"distil.training.text=['/data/stories']\" --set distil.training.tokens=20000000
+  thimble compress recipes/distil-half.toml --model ./teacher --out ./student-for-transformers \\
+      --set output.format=hf
 A run that was interrupted goes on where it stopped when the same command is given again.")]
 #[cfg_attr(not(feature = "torch"), allow(dead_code))]
 pub struct Args {
@@ -21,7 +23,7 @@ pub struct Args {
     /// A Hugging Face directory or a llama2.c .bin, in full precision
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
-    /// The folder to write model.thimble, report.html, report.json, README.md and training-1.csv to
+    /// The folder to write model.thimble (or a Hugging Face directory: [output] format = "hf"), report.html, report.json, README.md and training-1.csv to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// A tokenizer.json, sentencepiece model, vocab.json (with merges.txt), RWKV vocabulary or llama2.c tokenizer.bin, instead of the model's own

@@ -81,14 +81,19 @@ pub struct Notes {
     pub provenance: Value,
 }
 
+/// What made a file: the note that files of other formats have too.
+pub const PROVENANCE: &str = "thimble.provenance";
+
 impl Notes {
-    fn fields(&self) -> [(&'static str, &Value); 4] {
-        [
+    /// Those that there are, as a file's metadata has them.
+    pub fn metadata(&self) -> impl Iterator<Item = (String, Value)> {
+        let fields = [
             ("thimble.recipe", &self.recipe),
             ("thimble.quality", &self.quality),
             ("thimble.chat_template", &self.chat_template),
-            ("thimble.provenance", &self.provenance),
-        ]
+            (PROVENANCE, &self.provenance),
+        ];
+        fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value.to_string().into()))
     }
 }
 
@@ -161,9 +166,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     metadata.insert(VERSION_KEY.into(), VERSION.to_string().into());
     metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
     metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
-    for (key, value) in notes.fields().into_iter().filter(|(_, value)| !value.is_null()) {
-        metadata.insert(key.into(), value.to_string().into());
-    }
+    metadata.extend(notes.metadata());
     write_tensors(path, entries, metadata)
 }
 
@@ -232,7 +235,7 @@ impl NativeFile {
                 recipe: note("thimble.recipe"),
                 quality: note("thimble.quality"),
                 chat_template: note("thimble.chat_template"),
-                provenance: note("thimble.provenance"),
+                provenance: note(PROVENANCE),
             },
             weights: BTreeMap::new(),
             tokenizer: None,

@@ -4,7 +4,7 @@
 use crate::checkpoint::{Bytes, llama2c, pytorch};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
-use crate::model::{DenseModel, ModelSpec};
+use crate::model::{DenseModel, FileLayout, ModelSpec};
 use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile};
 use crate::text::{Tokenizer, optional_json};
@@ -20,6 +20,8 @@ pub struct Model {
     pub store: Arc<dyn WeightStore>,
     /// The native file, where it is one.
     pub native: Option<Arc<NativeFile>>,
+    /// How its files hold parameters, where it is a Hugging Face directory.
+    pub layout: Option<FileLayout>,
     /// Its tokenizer, where one was found.
     pub tokenizer: Option<Tokenizer>,
     /// Its chat template, where one was found.
@@ -105,7 +107,7 @@ fn open_native(path: &Path, file: &Path, with_tokenizer: bool) -> Result<Model> 
     let native = Arc::new(NativeFile::open(file)?);
     let tokenizer = native.tokenizer().filter(|_| with_tokenizer).map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose()?;
     let chat_template = native.notes().chat_template.clone();
-    Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), tokenizer, chat_template })
+    Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), layout: None, tokenizer, chat_template })
 }
 
 fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
@@ -120,14 +122,14 @@ fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     if let Some(tokenizer) = &tokenizer {
         model.default_special(tokenizer.bos(), tokenizer.eos());
     }
-    let chat_template = config["chat_template"].clone();
-    Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template })
+    let (chat_template, layout) = (config["chat_template"].clone(), Some(model.layout().clone()));
+    Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, layout, tokenizer, chat_template })
 }
 
 fn open_llama2c(path: &Path, with_tokenizer: bool) -> Result<Model> {
     let model = DenseModel::open_llama2c(path)?;
     let tokenizer = tokenizer_beside(path).filter(|_| with_tokenizer).map(|file| Tokenizer::open(&file)).transpose()?;
-    Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, tokenizer, chat_template: Value::Null })
+    Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, layout: None, tokenizer, chat_template: Value::Null })
 }
 
 /// `tokenizer.bin`, or the only `tok*.bin`, in the folder of a llama2.c file.

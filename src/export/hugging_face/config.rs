@@ -6,8 +6,8 @@
 
 use crate::checkpoint::FloatType;
 use crate::error::{Error, Result};
-use crate::model::families::{self, CONFIG, Config, Family};
 use crate::model::ModelSpec;
+use crate::model::families::{self, CONFIG, Config, Family};
 use crate::model::spec::{Attention, Block, Mixer, SpecialTokens};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -87,6 +87,7 @@ impl Configuration {
 
     /// One for a model that came without, such as llama2.c's; `path` is for messages.
     pub fn of_llama(path: &Path, spec: &ModelSpec) -> Result<Self> {
+        // Enough to be read; KEYS set the rest.
         let rotary = first(spec).and_then(|attention| attention.rotary.as_ref());
         let value = json!({
             "architectures": ["LlamaForCausalLM"],
@@ -135,8 +136,9 @@ impl Configuration {
         };
         let mut value = self.value.clone();
         // transformers 5 writes the former; all versions read the latter.
-        let key = if value.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-        value[key] = json!(name);
+        let keys = ["dtype", "torch_dtype"].into_iter().filter(|key| value.get(key).is_some()).collect::<Vec<_>>();
+        let keys = if keys.is_empty() { vec!["torch_dtype"] } else { keys };
+        keys.into_iter().for_each(|key| value[key] = json!(name));
         value
     }
 }
@@ -146,8 +148,8 @@ impl Configuration {
 fn prove(config: &Config, spec: &ModelSpec) -> Result<()> {
     let cannot = |what: String| {
         Error::Usage(format!(
-            "[output] format = \"hf\": config.json of the {} family cannot say {what}; keep what the family says of all its models \
-             and the same widths in all blocks, or set format = \"native\"",
+            "[output] format = \"hf\": config.json of the {} family cannot say {what}; choose a shape that it can say (most \
+             families have one width for all blocks), or set format = \"native\"",
             spec.family
         ))
     };
@@ -175,12 +177,8 @@ fn difference(path: String, wanted: &Value, read: &Value) -> Option<String> {
             let get = |object: &serde_json::Map<String, Value>, key: &str| object.get(key).cloned().unwrap_or(Value::Null);
             keys.into_iter().find_map(|key| difference(inside(key), &get(a, key), &get(b, key)))
         }
-        (Value::Array(a), Value::Array(b)) if a.len() != b.len() => {
-            Some(format!("{} {path}: it would be read as {}", a.len(), b.len()))
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(inside(&i.to_string()), a, b))
-        }
+        (Value::Array(a), Value::Array(b)) if a.len() != b.len() => Some(format!("{} {path}: it would be read as {}", a.len(), b.len())),
+        (Value::Array(a), Value::Array(b)) => a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(inside(&i.to_string()), a, b)),
         _ => (wanted != read).then(values),
     }
 }

@@ -9,12 +9,12 @@ mod config;
 mod in_type;
 
 use super::Format;
-use crate::checkpoint::safetensors::SINGLE;
-use crate::checkpoint::{DenseTensor, Entry, FloatType, write_atomically, write_tensors};
+use crate::checkpoint::safetensors::{SINGLE, read_header};
+use crate::checkpoint::{Bytes, DenseTensor, Entry, FloatType, write_atomically, write_tensors};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::parameters::EMBEDDINGS;
-use crate::model::{DenseModel, FileLayout, FileTensor, ModelSpec};
+use crate::model::{FileLayout, FileTensor, ModelSpec};
 use crate::quant::native::{self, Notes};
 use crate::quant::{Weight, WeightStore};
 use crate::runtime::Model;
@@ -25,9 +25,6 @@ use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-
-/// By which a folder that a run has written is known.
-const REPORT: &str = "report.json";
 
 /// Such a directory, for one source and one spec.
 pub struct HuggingFace {
@@ -42,14 +39,14 @@ impl HuggingFace {
     /// For a model of `spec` that is made of `source`. Fails where the configuration of
     /// its family cannot say that spec.
     pub fn plan(source: &Model, spec: &ModelSpec) -> Result<Self> {
-        let configuration = match source.path.is_dir() {
-            true => Configuration::of_directory(&source.path, spec)?,
-            // A llama2.c file has none.
-            false => Configuration::of_llama(&source.path, spec)?,
-        };
-        let layout = match source.path.is_dir() {
-            true => DenseModel::open_hugging_face(&source.path)?.layout().clone(),
-            false => FileLayout::new(configuration.family.names),
+        let (configuration, layout) = match &source.layout {
+            Some(layout) => (Configuration::of_directory(&source.path, spec)?, layout.clone()),
+            // A llama2.c file has no configuration.
+            None => {
+                let configuration = Configuration::of_llama(&source.path, spec)?;
+                let layout = FileLayout::new(configuration.family.names);
+                (configuration, layout)
+            }
         };
         let float_type = dense(source.store.stored(EMBEDDINGS)?).float_type;
         Ok(Self { configuration, layout, float_type, beside: Beside::of(source)? })
@@ -75,7 +72,7 @@ impl Format for HuggingFace {
         Ok(Arc::new(shipped))
     }
 
-    fn write(&self, shipped: &dyn WeightStore, _notes: &Notes, dir: &Path) -> Result<Vec<String>> {
+    fn write(&self, shipped: &dyn WeightStore, notes: &Notes, dir: &Path) -> Result<Vec<String>> {
         let mut files = self.beside.write(dir)?;
         let parameter = |name: &str| shipped.weight(name).map(dense);
         let entry = |tensor: FileTensor| {
@@ -85,15 +82,16 @@ impl Format for HuggingFace {
         let entries = self.layout.tensors(shipped.spec()).into_iter().map(entry).collect::<Result<Vec<_>>>()?;
         let float_type = dense(shipped.stored(EMBEDDINGS)?).float_type;
         // Without it transformers does not know whose layout it is.
-        let metadata = Map::from_iter([("format".to_owned(), json!("pt"))]);
+        let mut metadata = Map::from_iter([("format".to_owned(), json!("pt"))]);
+        metadata.extend(notes.metadata());
         write_tensors(&dir.join(SINGLE), entries, metadata)?;
-        let text = serde_json::to_vec_pretty(&self.configuration.in_type(float_type)).expect("a configuration is JSON");
-        write_atomically(&dir.join(CONFIG), |out| out.write_all(&text))?;
+        let text = serde_json::to_string_pretty(&self.configuration.in_type(float_type)).expect("a configuration is JSON");
+        write_atomically(&dir.join(CONFIG), |out| writeln!(out, "{text}"))?;
         files.extend([SINGLE, CONFIG].map(str::to_owned));
         Ok(files)
     }
 
-    /// The model card and report.json beside it say what was measured.
+    /// All but what was measured, which the model card and report.json say.
     fn holds_notes(&self) -> bool {
         false
     }
@@ -105,10 +103,17 @@ impl Format for HuggingFace {
         };
         match () {
             () if out.join(native::FILE_NAME).exists() => refuse(native::FILE_NAME, "would be opened in place of what is written"),
-            () if out.join(CONFIG).exists() && !out.join(REPORT).exists() => {
-                refuse(CONFIG, "is of a model that is not from here, which would be written over")
-            }
-            () => Ok(()),
+            () if is_ours(&out.join(SINGLE)) => Ok(()),
+            () => match [SINGLE, CONFIG].into_iter().find(|name| out.join(name).exists()) {
+                Some(name) => refuse(name, "is of a model that is not from here, which would be written over"),
+                None => Ok(()),
+            },
         }
     }
+}
+
+/// Whether weights say that an earlier run has written them.
+fn is_ours(weights: &Path) -> bool {
+    let header = Bytes::map(weights).and_then(|bytes| read_header(&bytes, weights));
+    header.is_ok_and(|(_, header)| header.metadata().as_ref().is_some_and(|metadata| metadata.contains_key(native::PROVENANCE)))
 }

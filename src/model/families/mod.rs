@@ -100,8 +100,7 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
 /// The same from a configuration that is parsed already.
 pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
-    let family =
-        FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
     if let Some(quantization) = config.object("quantization_config")? {
         let why = match quantization.string_or("quantization_mode", "offline")? {
             "online" => "its layers round weights and activations in each product (BitLinear), which is not known yet",
