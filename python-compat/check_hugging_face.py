@@ -50,24 +50,27 @@ FROM_FIXTURES = [
     ("xglm-scaled", "layers = [1]"),
 ]
 FROM_DATA = [
-    ("models/house-6m", 'layers = "every_second"'),
-    ("models/house-6m", "hidden_size = 192\nn_heads = 3"),
-    ("models/stories260K/stories260K.bin", 'layers = "every_second"'),
+    ("models/house-6m", "student", 'layers = "every_second"'),
+    ("models/house-6m", "student", "hidden_size = 192\nn_heads = 3"),
+    ("models/house-6m", "prune_depth", "layers = 2"),
+    ("models/house-6m", "prune_width", "ratio = 0.3\ncut = ['ffn']"),
+    ("models/stories260K/stories260K.bin", "student", 'layers = "every_second"'),
 ]
 
 
-def compress(binary, model, student, folder):
+def compress(binary, model, method, settings, folder):
     recipe = folder / "recipe.toml"
     recipe.write_text(
-        f"[[stage]]\n[stage.student]\n{student}\n[evaluate]\nwindow = 16\nmax_windows = 2\n[output]\nformat = 'hf'\n"
+        f"[calibration]\nsequences = 4\nlength = 64\n[[stage]]\n[stage.{method}]\n{settings}\n"
+        "[evaluate]\nwindow = 16\nmax_windows = 2\n[output]\nformat = 'hf'\n"
     )
     subprocess.run([binary, "compress", recipe, "--model", model, "--out", folder / "out"], check=True, stdout=subprocess.DEVNULL)
     return folder / "out"
 
 
-def check(binary, model, student):
+def check(binary, model, method, settings):
     with tempfile.TemporaryDirectory() as folder:
-        written = compress(binary, model, student, Path(folder))
+        written = compress(binary, model, method, settings, Path(folder))
         theirs, info = AutoModelForCausalLM.from_pretrained(written, output_loading_info=True, dtype="auto")
         stored = theirs.dtype
         # transformers says so of tensors that are tied or follow from the rest.
@@ -85,16 +88,16 @@ def check(binary, model, student):
             tokenizer = AutoTokenizer.from_pretrained(written)
             assert text in tokenizer.decode(tokenizer.encode(text)), "the tokenizer does not give the text back"
     difference = float(np.abs(ours - wanted).max())
-    name = f"{Path(model).name}, {student!r}"
+    name = f"{Path(model).name}, {method} {settings!r}"
     print(f"{name}: {stored}, greatest difference of logits {difference:.1e} (at most {TOLERANCE}){f', {lost}' if lost else ''}")
     return not lost and difference <= TOLERANCE
 
 
 def main(binary, data):
     disable_progress_bar()
-    cases = [(FIXTURES / name, student) for name, student in FROM_FIXTURES]
-    cases += [(Path(data) / name, student) for name, student in FROM_DATA if (Path(data) / name).exists()]
-    return 0 if all([check(binary, model, student) for model, student in cases]) else 1
+    cases = [(FIXTURES / name, "student", settings) for name, settings in FROM_FIXTURES]
+    cases += [(Path(data) / name, *stage) for name, *stage in FROM_DATA if (Path(data) / name).exists()]
+    return 0 if all([check(binary, *case) for case in cases]) else 1
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ use thimble::checkpoint::open_directory;
 use thimble::export::{Format, HuggingFace};
 use thimble::model::families::read_config;
 use thimble::model::spec::SpecialTokens;
+use thimble::model::student::Initialise;
 use thimble::model::{DenseModel, ModelSpec, StudentShape};
 use thimble::quant::native::Notes;
 use thimble::quant::{Assembled, Weight};
@@ -21,7 +22,7 @@ use thimble::runtime;
 /// Writes a model as it is.
 fn write_again(source: &Path, out: &Path) -> Vec<String> {
     let model = runtime::open(source, None).unwrap();
-    let format = HuggingFace::plan(&model, model.spec()).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let format = HuggingFace::of(&model).unwrap();
     let shipped = format.shipped(model.store.clone()).unwrap();
     let notes = Notes { provenance: "a test".into(), ..Notes::default() };
     format.write(&*shipped, &notes, out).unwrap()
@@ -63,7 +64,8 @@ fn owners(spec: &ModelSpec) -> Vec<usize> {
 fn student(dir: &Path, shape: impl FnOnce(&ModelSpec) -> StudentShape) -> Result<(), String> {
     let model = runtime::open(dir, None).unwrap();
     let spec = shape(model.spec()).apply(model.spec()).unwrap();
-    let format = HuggingFace::plan(&model, &spec).map_err(|e| e.to_string())?;
+    let format = HuggingFace::of(&model).unwrap();
+    format.check(&spec).map_err(|e| e.to_string())?;
     let numbers = |p: &thimble::model::Parameter| (0..p.shape.iter().product()).map(|i: usize| (i % 251) as f32).collect::<Vec<_>>();
     let weights = spec.parameters().into_iter().map(|p| (p.name.clone(), Weight::from_f32(&p.name, p.shape.clone(), &numbers(&p))));
     let shipped = format.shipped(std::sync::Arc::new(Assembled::new(spec.clone(), weights))).unwrap();
@@ -128,6 +130,23 @@ fn heads_that_do_not_follow_from_the_hidden_size_are_named() {
     for fixture in ["llama-gqa-tied", "llama-classic-config", "qwen2-tied", "phi-partial", "gemma-biases"] {
         student(&data::fixture(fixture), |spec| StudentShape { n_heads: Some(1), ..StudentShape::of_layers(owners(spec)) }).unwrap();
     }
+    // What classes take for granted, though keys could say it.
+    for fixture in ["bitnet-relu2", "phi-qk-norm", "phi3-long", "phonelm-tied", "stablelm-partial"] {
+        let failed = student(&data::fixture(fixture), |spec| StudentShape { n_heads: Some(1), ..StudentShape::of_layers(owners(spec)) });
+        assert!(failed.as_ref().is_err_and(|e| e.contains("together are not as wide as the hidden size")), "{fixture}: {failed:?}");
+    }
+    let narrow = |spec: &ModelSpec| StudentShape { hidden_size: Some(12), ..StudentShape::of_layers(owners(spec)) };
+    assert!(student(&data::fixture("rwkv-narrow-mlp"), narrow).unwrap_err().contains("a state that is not as wide"));
+    // Drawn, so that any number of heads can be asked for.
+    let heads = |n| {
+        student(&data::fixture("llama-nine-heads"), |spec| StudentShape {
+            n_heads: Some(n),
+            initialise: Initialise::Random,
+            ..StudentShape::of_layers(owners(spec))
+        })
+    };
+    heads(3).unwrap();
+    assert!(heads(5).unwrap_err().contains("does not divide the hidden size"));
     let of_gpt2 =
         student(&data::fixture("gpt2-unscaled"), |spec| StudentShape { n_heads: Some(1), ..StudentShape::of_layers(owners(spec)) });
     let reason = of_gpt2.unwrap_err();
@@ -138,14 +157,15 @@ fn heads_that_do_not_follow_from_the_hidden_size_are_named() {
 #[test]
 fn what_one_configuration_cannot_say_is_named() {
     let model = runtime::open(&data::fixture("llama-gqa-tied"), None).unwrap();
+    let format = HuggingFace::of(&model).unwrap();
     let mut spec = model.spec().clone();
     spec.blocks[1].ffn.width -= 4;
-    let reason = HuggingFace::plan(&model, &spec).err().unwrap().to_string();
+    let reason = format.check(&spec).err().unwrap().to_string();
     let width = spec.blocks[1].ffn.width;
     assert!(reason.contains(&format!("llama family cannot say blocks.1.ffn.width = {width}")), "{reason}");
     spec.blocks[1].ffn.weights_of = Some(0);
     spec.blocks[1].ffn.width += 4;
-    let reason = HuggingFace::plan(&model, &spec).err().unwrap().to_string();
+    let reason = format.check(&spec).err().unwrap().to_string();
     assert!(reason.contains("blocks.1.ffn.weights_of = 0"), "{reason}");
 }
 
@@ -157,14 +177,14 @@ fn widths_of_each_block_are_written_where_a_family_lists_them() {
     let mut spec = model.spec().clone();
     let (n, widths) = (spec.blocks.len(), [24usize, 40, 56]);
     (0..n).for_each(|i| spec.blocks[i].ffn.width = widths[i % 3]);
-    HuggingFace::plan(&model, &spec).unwrap();
+    HuggingFace::of(&model).unwrap().check(&spec).unwrap();
 }
 
 /// f16 that is too small for what was trained.
 #[test]
 fn numbers_beyond_f16_are_written_in_f32() {
     let model = runtime::open(&data::fixture("llama-f16"), None).unwrap();
-    let format = HuggingFace::plan(&model, model.spec()).unwrap();
+    let format = HuggingFace::of(&model).unwrap();
     for (value, written) in [(60_000.0f32, "float16"), (70_000.0, "float32")] {
         let weights = model.spec().parameters().into_iter().map(|p| {
             let n = p.shape.iter().product();
@@ -216,7 +236,7 @@ fn what_lies_beside_is_copied_and_strangers_are_left_alone() {
         assert!(a == b, "{name}");
     }
     let model = runtime::open(&source, None).unwrap();
-    let format = HuggingFace::plan(&model, model.spec()).unwrap();
+    let format = HuggingFace::of(&model).unwrap();
     let refused = |dir: &Path| format.check_folder(dir).map_err(|e| e.to_string());
     refused(out.path()).unwrap();
     assert!(refused(&source).unwrap_err().contains("model.safetensors is of a model that is not from here"));
@@ -262,6 +282,26 @@ mod runs {
         }
     }
 
+    fn pruned(more: &str) -> String {
+        format!(
+            "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[stage.prune_width]\nratio = 0.2\nmultiple = 4\ncut = ['ffn']\n{more}\n"
+        )
+    }
+
+    /// Widths that are searched for are known when the stage is done.
+    #[test]
+    fn pruned_models_are_written_where_their_blocks_are_alike() {
+        let out = tempfile::tempdir().unwrap();
+        compress::run(&recipe(&pruned("")), &data::fixture("llama-gqa-tied"), out.path()).unwrap();
+        let written = runtime::open(out.path(), None).unwrap();
+        let widths: BTreeSet<_> = written.spec().blocks.iter().map(|block| block.ffn.width).collect();
+        assert!(widths.len() == 1 && *widths.first().unwrap() < 44, "{widths:?}");
+        // Without a table of heads that shares out the hidden size, nothing can say fewer.
+        let heads = pruned("").replace("['ffn']", "['heads']");
+        let failed = compress::run(&recipe(&heads), &data::fixture("gpt2-unscaled"), out.path()).err().unwrap();
+        assert!(failed.to_string().contains("gpt2 family cannot say"), "{failed}");
+    }
+
     /// Weights that only the file says are shared.
     #[test]
     fn weights_that_settle_a_spec_are_read_back() {
@@ -279,6 +319,7 @@ mod runs {
         let cases = [
             ("llama-gqa-tied", quantised.as_str(), "holds full-precision weights, and rtn quantises: leave that stage out"),
             ("gpt2-by-layer", &recipe(LAST_LAYER), "config.json of the gpt2 family cannot say blocks.0.mixer.attention.scale"),
+            ("llama-gqa-tied", &recipe(&pruned("uniform = false")), "cannot say blocks.1.ffn.width = 44: it would be read as 40"),
         ];
         for (fixture, recipe, expected) in cases {
             let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
 //! How a compressed model is written: one file or folder a format, and a row in
-//! [`format`]. Whatever is written, the pipeline opens it again, compares it with
+//! [`format()`]. Whatever is written, the pipeline opens it again, compares it with
 //! what the stages have left, measures it, and puts it in its place.
 
 mod hugging_face;
@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 /// A format that models are written in.
 pub trait Format {
+    /// Fails where no model of this spec can be written, and says why.
+    fn check(&self, spec: &ModelSpec) -> Result<()>;
+
     /// The numbers that are written, of those that the stages have left.
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>>;
 
@@ -36,12 +39,11 @@ pub trait Format {
     fn check_folder(&self, out: &Path) -> Result<()>;
 }
 
-/// The format that a recipe asks for, of a model that is made of `source` and will be
-/// of `spec`. Fails where the format cannot hold such a model; no weight is read.
-pub fn format(output: OutputFormat, source: &Model, spec: &ModelSpec) -> Result<Box<dyn Format>> {
+/// The format that a recipe asks for, of what is made of `source`. No weight is read.
+pub fn format(output: OutputFormat, source: &Model) -> Result<Box<dyn Format>> {
     Ok(match output {
         OutputFormat::Native => Box::new(Native::of(source)),
-        OutputFormat::HuggingFace => Box::new(HuggingFace::plan(source, spec)?),
+        OutputFormat::HuggingFace => Box::new(HuggingFace::of(source)?),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Format, narrow};
 use crate::error::Result;
+use crate::model::ModelSpec;
 use crate::quant::WeightStore;
 use crate::quant::native::{self, Notes};
 use crate::runtime::Model;
@@ -21,6 +22,11 @@ impl Native {
 }
 
 impl Format for Native {
+    /// Its spec says all that there is.
+    fn check(&self, _spec: &ModelSpec) -> Result<()> {
+        Ok(())
+    }
+
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>> {
         Ok(Arc::new(narrow::model(&*solved)?))
     }

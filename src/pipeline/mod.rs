@@ -61,7 +61,8 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
         return Err(Error::Usage(reason));
     }
     let recipe = raw.resolve(model.spec())?;
-    let format = export::format(recipe.output, &model, &recipe.reshape(model.spec().clone()))?;
+    let format = export::format(recipe.output, &model)?;
+    recipe.example(0, model.spec()).map_or(Ok(()), |spec| format.check(&spec))?;
     format.check_folder(options.out)?;
     let eos = model.spec().special.eos.first().copied();
     if let Some(tokenizer) = &mut model.tokenizer {
@@ -187,6 +188,8 @@ impl Run<'_> {
             }
             store = done.model;
             reports.push(done.report);
+            // What a stage has searched for may not be what can be written.
+            self.recipe.example(i + 1, store.spec()).map_or(Ok(()), |spec| self.format.check(&spec))?;
         }
         Ok(Staged { store: self.format.shipped(store)?, reports })
     }

@@ -47,9 +47,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The spec of a model once all is done to it.
-    pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
-        self.stages.iter().fold(spec, |spec, stage| stage.reshape(spec))
+    /// A model of the kind that comes out, where `spec` has gone into stage number `from`
+    /// (from 0), as far as it is known before. `None` where the stages do not say.
+    pub fn example(&self, from: usize, spec: &ModelSpec) -> Option<ModelSpec> {
+        self.stages[from..].iter().try_fold(spec.clone(), |spec, stage| stage.example(&spec))
     }
 }
 
@@ -208,6 +209,16 @@ impl Stage {
         match self {
             Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) | Stage::Sparsify(_) => true,
             Stage::Student(_) | Stage::Distil(_) => false,
+        }
+    }
+
+    /// A model of the kind that comes out of it.
+    fn example(&self, spec: &ModelSpec) -> Option<ModelSpec> {
+        match self {
+            Stage::Quantize(_) | Stage::Distil(_) | Stage::Sparsify(_) => Some(spec.clone()),
+            Stage::Student(shape) => shape.apply(spec).ok(),
+            Stage::PruneDepth(plan) => plan.stand_in(spec).apply(spec).ok(),
+            Stage::PruneWidth(plan) => plan.example(spec).apply(spec).ok(),
         }
     }
 

@@ -416,4 +416,17 @@ impl PruneWidth {
     pub(super) fn stand_in(&self, spec: &ModelSpec) -> Selection {
         if self.widths.is_empty() { Selection::whole(spec) } else { self.selection(spec, |axis| self.least(axis, spec)) }
     }
+
+    /// A model of the kind that will be left: where widths are searched, each a step
+    /// narrower, and in one block alone where blocks may differ.
+    pub(super) fn example(&self, spec: &ModelSpec) -> Selection {
+        if !self.widths.is_empty() {
+            return self.stand_in(spec);
+        }
+        let is_cut = |axis| self.uniform || !matches!(axis, Axis::Block(1.., _));
+        self.selection(spec, |axis| {
+            let (of, step) = (axis.size(spec), self.step(axis, spec));
+            if is_cut(axis) { ((of - 1) / step * step).max(self.least(axis, spec)) } else { of }
+        })
+    }
 }

@@ -4,6 +4,7 @@
 //! [`KEYS`] says what the keys of all families mean. That what comes out says the
 //! spec, and nothing else, is proved by reading it again.
 
+use super::rules;
 use crate::checkpoint::FloatType;
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
@@ -59,7 +60,8 @@ fn attentions<'a>(spec: &'a ModelSpec) -> Option<Vec<&'a Attention>> {
     spec.blocks.iter().map(attention).collect()
 }
 
-fn first(spec: &ModelSpec) -> Option<&Attention> {
+/// Attention of the first block, in models of attention alone.
+pub fn first(spec: &ModelSpec) -> Option<&Attention> {
     attentions(spec)?.first().copied()
 }
 
@@ -72,22 +74,23 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// A configuration for one spec.
+/// The source's configuration, which others are made of.
 pub struct Configuration {
-    value: Value,
+    config: Config,
+    /// What it says.
+    source: ModelSpec,
     /// The family that reads it.
     pub family: &'static Family,
 }
 
 impl Configuration {
-    /// The configuration in a directory, changed to say `spec`.
-    pub fn of_directory(dir: &Path, spec: &ModelSpec) -> Result<Self> {
-        Self::changed(Config::read(&dir.join(CONFIG))?, spec)
+    /// The configuration in a directory.
+    pub fn of_directory(dir: &Path) -> Result<Self> {
+        Self::new(Config::read(&dir.join(CONFIG))?)
     }
 
     /// One for a model that came without, such as llama2.c's; `path` is for messages.
     pub fn of_llama(path: &Path, spec: &ModelSpec) -> Result<Self> {
-        // Enough to be read; KEYS set the rest.
         let rotary = first(spec).and_then(|attention| attention.rotary.as_ref());
         let value = json!({
             "architectures": ["LlamaForCausalLM"],
@@ -96,7 +99,7 @@ impl Configuration {
             "hidden_size": spec.hidden_size,
             "intermediate_size": spec.blocks[0].ffn.width,
             "num_hidden_layers": spec.blocks.len(),
-            "num_attention_heads": 1,
+            "num_attention_heads": first(spec).map(|attention| attention.n_heads),
             "hidden_act": "silu",
             "max_position_embeddings": spec.context,
             "rms_norm_eps": spec.final_norm.as_ref().map(|norm| norm.epsilon),
@@ -105,62 +108,70 @@ impl Configuration {
             "bos_token_id": spec.special.bos,
             "eos_token_id": spec.special.eos.first(),
         });
-        Self::changed(Config::of(path, value)?, spec)
+        Self::new(Config::of(path, value)?)
     }
 
-    fn changed(config: Config, spec: &ModelSpec) -> Result<Self> {
-        let (_, family) = families::read(&config)?;
-        let mut value = config.value().clone();
+    fn new(config: Config) -> Result<Self> {
+        let (source, family) = families::read(&config)?;
+        Ok(Self { config, source, family })
+    }
+
+    /// The configuration of a model of another spec; fails where the family has none.
+    pub fn of_spec(&self, spec: &ModelSpec) -> Result<Value> {
+        let mut value = self.config.value().clone();
         let object = value.as_object_mut().expect("a configuration is an object");
         for (keys, meaning) in KEYS {
             let Some(said) = meaning(spec) else { continue };
-            // Keys that are there but not read may be read by others.
-            for key in keys.iter().filter(|key| config.was_asked(key) || object.contains_key(**key)).collect::<Vec<_>>() {
-                object.insert((*key).to_owned(), said.clone());
+            for key in keys {
+                // Keys that are there and not read may be read by others.
+                if self.config.was_asked(key) || object.contains_key(*key) {
+                    object.insert((*key).to_owned(), said.clone());
+                }
             }
         }
-        let changed = Config::of(config.path(), value.clone())?;
-        // Where the weights have a say in it, only the written file can be compared.
-        if family.settle.is_none() {
-            prove(&changed, spec)?;
+        if let Some(what) = rules::broken(self.family, &self.source, spec) {
+            return Err(cannot(spec, what.to_owned()));
         }
-        Ok(Self { value, family })
+        // Where the weights have a say in it, only the written file can be compared.
+        if self.family.settle.is_none() {
+            prove(&Config::of(self.config.path(), value.clone())?, spec)?;
+        }
+        Ok(value)
     }
+}
 
-    /// The configuration for weights of a number format.
-    pub fn in_type(&self, float_type: FloatType) -> Value {
-        let name = match float_type {
-            FloatType::F32 => "float32",
-            FloatType::F16 => "float16",
-            FloatType::Bf16 => "bfloat16",
-        };
-        let mut value = self.value.clone();
-        // transformers 5 writes the former; all versions read the latter.
-        let keys = ["dtype", "torch_dtype"].into_iter().filter(|key| value.get(key).is_some()).collect::<Vec<_>>();
-        let keys = if keys.is_empty() { vec!["torch_dtype"] } else { keys };
-        keys.into_iter().for_each(|key| value[key] = json!(name));
-        value
-    }
+/// Says in a configuration what number format the weights are in.
+pub fn set_type(value: &mut Value, float_type: FloatType) {
+    let name = match float_type {
+        FloatType::F32 => "float32",
+        FloatType::F16 => "float16",
+        FloatType::Bf16 => "bfloat16",
+    };
+    // transformers 5 writes the former; all versions read the latter.
+    let there = ["dtype", "torch_dtype"].into_iter().filter(|key| value.get(key).is_some()).collect::<Vec<_>>();
+    let keys = if there.is_empty() { vec!["torch_dtype"] } else { there };
+    keys.into_iter().for_each(|key| value[key] = json!(name));
 }
 
 /// What a configuration says must be the spec, but for tokens, of which a tokenizer
 /// may know better.
 fn prove(config: &Config, spec: &ModelSpec) -> Result<()> {
-    let cannot = |what: String| {
-        Error::Usage(format!(
-            "[output] format = \"hf\": config.json of the {} family cannot say {what}; choose a shape that it can say (most \
-             families have one width for all blocks), or set format = \"native\"",
-            spec.family
-        ))
-    };
     // What fails to be read is as good a reason as what is read otherwise.
-    let (read, _) = families::read(config).map_err(|e| cannot(format!("this model ({e})")))?;
+    let (read, _) = families::read(config).map_err(|e| cannot(spec, format!("this model ({e})")))?;
     let json = |spec: &ModelSpec| serde_json::to_value(ModelSpec { special: SpecialTokens::default(), ..spec.clone() });
     let [wanted, read] = [json(spec), json(&read)].map(|json| json.expect("a spec is JSON"));
     match difference(String::new(), &wanted, &read) {
         None => Ok(()),
-        Some(difference) => Err(cannot(difference)),
+        Some(difference) => Err(cannot(spec, difference)),
     }
+}
+
+fn cannot(spec: &ModelSpec, what: String) -> Error {
+    Error::Usage(format!(
+        "[output] format = \"hf\": config.json of the {} family cannot say {what}; choose a shape that it can say (most families \
+         have one width for all blocks: uniform = true), or set format = \"native\"",
+        spec.family
+    ))
 }
 
 /// The first place where two specs differ, in words.

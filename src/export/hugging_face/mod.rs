@@ -7,6 +7,7 @@
 mod beside;
 mod config;
 mod in_type;
+mod rules;
 
 use super::Format;
 use crate::checkpoint::safetensors::{SINGLE, read_header};
@@ -19,14 +20,14 @@ use crate::quant::native::{self, Notes};
 use crate::quant::{Weight, WeightStore};
 use crate::runtime::Model;
 use beside::Beside;
-use config::Configuration;
+use config::{Configuration, set_type};
 use in_type::InType;
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Such a directory, for one source and one spec.
+/// Such directories, for what is made of one source.
 pub struct HuggingFace {
     configuration: Configuration,
     layout: FileLayout,
@@ -36,14 +37,13 @@ pub struct HuggingFace {
 }
 
 impl HuggingFace {
-    /// For a model of `spec` that is made of `source`. Fails where the configuration of
-    /// its family cannot say that spec.
-    pub fn plan(source: &Model, spec: &ModelSpec) -> Result<Self> {
+    /// For what is made of a model.
+    pub fn of(source: &Model) -> Result<Self> {
         let (configuration, layout) = match &source.layout {
-            Some(layout) => (Configuration::of_directory(&source.path, spec)?, layout.clone()),
+            Some(layout) => (Configuration::of_directory(&source.path)?, layout.clone()),
             // A llama2.c file has no configuration.
             None => {
-                let configuration = Configuration::of_llama(&source.path, spec)?;
+                let configuration = Configuration::of_llama(&source.path, source.spec())?;
                 let layout = FileLayout::new(configuration.family.names);
                 (configuration, layout)
             }
@@ -62,6 +62,10 @@ fn dense(weight: Weight) -> DenseTensor {
 }
 
 impl Format for HuggingFace {
+    fn check(&self, spec: &ModelSpec) -> Result<()> {
+        self.configuration.of_spec(spec).map(drop)
+    }
+
     /// In the source's number format, or in f32 where that is f16 and too small.
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>> {
         let shipped = InType { store: solved.clone(), float_type: self.float_type };
@@ -85,7 +89,9 @@ impl Format for HuggingFace {
         let mut metadata = Map::from_iter([("format".to_owned(), json!("pt"))]);
         metadata.extend(notes.metadata());
         write_tensors(&dir.join(SINGLE), entries, metadata)?;
-        let text = serde_json::to_string_pretty(&self.configuration.in_type(float_type)).expect("a configuration is JSON");
+        let mut config = self.configuration.of_spec(shipped.spec())?;
+        set_type(&mut config, float_type);
+        let text = serde_json::to_string_pretty(&config).expect("a configuration is JSON");
         write_atomically(&dir.join(CONFIG), |out| writeln!(out, "{text}"))?;
         files.extend([SINGLE, CONFIG].map(str::to_owned));
         Ok(files)
