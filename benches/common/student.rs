@@ -1,18 +1,7 @@
-//! A student as our pipeline makes it.
-//!
-//! What it makes is kept in the build folder under a hash of the recipe, the model and
-//! our version, so that a row is trained once, and one that was interrupted goes on.
-//! To make all again, delete its folder: see [`crate::kept`].
+//! A student, or any model that was trained, and how that went.
 
-use crate::kept;
+use crate::made::made;
 use crate::subject::Subject;
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
-use thimble::compress::Compute;
-use thimble::pipeline::{Options, Unfinished, compress};
-use thimble::progress::Silent;
-use thimble::recipe::RawRecipe;
 use thimble::report::{End, StageReport};
 use thimble::runtime::{self, Model};
 
@@ -32,13 +21,7 @@ pub struct Student {
 
 impl Student {
     pub fn make(subject: &Subject, recipe: &str) -> Self {
-        let dir = kept().join(key(subject, recipe));
-        // It is written last.
-        let report = dir.join("report.json");
-        if !report.exists() {
-            run(subject, recipe, &dir);
-        }
-        let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+        let (dir, report) = made(subject, recipe);
         let stages: Vec<StageReport> = serde_json::from_value(report["stages"].clone()).unwrap();
         let (mut tokens, mut seconds, mut diverged) = (0, 0.0, false);
         for training in stages.iter().flat_map(|stage| &stage.training) {
@@ -49,19 +32,4 @@ impl Student {
         }
         Self { model: runtime::open(&dir, None).unwrap(), tokens, seconds, diverged }
     }
-}
-
-fn run(subject: &Subject, recipe: &str, out: &Path) {
-    let recipe = RawRecipe::parse(recipe, Path::new("student.toml"), &[]).unwrap();
-    let options = Options { out, compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
-    compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
-}
-
-fn key(subject: &Subject, recipe: &str) -> String {
-    let mut hash = Sha256::new();
-    let files: [PathBuf; 2] = ["config.json", "model.safetensors"].map(|part| subject.dir.join(part));
-    files.iter().for_each(|file| hash.update(std::fs::read(file).unwrap()));
-    hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(recipe);
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }

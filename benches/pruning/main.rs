@@ -4,6 +4,8 @@
 //! What is made is kept in the build folder, so that a run that was stopped goes on. The
 //! last line is JSON.
 
+#[path = "../common/made.rs"]
+mod made;
 mod rows;
 #[path = "../common/student.rs"]
 mod student;
@@ -164,10 +166,10 @@ fn page(subject: &Subject, lines: &[Line], missed: &[String]) -> String {
         rows(&|line| line.tokens > 0),
     );
     let verdict = if missed.is_empty() { "All are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
-    write!(
+    writeln!(
         page,
         "Targets: solving beats not solving at every point, by KL at home; behind the training the best of {} % is within {:.0} % of the \
-         original's perplexity at home. {verdict}\n",
+         original's perplexity at home. {verdict}",
         100.0 * RATIO,
         100.0 * (GREATEST - 1.0)
     )

@@ -4,11 +4,14 @@
 //! runs parts: `methods` (ours alone) and `peers` (beside gptqmodel) make
 //! `benches/quality.md`, `frontier` makes `benches/frontier.md` and its charts.
 //! `--seeds` and `--only`, a part of rows' names, make a run small: it prints its
-//! page, and leaves the committed one as it is. The last line is JSON.
+//! page, and leaves the committed one as it is. What is made is kept in the build folder,
+//! so that a run that was stopped goes on. The last line is JSON.
 
 mod calibration;
 mod frontier;
 mod layers;
+#[path = "../common/made.rs"]
+mod made;
 mod methods;
 mod ours;
 mod peer;
@@ -78,6 +81,11 @@ const PAGES: [Page; 2] = [
     ("quality", "Quality", &[("methods", methods::compare), ("peers", peers::compare)]),
     ("frontier", "Bits and what they cost", &[("frontier", frontier::run)]),
 ];
+
+/// What this benchmark keeps of ours from run to run.
+fn kept() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("quality")
+}
 
 fn main() {
     let choice = Choice::read();

@@ -1,20 +1,15 @@
 //! A model as a recipe of ours makes it.
 
+use crate::made::made;
 use crate::subject::Subject;
-use std::path::Path;
-use tempfile::TempDir;
-use thimble::compress::Compute;
 use thimble::eval::Footprint;
-use thimble::pipeline::{Options, Unfinished, compress};
-use thimble::progress::Silent;
-use thimble::recipe::RawRecipe;
+use thimble::report::StageReport;
 use thimble::runtime::{self, Model};
 
 pub struct Made {
     pub model: Model,
     pub footprint: Footprint,
     pub seconds: f64,
-    _dir: TempDir,
 }
 
 /// Runs one stage, written as its method and keys: `gptq bits=4 act_order=false`.
@@ -28,11 +23,9 @@ pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made
         subject.window(),
         keys.replace(' ', "\n")
     );
-    let recipe = RawRecipe::parse(&recipe, Path::new("quality.toml"), &[]).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options { out: dir.path(), compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
-    let report = compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
-    let seconds = report.stages.iter().map(|stage| stage.seconds).sum();
-    let model = runtime::open(dir.path(), None).unwrap();
-    Made { footprint: Footprint::of(&*model.store).unwrap(), model, seconds, _dir: dir }
+    let (dir, report) = made(subject, &recipe);
+    let stages: Vec<StageReport> = serde_json::from_value(report["stages"].clone()).unwrap();
+    let model = runtime::open(&dir, None).unwrap();
+    let footprint = Footprint::of(&*model.store).unwrap();
+    Made { model, footprint, seconds: stages.iter().map(|stage| stage.seconds).sum() }
 }

@@ -1,5 +1,5 @@
 //! What the code behind a family's configurations takes for granted, though they could
-//! say otherwise. The reader of the family cannot tell this; each was seen to fail.
+//! say otherwise. The reader of the family cannot tell this.
 
 use super::config::first;
 use crate::model::ModelSpec;
