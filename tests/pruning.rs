@@ -12,26 +12,30 @@ mod matrix;
 mod normal;
 
 use matrix::inverse;
-use ndarray::{Array1, Array2, Axis as Along};
+use ndarray::{Array1, Array2, ArrayView1, Axis as Along, s};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Kind, Tensor};
 use thimble::Error;
 use thimble::compress::calibrate::InputStatistics;
+use thimble::compress::decoder::{Entrance, block_forward};
+use thimble::compress::prune::depth;
 use thimble::compress::prune::gradients::Gradients;
+use thimble::compress::prune::latency::Latency;
 use thimble::compress::prune::saliency::{Judge, Scores, Tallies, comparable};
 use thimble::compress::prune::search::search;
-use thimble::compress::solve::least_squares::{Paired, solve};
-use thimble::compress::{Compute, TorchLogits};
-use thimble::model::{Axis, DenseModel, Inner, LogitSource, ModelSpec, Parameter};
+use thimble::compress::solve::least_squares::{Paired, Solved, solve};
+use thimble::compress::{Compute, Parameters, TorchLogits};
+use thimble::model::{Axis, DenseModel, Inner, LogitSource, ModelSpec, Parameter, Selection};
 use thimble::pipeline::{Options, Unfinished, compress};
 use thimble::progress::{Progress, Silent};
 use thimble::quant::{Assembled, Weight, WeightStore};
 use thimble::random::Random;
-use thimble::recipe::{Aggregate, Normalise, PruneWidth, RawRecipe, Saliency};
+use thimble::recipe::{Aggregate, LayerSaliency, Normalise, PruneWidth, RawRecipe, Saliency};
 use thimble::report::CompressReport;
-use thimble::runtime;
+use thimble::runtime::{self, Activations};
 
 const GROUPED: &str = "llama-gqa-tied";
 
@@ -87,7 +91,7 @@ impl Layer {
         };
         let mut tallies = Tallies::new(&self.spec, &[axis]);
         let judge = Judge { saliency, gradients: None, damp_percent: 1e-9 };
-        judge.look(&self.parameter, &tensor(&self.weight), Some(&input), &mut tallies).unwrap();
+        judge.look(&[(self.parameter.clone(), tensor(&self.weight))], Some(&input), &mut tallies).unwrap();
         tallies.scores(aggregate).remove(&axis).unwrap()
     }
 
@@ -179,7 +183,7 @@ fn what_stays_is_solved_by_least_squares() {
     let places = Tensor::from_slice(&stay.iter().map(|&i| i as i64).collect::<Vec<_>>());
     for (damp, with_bias) in [(0.01, false), (0.5, true), (1e-6, true)] {
         let given = with_bias.then(|| tensor(&bias).view(-1));
-        let (found, found_bias) = solve(&tensor(&weight), given.as_ref(), &places, &paired, damp).unwrap();
+        let Solved { weight: found, bias: found_bias, .. } = solve(&tensor(&weight), given.as_ref(), &places, &paired, damp).unwrap();
         let centre = |m: &Array2<f64>| if with_bias { m - &m.mean_axis(Along(0)).unwrap() } else { m.clone() };
         let products = centre(&y).t().dot(&centre(&y));
         let lambda = damp * products.diag().mean().unwrap();
@@ -193,9 +197,9 @@ fn what_stays_is_solved_by_least_squares() {
             let expected = &bias.row(0) + &residual.mean_axis(Along(0)).unwrap();
             assert_near(&Vec::<f64>::try_from(found_bias).unwrap(), expected.as_slice().unwrap(), 1e-8, "bias");
         }
-        let square = |m: &Array2<f64>| m.iter().map(|v| v * v).sum::<f64>();
+        let square = |m: &Array2<f64>| centre(m).iter().map(|v| v * v).sum::<f64>();
         let error = (square(&residual) / square(&x.dot(&weight.t()))).sqrt();
-        assert_near(&[paired.relative_error(&tensor(&weight), &found)], &[error], 1e-6, "relative error");
+        assert_near(&[paired.relative_error_of(&tensor(&weight), with_bias, &found)], &[error], 1e-6, "relative error");
     }
 }
 
@@ -221,19 +225,20 @@ fn taylors_gradients_are_those_of_the_loss() {
     let model = model(GROUPED);
     let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..9).map(|i| (7 * i + 11 * s + i * i) % 90).collect()).collect();
     let compute = Compute { kind: Kind::Double, ..Compute::CPU };
-    let gradients = Gradients::of(&model, &sequences, compute, &Silent).unwrap();
+    let names = ["blocks.0.attn.k", "blocks.1.ffn.down", "embeddings"];
+    let gradients = [false, true]
+        .map(|squares| Gradients::of(&model, (names.map(String::from).to_vec(), squares), &sequences, compute, &Silent).unwrap());
     let weights: Vec<(String, Weight)> =
         model.spec().parameters().into_iter().map(|p| (p.name.clone(), model.weight(&p.name).unwrap())).collect();
-    for name in ["blocks.0.attn.k", "blocks.1.ffn.down", "embeddings"] {
+    for name in names {
         let numbers = model.weight(name).unwrap().to_f32().into_owned();
         let shape = model.weight(name).unwrap().shape();
         let flat = Tensor::from_slice(&numbers).view([shape[0] as i64, shape[1] as i64]);
-        let salience = |by| array(&gradients.salience(name, &flat, by).unwrap()).into_raw_vec_and_offset().0;
-        let (first, second) = (salience(Saliency::Taylor), salience(Saliency::TaylorSecond));
-        let greatest = (0..numbers.len()).max_by(|a, b| first[*a].total_cmp(&first[*b])).unwrap();
-        let moved = |by: f32, sequences: &[Vec<u32>]| {
+        let [first, second] = gradients.each_ref().map(|of| array(&of.salience(name, &flat).unwrap()).into_raw_vec_and_offset().0);
+        let most = |of: &dyn Fn(usize) -> f64| (0..numbers.len()).max_by(|a, b| of(*a).total_cmp(&of(*b))).unwrap();
+        let moved = |place: usize, by: f32, sequences: &[Vec<u32>]| {
             let mut numbers = numbers.clone();
-            numbers[greatest] += by;
+            numbers[place] += by;
             let changed = weights.iter().map(|(other, weight)| match other == name {
                 true => (other.clone(), Weight::from_f32(name, shape.clone(), &numbers)),
                 false => (other.clone(), weight.clone()),
@@ -241,12 +246,18 @@ fn taylors_gradients_are_those_of_the_loss() {
             loss(Arc::new(Assembled::new(model.spec().clone(), changed)), sequences)
         };
         let step = 1f32 / 64.0;
-        let slope = |sequences: &[Vec<u32>]| (moved(step, sequences) - moved(-step, sequences)) / (2.0 * f64::from(step));
-        let weight = f64::from(numbers[greatest]);
-        assert_near(&[first[greatest]], &[(weight * slope(&sequences)).abs()], 2e-3, name);
-        let fisher = sequences.iter().map(|s| slope(std::slice::from_ref(s)).powi(2)).sum::<f64>() / 3.0;
-        let expected = (weight * slope(&sequences) - 0.5 * weight * weight * fisher).abs();
-        assert!((second[greatest] - expected).abs() < 2e-3 * first[greatest], "{name}: {} for {expected}", second[greatest]);
+        let slope = |place: usize, sequences: &[Vec<u32>]| {
+            (moved(place, step, sequences) - moved(place, -step, sequences)) / (2.0 * f64::from(step))
+        };
+        let greatest = most(&|i| first[i]);
+        let linear = |place: usize| f64::from(numbers[place]) * slope(place, &sequences);
+        assert_near(&[first[greatest]], &[linear(greatest).abs()], 2e-3, name);
+        // Where the squares make the greatest difference.
+        let apart = most(&|i| (first[i] - second[i]).abs());
+        let fisher = sequences.iter().map(|s| slope(apart, std::slice::from_ref(s)).powi(2)).sum::<f64>() / 3.0;
+        let square = 0.5 * f64::from(numbers[apart]).powi(2) * fisher;
+        let (expected, tolerance) = ((linear(apart) - square).abs(), 0.05 * square + 2e-3 * linear(apart).abs());
+        assert!(square > 2.0 * tolerance && (second[apart] - expected).abs() < tolerance, "{name}: {} for {expected}", second[apart]);
     }
 }
 
@@ -310,26 +321,31 @@ fn run(stage: &str, dir: &Path) -> thimble::Result<(CompressReport, tempfile::Te
 
 /// What is written is read back and compared by the pipeline itself.
 #[test]
-fn both_stages_run_on_every_family() {
+fn every_cut_runs_on_every_family() {
+    let mut done = BTreeMap::new();
     for (name, dir) in data::fixtures() {
-        let model = DenseModel::open_hugging_face(&dir).unwrap();
-        let spec = model.spec();
-        let state = spec.cuttable().contains(&Axis::Block(0, Inner::State));
-        let cut = if state { "['ffn', 'state']" } else { "['ffn']" };
-        for stage in [format!("[stage.prune_width]\nratio = 0.2\nmultiple = 4\ncut = {cut}"), "[stage.prune_depth]\nlayers = 1".into()] {
+        let width = |cut: &str| format!("[stage.prune_width]\nratio = 0.1\nmultiple = 4\ncut = ['{cut}']");
+        let cuts = ["ffn", "heads", "query_heads", "hidden", "state"].map(|cut| (cut, width(cut)));
+        for (cut, stage) in cuts.into_iter().chain([("layers", "[stage.prune_depth]\nlayers = 1".into())]) {
             match run(&stage, &dir) {
                 Ok((report, out)) => {
                     let pruning = report.stages[0].pruning.as_ref().unwrap();
                     let smaller = runtime::open(out.path(), None).unwrap();
                     assert_eq!(smaller.spec().parameter_count(), pruning.parameters_after, "{name}");
                     assert!(pruning.parameters_after < pruning.parameters_before && report.after.perplexity.is_finite(), "{name}: {stage}");
+                    *done.entry(cut).or_insert(0) += 1;
                 }
                 Err(error) => {
-                    assert!(spec.shares_weights() && error.to_string().contains("share their weights"), "{name}: {stage}: {error}")
+                    let known =
+                        ["share their weights", "to take out; it has", "must stay", "none can go", "cannot be reached", "cut alike"];
+                    let error = error.to_string();
+                    assert!(known.iter().any(|known| error.contains(known)), "{name}: {stage}: {error}");
                 }
             }
         }
     }
+    println!("{done:?}");
+    assert!(["ffn", "heads", "hidden", "layers"].iter().all(|cut| done[cut] > 20) && done["query_heads"] > 5 && done["state"] == 2);
 }
 
 /// On a model that has learnt something, every way to judge, and solving anew.
@@ -358,18 +374,114 @@ fn what_stays_is_nearer_to_the_original_when_solved() {
     assert!(kl(hidden) < kl(&format!("{hidden}\nreconstruct = false")));
 }
 
-#[test]
-fn layers_are_chosen_in_three_ways() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
-    for by in ["block_influence", "angular_distance", "perplexity"] {
-        let (report, out) = run(&format!("[stage.prune_depth]\nlayers = 1\nsaliency = '{by}'"), &root.join("model")).unwrap();
-        let pruning = report.stages[0].pruning.as_ref().unwrap();
-        let scores = &pruning.layer_scores;
-        let least = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
-        assert_eq!(pruning.layers_out, [least], "{by}: {scores:?}");
-        let before = runtime::open(&root.join("model"), None).unwrap().spec().blocks.len();
-        assert_eq!(runtime::open(out.path(), None).unwrap().spec().blocks.len(), before - 1);
+/// States behind each layer, the embedded tokens first: `[tokens][hidden]` of each
+/// sequence.
+fn states(store: &dyn WeightStore, ids: &[u32]) -> Vec<Array2<f64>> {
+    let spec = store.spec();
+    let mut x = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap().forward(&[ids]);
+    let mut all = vec![array(&x.squeeze_dim(0))];
+    for (i, block) in spec.blocks.iter().enumerate() {
+        x = block_forward(block, &Parameters::block(store, i, Compute::CPU).unwrap(), &x, &mut |_, _| ());
+        all.push(array(&x.squeeze_dim(0)));
     }
+    all
+}
+
+fn cosine(a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
+    a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt()
+}
+
+/// By the papers' formulas, on the demo's model.
+#[test]
+fn layers_are_worth_what_the_papers_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/model");
+    let opened = runtime::open(&root, None).unwrap();
+    let store = opened.store.clone();
+    let layers = store.spec().blocks.len();
+    assert!(layers > 2);
+    let sequences: Vec<Vec<u32>> = (0..5).map(|s| (0..24).map(|i| (13 * i + 31 * s + i * i) % 400 + 3).collect()).collect();
+    let states: Vec<Vec<Array2<f64>>> = sequences.iter().map(|ids| states(&*store, ids)).collect();
+    let mean = |of: &dyn Fn(&Vec<Array2<f64>>) -> f64| states.iter().map(of).sum::<f64>() / states.len() as f64;
+    let choose = |by, count| depth::choose(by, count, &*store, &sequences, Compute::CPU, &Silent).unwrap();
+
+    let influence = |layer: usize| {
+        mean(&|s| {
+            let tokens = s[layer].outer_iter().zip(s[layer + 1].outer_iter());
+            1.0 - tokens.map(|(x, y)| cosine(x, y)).sum::<f64>() / s[layer].nrows() as f64
+        })
+    };
+    let expected: Vec<f64> = (0..layers).map(influence).collect();
+    let found = choose(LayerSaliency::BlockInfluence, 2);
+    assert_near(&found.scores, &expected, 1e-4, "block influence");
+    let mut order: Vec<usize> = (0..layers).collect();
+    order.sort_by(|a, b| expected[*a].total_cmp(&expected[*b]));
+    assert_eq!(found.out, BTreeSet::from([order[0], order[1]]).into_iter().collect::<Vec<_>>());
+
+    let angle = |first: usize| {
+        mean(&|s| {
+            let last = |state: &Array2<f64>| state.row(state.nrows() - 1).to_owned();
+            cosine(last(&s[first]).view(), last(&s[first + 2]).view()).acos() / std::f64::consts::PI
+        })
+    };
+    let expected: Vec<f64> = (0..=layers - 2).map(angle).collect();
+    let found = choose(LayerSaliency::AngularDistance, 2);
+    assert_near(&found.scores, &expected, 1e-4, "angular distance");
+    let first = (0..expected.len()).min_by(|a, b| expected[*a].total_cmp(&expected[*b])).unwrap();
+    assert_eq!(found.out, [first, first + 1]);
+
+    // One goes, then of the rest the next.
+    let without = |out: &[usize]| {
+        let mut selection = Selection::whole(store.spec());
+        selection.layers.retain(|layer| !out.contains(layer));
+        let spec = selection.apply(store.spec()).unwrap();
+        let weight = |p: Parameter| (p.name.clone(), store.weight(&selection.there(&p, store.spec()).name).unwrap());
+        loss(Arc::new(Assembled::new(spec.clone(), spec.parameters().into_iter().map(weight))), &sequences).exp()
+    };
+    let found = choose(LayerSaliency::Perplexity, 2);
+    let alone: Vec<f64> = (0..layers).map(|layer| without(&[layer])).collect();
+    assert_near(&found.scores, &alone, 1e-4, "perplexity");
+    let first = (0..layers).min_by(|a, b| alone[*a].total_cmp(&alone[*b])).unwrap();
+    let second =
+        (0..layers).filter(|layer| *layer != first).min_by(|a, b| without(&[first, *a]).total_cmp(&without(&[first, *b]))).unwrap();
+    assert_eq!(found.out, BTreeSet::from([first, second]).into_iter().collect::<Vec<_>>());
+}
+
+/// Rows count where the saliency is of weights alone: those that write a head or a
+/// channel, and those of the residual stream on either side.
+#[test]
+fn weights_that_write_a_unit_count_too() {
+    for (axis, name, rows) in [
+        (Axis::Block(1, Inner::FeedForward), "blocks.1.ffn.up", true),
+        (Axis::Block(1, Inner::KvHeads), "blocks.1.attn.q", true),
+        (Axis::Block(1, Inner::QueryHeads), "blocks.1.attn.q", true),
+        (Axis::Hidden, "blocks.1.ffn.down", true),
+        (Axis::Hidden, "blocks.1.ffn.up", false),
+    ] {
+        let layer = Layer::new(name);
+        let weight = if rows { layer.weight.clone() } else { layer.weight.t().to_owned() };
+        let units = axis.size(&layer.spec);
+        let each = weight.nrows() / units;
+        let expected: Vec<f64> = (0..units).map(|unit| weight.slice(s![unit * each..(unit + 1) * each, ..]).mapv(f64::abs).sum()).collect();
+        assert_near(&layer.scores(axis, Saliency::Magnitude, Aggregate::Sum), &expected, 1e-9, &format!("{axis}, {name}"));
+    }
+}
+
+/// By time as it is measured here: a model that takes at most three quarters of it.
+#[test]
+fn a_target_in_milliseconds_is_measured() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/model");
+    let (spec, axes) = {
+        let spec = runtime::open(&root, None).unwrap().spec().clone();
+        let plan = PruneWidth { ratio: Some(0.2), multiple: 8, ..PruneWidth::default() };
+        let axes = plan.axes(&spec);
+        (spec, axes)
+    };
+    let latency = Latency::measure(&spec, &axes, (Activations::F32, 1), &Silent).unwrap();
+    let whole = latency.of(&spec);
+    assert!(whole > 0.0 && whole.is_finite(), "{whole} ms");
+    let mut selection = Selection::whole(&spec);
+    selection.layers.truncate(1);
+    assert!(latency.of(&selection.apply(&spec).unwrap()) <= whole);
 }
 
 /// Stops a run after so many steps.
@@ -426,6 +538,13 @@ fn what_cannot_be_pruned_is_refused() {
         (GROUPED, "prune_width", "widths = { heads = 99 }", "heads = 99 must be from 1"),
         (GROUPED, "prune_width", "widths = { query_heads = 3 }", "must be a multiple of the 2 key-value heads"),
         (GROUPED, "prune_width", "target_ms = -1.0", "positive number of milliseconds"),
+        (GROUPED, "prune_width", "target_ms = 1.0\ncut = ['hidden']", "leave hidden out"),
+        (GROUPED, "prune_width", "ratio = 0.2\nmultiple = 4\ncut = ['heads', 'query_heads']", "leave one of heads and query_heads out"),
+        (GROUPED, "prune_width", "ratio = 0.2\nmultiple = 4\ncut = ['query_heads', 'heads']", "leave one of heads and query_heads out"),
+        (GROUPED, "prune_width", "widths = { heads = 1, query_heads = 2 }", "leave one of heads and query_heads out"),
+        (GROUPED, "prune_width", "widths = { heads = 1 }\ncut = ['ffn']", "leave cut out"),
+        (GROUPED, "prune_width", "ratio = 0.2\ncut = []", "cut is empty"),
+        (GROUPED, "prune_width", "ratio = 0.2\nbits_per_weight = 4.0", "is what bytes counts"),
         ("gemma-one-kv-head", "prune_width", "ratio = 0.2\nmultiple = 4\ncut = ['heads']", "must stay: leave heads out"),
         ("mobillama-shared", "prune_width", "ratio = 0.2\nmultiple = 4\ncut = ['ffn']", "share their weights"),
         ("mobilellm-layer-share", "prune_depth", "layers = 1", "share their weights"),

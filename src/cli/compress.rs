@@ -4,7 +4,7 @@ use super::Done;
 use super::output::Output;
 use std::path::PathBuf;
 
-/// Distil and quantise a model by a recipe, prove what it cost, and pack it
+/// Prune, distil and quantise a model by a recipe, prove what it cost, and pack it
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

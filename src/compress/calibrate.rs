@@ -84,6 +84,12 @@ impl Stream {
         &self.batches
     }
 
+    /// How much the tokens of a batch count, `[batch · tokens]`; `None` where all count
+    /// alike.
+    pub fn importance(&self, batch: usize) -> Option<Tensor> {
+        self.importance.of(batch, &self.batches[batch])
+    }
+
     /// The same place once more.
     pub fn again(&self) -> Self {
         Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone() }

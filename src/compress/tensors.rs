@@ -160,6 +160,12 @@ pub fn along(x: &Tensor, gradient: &Tensor) -> Tensor {
     x.flatten(0, -1).dot(&gradient.to_kind(x.kind()).flatten(0, -1))
 }
 
+/// All numbers, in f64 on the CPU.
+pub fn to_vec64(tensor: &Tensor) -> Vec<f64> {
+    let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Double).contiguous().view(-1);
+    Vec::try_from(&flat).expect("f64 on the CPU")
+}
+
 /// All numbers, in f32 on the CPU.
 pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().view(-1);

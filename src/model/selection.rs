@@ -44,15 +44,21 @@ impl Selection {
         Self { layers: (0..spec.blocks.len()).collect(), kept: BTreeMap::new() }
     }
 
-    /// Keeps these units of an axis, ascending, and what [goes with them](ModelSpec::coupled).
+    /// Keeps these units of an axis, ascending, and with each what [goes with it](ModelSpec::coupled).
     pub fn keep(&mut self, axis: Axis, units: &[usize], spec: &ModelSpec) {
+        assert!(!units.is_empty(), "something of {axis} stays");
         let mut all: BTreeMap<Axis, Vec<usize>> = BTreeMap::new();
         for &unit in units {
             for (axis, indices) in spec.coupled(axis, unit) {
                 all.entry(axis).or_default().extend(indices);
             }
         }
-        self.kept.extend(all);
+        for (axis, indices) in all {
+            match indices.len() == axis.size(spec) {
+                true => drop(self.kept.remove(&axis)),
+                false => drop(self.kept.insert(axis, indices)),
+            }
+        }
     }
 
     /// What stays of an axis.
@@ -105,11 +111,6 @@ impl Selection {
                  make a smaller one with [stage.student] instead",
                 spec.family
             ));
-        }
-        for (axis, indices) in &self.kept {
-            if indices.is_empty() {
-                return Err(format!("nothing is left of {axis}: keep one at least"));
-            }
         }
         if self.cuts(Axis::Hidden) {
             check_hidden(spec)?;

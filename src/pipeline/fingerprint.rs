@@ -21,11 +21,13 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
     }
     for stage in &recipe.stages {
-        if let Stage::Distil(plan) = stage {
-            hasher.update(Corpus::fingerprint(&plan.training.text)?.as_bytes());
-            if let Some(path) = &plan.teacher {
-                add_weights(&mut hasher, &open_weights(path)?, progress)?;
-            }
+        if let Some(training) = stage.training() {
+            hasher.update(Corpus::fingerprint(&training.text)?.as_bytes());
+        }
+        if let Stage::Distil(plan) = stage
+            && let Some(path) = &plan.teacher
+        {
+            add_weights(&mut hasher, &open_weights(path)?, progress)?;
         }
     }
     add_weights(&mut hasher, model, progress)?;

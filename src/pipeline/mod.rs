@@ -170,7 +170,7 @@ impl Run<'_> {
             let sample = Sample { sequences, importance: self.recipe.calibration.token_importance };
             let (compute, threads, progress) = (self.options.compute, self.options.threads, self.progress);
             let walk = Walk { store: &*store, sample, compute, journal: &journal, progress };
-            let pruning = prune::Pruning { walk: &walk, threads };
+            let pruning = prune::Pruning { walk: &walk, activations: self.recipe.evaluate.activations, threads };
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning.depth(plan)?,
                 Stage::PruneWidth(plan) => pruning.width(plan)?,
@@ -183,7 +183,7 @@ impl Run<'_> {
                 }
             };
             let sparsified = self.sparsified_before(i);
-            if matches!(stage, Stage::Quantize(_)) && !sparsified.is_empty() {
+            if stage.leaves_codes() && !sparsified.is_empty() {
                 done.report.remarks.push(sparsify::left(&sparsified, &*done.model)?);
             }
             store = done.model;

@@ -14,10 +14,11 @@ use crate::compress::prune::{depth, search};
 use crate::compress::solve::least_squares;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
-use crate::model::{InputGroup, ModelSpec, Part, Selection};
+use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{PruneDepth, PruneWidth, Saliency};
+use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
 use crate::report::{LayerReport, PruningReport, StageReport};
+use crate::runtime::Activations;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +31,9 @@ const DAMP_PERCENT: f64 = 0.01;
 pub struct Pruning<'a> {
     /// The model as it is, and what it is judged on.
     pub walk: &'a Walk<'a>,
-    /// Threads of the device's runtime, which is timed; 0 = one a core.
+    /// What weights multiply in the device's runtime, which is timed.
+    pub activations: Activations,
+    /// Its threads; 0 = one a core.
     pub threads: usize,
 }
 
@@ -107,37 +110,60 @@ impl Pruning<'_> {
 
     /// Judges all units by the whole model, and searches for how many stay.
     fn choose(&self, plan: &PruneWidth) -> Result<Selection> {
-        let spec = self.walk.store.spec();
-        let timed = search::is_timed(plan.target(spec)).then(|| Latency::measure(spec, self.threads)).transpose()?;
-        let needs_gradients = matches!(plan.saliency, Saliency::Taylor | Saliency::TaylorSecond);
-        let gradients = needs_gradients
-            .then(|| Gradients::of(self.walk.store, self.walk.sample.sequences, self.walk.compute, self.walk.progress))
-            .transpose()?;
+        let Walk { store, sample, compute, progress, .. } = *self.walk;
+        let spec = store.spec();
+        let axes = plan.axes(spec);
+        let mut tallies = Tallies::new(spec, &axes);
+        let latency = match plan.target(spec) {
+            Some(Target::Milliseconds(_)) => Some(Latency::measure(spec, &axes, (self.activations, self.threads), progress)?),
+            _ => None,
+        };
+        let needs = plan.saliency.needs();
+        let gradients = match needs {
+            Needs::Gradients { squares } => {
+                let matrices = spec.parameters().into_iter().filter(|p| p.kind != ParameterKind::Vector && tallies.has(p));
+                let wanted = (matrices.map(|p| p.name).collect(), squares);
+                Some(Gradients::of(store, wanted, sample.sequences, compute, progress)?)
+            }
+            Needs::Weights | Needs::Inputs => None,
+        };
         let judge = Judge { saliency: plan.saliency, gradients: gradients.as_ref(), damp_percent: DAMP_PERCENT };
-        let mut tallies = Tallies::new(spec, &plan.axes(spec));
         for part in [Part::Start, Part::End] {
-            for parameter in spec.parameters_of(part).filter(|p| p.shape.len() == 2) {
-                judge.look(&parameter, &self.load(&parameter.name)?, None, &mut tallies)?;
+            let matrices: Vec<_> = spec.parameters_of(part).filter(|p| p.kind != ParameterKind::Vector && tallies.has(p)).collect();
+            for parameter in matrices {
+                let weight = self.load(&parameter.name)?;
+                judge.look(&[(parameter, weight)], None, &mut tallies)?;
             }
         }
-        let mut stream = self.stream(self.walk.store)?;
-        self.walk.progress.begin("prune_width: judging heads and channels", stream.len() * spec.blocks.len() as u64);
+        let mut stream = (needs == Needs::Inputs).then(|| self.stream(store)).transpose()?;
+        let pass = stream.as_ref().map_or(1, Stream::len);
+        progress.begin("prune_width: judging heads and channels", pass * spec.blocks.len() as u64);
         for (i, block) in spec.blocks.iter().enumerate() {
-            self.walk.progress.may_go_on()?;
-            let parameters = Parameters::block(self.walk.store, i, self.walk.compute)?;
-            let mut known: Statistics = stream.advance_observed(block, &parameters, self.walk.progress);
-            for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
-                let input = known.take(input);
-                for linear in linears {
-                    let name = spec.block_name(i, linear.role);
-                    let parameter = spec.parameters_of(Part::Block(i)).find(|p| p.name == name).expect("one of the block's");
-                    judge.look(&parameter, &self.load(&name)?, Some(&input), &mut tallies)?;
+            progress.may_go_on()?;
+            let mut known = match &mut stream {
+                Some(stream) => stream.advance_observed(block, &Parameters::block(store, i, compute)?, progress),
+                None => {
+                    progress.advance(1);
+                    Statistics::default()
                 }
+            };
+            let parameters: Vec<_> = spec.parameters_of(Part::Block(i)).collect();
+            for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
+                let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.role)).collect();
+                let matrices = parameters.iter().filter(|p| names.contains(&p.name) && tallies.has(p));
+                let matrices = matrices.map(|p| Ok((p.clone(), self.load(&p.name)?))).collect::<Result<Vec<_>>>()?;
+                let input = stream.is_some().then(|| known.take(input));
+                judge.look(&matrices, input.as_ref(), &mut tallies)?;
             }
         }
-        self.walk.progress.end();
-        let scores = comparable(tallies.scores(plan.aggregate), plan.normalise, spec);
-        search::search(plan, &scores, spec, &|smaller| timed.as_ref().map_or(0.0, |latency| latency.of(smaller)))
+        progress.end();
+        let scores = tallies.scores(plan.aggregate);
+        if let Some((axis, _)) = scores.iter().find(|(_, scores)| scores.iter().any(|score| !score.is_finite())) {
+            return Err(Error::Overflow(format!("what {axis} is worth is no number: the model overflows on the calibration's text")));
+        }
+        search::search(plan, &comparable(scores, plan.normalise, spec), spec, &|smaller| {
+            latency.as_ref().map_or(0.0, |latency| latency.of(smaller))
+        })
     }
 
     /// In f32.
@@ -153,8 +179,14 @@ impl Pruning<'_> {
 
     /// What stays of a part, number by number.
     fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
+        let spec = self.walk.store.spec();
         let weight = |p: crate::model::Parameter| {
-            let values = selection.weight(&p, self.walk.store.spec(), |name| Ok(self.walk.store.weight(name)?.to_f32().into_owned()))?;
+            let there = selection.there(&p, spec);
+            // What stays as it is stays in its file.
+            if !spec.axes(&there).concat().iter().any(|axis| selection.cuts(*axis)) {
+                return Ok((p.name, self.walk.store.weight(&there.name)?));
+            }
+            let values = selection.weight(&p, spec, |name| Ok(self.walk.store.weight(name)?.to_f32().into_owned()))?;
             let weight = Weight::from_f32(&p.name, p.shape, &values);
             Ok((p.name, weight))
         };
@@ -188,8 +220,11 @@ impl Pruning<'_> {
             layers.extend(made.layers);
             let weights: BTreeMap<String, Weight> = made.weights.into_iter().collect();
             let made = Parameters::of_block(smaller, i, |name| Ok(weights[name].clone()), self.walk.compute)?;
-            before.advance(&self.walk.store.spec().blocks[layer], &whole, self.walk.progress);
-            after.advance(block, &made, self.walk.progress);
+            // What the last block makes of them is of use to none.
+            if i + 1 < smaller.blocks.len() {
+                before.advance(&self.walk.store.spec().blocks[layer], &whole, self.walk.progress);
+                after.advance(block, &made, self.walk.progress);
+            }
         }
         self.walk.progress.end();
         self.walk.journal.part(smaller, Part::End, || self.gathered(selection, smaller, Part::End))?;
@@ -234,7 +269,8 @@ impl Solver<'_> {
             let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
             let whole = Place { block: &spec.blocks[layer], weights: whole, stream: before };
             let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
-            let paired = halves[0].plus(&halves[1]);
+            let mut paired = halves[0].zero();
+            halves.iter().for_each(|half| paired.add(half));
             for linear in &group.linears {
                 let axes = self.axes(block, linear.role);
                 let [rows, columns] = [&axes[0], &axes[1]].map(|axes| {
@@ -243,20 +279,25 @@ impl Solver<'_> {
                 });
                 let full = self.pruning.load(&spec.block_name(layer, linear.role))?.index_select(0, &rows);
                 let bias_name = format!("{}.bias", linear.role);
-                let bias = now.find(&bias_name);
+                // Not from `now`, which may be in half precision.
+                let bias = linear.bias.then(|| {
+                    let bias = weights[&self.smaller.block_name(block, &bias_name)].to_f32();
+                    Tensor::from_slice(&bias).to_device(compute.device)
+                });
                 let damp = match self.plan.damp_percent {
                     Some(damp) => damp,
                     None => least_squares::damping(&full, bias.is_some(), &columns, &halves)?,
                 };
-                let (solved, bias) = least_squares::solve(&full, bias, &columns, &paired, damp)?;
+                let least_squares::Solved { weight, bias, damp_percent } =
+                    least_squares::solve(&full, bias.as_ref(), &columns, &paired, damp)?;
                 let name = self.smaller.block_name(block, linear.role);
                 layers.push(LayerReport {
-                    relative_error: paired.relative_error(&full, &solved),
-                    bits: 32.0,
+                    relative_error: paired.relative_error_of(&full, bias.is_some(), &weight),
+                    bits: 16.0,
                     name: name.clone(),
-                    remarks: vec![format!("solved anew, held where it was by {damp} of the mean diagonal")],
+                    remarks: vec![format!("solved anew, held where it was by {damp_percent} of the mean diagonal")],
                 });
-                weights.insert(name.clone(), dense(&name, &solved));
+                weights.insert(name.clone(), dense(&name, &weight));
                 if let Some(bias) = bias {
                     let name = self.smaller.block_name(block, &bias_name);
                     weights.insert(name.clone(), dense(&name, &bias));

@@ -2,7 +2,7 @@
 
 use super::Done;
 use super::journal::{Made, StageJournal};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::StudentShape;
 use crate::quant::{Weight, WeightStore};
 use crate::report::StageReport;
@@ -12,7 +12,8 @@ use std::time::Instant;
 /// Runs the stage on the teacher's weights.
 pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJournal) -> Result<Done> {
     let start = Instant::now();
-    let spec = shape.apply(teacher.spec()).expect("the recipe was checked");
+    // What stages before it have searched for was not known when the recipe was checked.
+    let spec = shape.apply(teacher.spec()).map_err(|reason| Error::Usage(format!("student: {reason}")))?;
     let weight = |p: crate::model::Parameter| {
         let values = shape.starting_weight(&p, teacher.spec(), &spec, |name| Ok(teacher.weight(name)?.to_f32().into_owned()))?;
         let weight = Weight::from_f32(&p.name, p.shape, &values);

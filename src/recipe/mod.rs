@@ -17,7 +17,7 @@ mod training;
 pub use distil::{
     AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, Phase, TeacherCache,
 };
-pub use prune::{Aggregate, Cut, LayerSaliency, Normalise, PruneDepth, PruneWidth, Saliency, Target};
+pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
@@ -201,6 +201,22 @@ impl Stage {
             Stage::PruneDepth(_) => "prune_depth",
             Stage::PruneWidth(_) => "prune_width",
             Stage::Sparsify(_) => "sparsify",
+        }
+    }
+
+    /// Whether weights are codes behind it.
+    pub fn leaves_codes(&self) -> bool {
+        match self {
+            Stage::Quantize(_) => true,
+            Stage::Sparsify(_) | Stage::Student(_) | Stage::Distil(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => false,
+        }
+    }
+
+    /// How it trains, where it does.
+    pub fn training(&self) -> Option<&Training> {
+        match self {
+            Stage::Distil(plan) => Some(&plan.training),
+            Stage::Quantize(_) | Stage::Sparsify(_) | Stage::Student(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => None,
         }
     }
 

@@ -50,8 +50,10 @@ pub struct PruneWidth {
     /// Or: bytes of them, at `bits_per_weight`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Bits of each parameter that `bytes` counts: of what the model will be stored in.
-    pub bits_per_weight: f64,
+    /// Bits of each parameter that `bytes` counts: of what the model will be stored in; 16
+    /// unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_weight: Option<f64>,
     /// Or: multiply-adds of a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiply_adds: Option<u64>,
@@ -61,8 +63,9 @@ pub struct PruneWidth {
     /// Or: widths of every layer, by what they are.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub widths: BTreeMap<Cut, usize>,
-    /// What may be taken out.
-    pub cut: Vec<Cut>,
+    /// What may be taken out; channels of feed-forwards and key-value heads unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Vec<Cut>>,
     /// What tells which.
     pub saliency: Saliency,
     /// How the numbers of a unit's weights become one.
@@ -87,11 +90,11 @@ impl Default for PruneWidth {
             ratio: None,
             parameters: None,
             bytes: None,
-            bits_per_weight: 16.0,
+            bits_per_weight: None,
             multiply_adds: None,
             target_ms: None,
             widths: BTreeMap::new(),
-            cut: vec![Cut::Ffn, Cut::Heads],
+            cut: None,
             saliency: Saliency::default(),
             aggregate: Aggregate::default(),
             normalise: Normalise::default(),
@@ -229,6 +232,32 @@ impl Target {
     }
 }
 
+/// What a saliency is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Weights alone.
+    Weights,
+    /// And what is known of their inputs.
+    Inputs,
+    /// And gradients of the loss; of their squares where `squares`.
+    Gradients {
+        /// Whether the Fisher information is needed.
+        squares: bool,
+    },
+}
+
+impl Saliency {
+    /// What it is told.
+    pub fn needs(self) -> Needs {
+        match self {
+            Self::Magnitude => Needs::Weights,
+            Self::Taylor => Needs::Gradients { squares: false },
+            Self::TaylorSecond => Needs::Gradients { squares: true },
+            Self::Wanda | Self::Activation | Self::OptimalBrain => Needs::Inputs,
+        }
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -291,11 +320,21 @@ impl PruneWidth {
         if let Some(ratio) = ratio.filter(|ratio| !(*ratio > 0.0 && *ratio < 1.0)) {
             return Err(format!("ratio = {ratio} must be above 0 and below 1; 0.3 takes out 30 % of the blocks' parameters"));
         }
-        if !(self.bits_per_weight > 0.0 && self.bits_per_weight <= 32.0) {
-            return Err(format!("bits_per_weight = {} must be above 0 and at most 32", self.bits_per_weight));
+        match self.bits_per_weight {
+            Some(bits) if !(bits > 0.0 && bits <= 32.0) => return Err(format!("bits_per_weight = {bits} must be above 0 and at most 32")),
+            Some(_) if bytes.is_none() => return Err("bits_per_weight is what bytes counts: give bytes, or leave it out".into()),
+            _ => (),
+        }
+        match &self.cut {
+            Some(_) if !widths.is_empty() => return Err("widths says what is cut: leave cut out".into()),
+            Some(cut) if cut.is_empty() => return Err("cut is empty: say what may go, such as cut = [\"ffn\"]".into()),
+            _ => (),
         }
         if target_ms.is_some_and(|ms| !(ms > 0.0 && ms.is_finite())) {
             return Err("target_ms must be a positive number of milliseconds".into());
+        }
+        if target_ms.is_some() && self.cuts().contains(&Cut::Hidden) {
+            return Err("target_ms times layers, and hidden is the width between them: leave hidden out, or use multiply_adds".into());
         }
         if let Some(damp) = self.damp_percent.filter(|damp| !(*damp > 0.0 && *damp <= 1.0)) {
             return Err(format!("damp_percent = {damp} must be above 0 and at most 1"));
@@ -303,7 +342,7 @@ impl PruneWidth {
         if self.multiple == 0 {
             return Err("multiple must be at least 1".into());
         }
-        if !self.uniform && self.cuts().contains(&Cut::QueryHeads) && self.cuts().contains(&Cut::Heads) {
+        if self.cuts().contains(&Cut::QueryHeads) && self.cuts().contains(&Cut::Heads) {
             return Err("cut: query heads go with their key-value heads or by themselves: leave one of heads and query_heads out".into());
         }
         for cut in self.cuts() {
@@ -312,8 +351,11 @@ impl PruneWidth {
                 let there: Vec<_> = Cut::ALL.iter().filter(|cut| !self.axes_of(**cut, spec).is_empty()).map(|cut| cut.name()).collect();
                 return Err(format!("cut: this model has no {} to take out; it has {}", cut.name(), there.join(", ")));
             }
-            for axis in axes {
-                self.check_axis(cut, axis, spec)?;
+            let mut checked = axes.iter().map(|&axis| self.check_axis(cut, axis, spec));
+            match widths.contains_key(&cut) {
+                true => checked.collect::<Checked<()>>()?,
+                // A block that can spare nothing stays as it is, where others can.
+                false => checked.find(Result::is_ok).unwrap_or_else(|| self.check_axis(cut, axes[0], spec))?,
             }
         }
         let floor = self.selection(spec, |axis| self.least(axis, spec)).apply(spec)?;
@@ -358,7 +400,8 @@ impl PruneWidth {
 
     /// What is cut.
     pub fn cuts(&self) -> Vec<Cut> {
-        if self.widths.is_empty() { self.cut.clone() } else { self.widths.keys().copied().collect() }
+        let told = || self.cut.clone().unwrap_or_else(|| vec![Cut::Ffn, Cut::Heads]);
+        if self.widths.is_empty() { told() } else { self.widths.keys().copied().collect() }
     }
 
     /// The axes that are cut.
@@ -405,7 +448,7 @@ impl PruneWidth {
     /// What the pruned model must keep; `None` where its widths are given.
     pub fn target(&self, spec: &ModelSpec) -> Option<Target> {
         let blocks = |ratio: f64| Target::BlockParameters(((1.0 - ratio) * spec.block_parameter_count() as f64) as u64);
-        let bytes = |bytes: u64| Target::Parameters((bytes as f64 * 8.0 / self.bits_per_weight) as u64);
+        let bytes = |bytes: u64| Target::Parameters((bytes as f64 * 8.0 / self.bits_per_weight.unwrap_or(16.0)) as u64);
         let (ratio, parameters) = (self.ratio.map(blocks), self.parameters.map(Target::Parameters));
         let multiply_adds = self.multiply_adds.map(Target::MultiplyAdds);
         ratio.or(parameters).or(self.bytes.map(bytes)).or(multiply_adds).or(self.target_ms.map(Target::Milliseconds))

@@ -45,13 +45,16 @@ impl RawRecipe {
             left = stage.reshape(left);
             stages.push(stage);
         }
-        let first = stages.iter().position(|s| matches!(s, Stage::Quantize(_)));
+        let first = stages.iter().position(Stage::leaves_codes);
         if let Some(after) = first.and_then(|first| stages.get(first + 1)) {
             return Err(format!("{} comes behind a stage that quantises, which must be the last", after.method()));
         }
         let mut from_sparse = stages.iter().skip_while(|s| !matches!(s, Stage::Sparsify(_)));
-        if let Some(after) = from_sparse.find(|s| !matches!(s, Stage::Sparsify(_) | Stage::Quantize(_))) {
-            return Err(format!("{} comes behind a stage that sparsifies, whose zeros it would not keep; put it before", after.method()));
+        if let Some(after) = from_sparse.find(|s| !matches!(s, Stage::Sparsify(_)) && !s.leaves_codes()) {
+            return Err(format!(
+                "{} comes behind a stage that sparsifies, which only quantising may follow; put it before",
+                after.method()
+            ));
         }
         let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
         if window > spec.context {
@@ -129,7 +132,7 @@ fn output_format(name: &str, stages: &[Stage]) -> std::result::Result<OutputForm
         let known = OutputFormat::NAMES.map(|(known, _)| known).join(", ");
         return Err(format!("[output]: format \"{name}\" is not known; known are {known}"));
     };
-    match stages.iter().find(|stage| matches!(stage, Stage::Quantize(_))) {
+    match stages.iter().find(|stage| stage.leaves_codes()) {
         Some(stage) if !format.is_packed() => Err(format!(
             "[output]: format = \"{name}\" holds full-precision weights, and {} quantises: leave that stage out, or set format = \"native\"",
             stage.method()

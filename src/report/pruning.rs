@@ -8,7 +8,8 @@ pub struct PruningReport {
     /// Layers that are gone, as they were counted before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub layers_out: Vec<usize>,
-    /// What each layer was found to be worth, where layers were judged.
+    /// What each layer was found to be worth, where layers were judged; by angles, the run
+    /// that begins with it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub layer_scores: Vec<f64>,
     /// What is left of each width that was cut, in words.

@@ -3,7 +3,7 @@
 use crate::compress::calibrate::Stream;
 use crate::compress::decoder::{Entrance, Exit};
 use crate::compress::tensors::{Compute, Parameters, wide};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
@@ -34,21 +34,25 @@ pub fn choose(
     let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
     let stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
     let walk = Walk { store, compute, progress };
-    match by {
+    let layers = match by {
         LayerSaliency::BlockInfluence => {
             let scores = walk.influences(stream)?;
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
             order.truncate(count);
             order.sort_unstable();
-            Ok(Layers { scores, out: order })
+            Layers { scores, out: order }
         }
         LayerSaliency::AngularDistance => {
             let scores = walk.angles(stream, count)?;
             let first = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a run fits");
-            Ok(Layers { scores, out: (first..first + count).collect() })
+            Layers { scores, out: (first..first + count).collect() }
         }
-        LayerSaliency::Perplexity => walk.one_by_one(&stream, count, sequences),
+        LayerSaliency::Perplexity => walk.one_by_one(&stream, count, sequences)?,
+    };
+    match layers.scores.iter().all(|score| score.is_finite()) {
+        true => Ok(layers),
+        false => Err(Error::Overflow("what a layer is worth is no number: the model overflows on the calibration's text".into())),
     }
 }
 

@@ -1,12 +1,10 @@
-//! Gradients of the calibration's loss with respect to every weight.
+//! Gradients of the calibration's loss with respect to weights.
 
 use crate::compress::tensors::{Compute, wide};
 use crate::compress::train::{Network, Recording, Tape, Trained};
 use crate::error::Result;
-use crate::model::ParameterKind;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
-use crate::recipe::Saliency;
 use std::collections::BTreeMap;
 use tch::{Kind, Reduction, Tensor};
 
@@ -16,16 +14,22 @@ pub struct Gradients(BTreeMap<String, Of>);
 struct Of {
     /// Of the gradient.
     first: Tensor,
-    /// Of its square: the diagonal of the empirical Fisher information.
-    second: Tensor,
+    /// Of its square, where it is wanted: the diagonal of the empirical Fisher information.
+    second: Option<Tensor>,
 }
 
 impl Gradients {
-    /// Of the next-token loss of sequences, each by itself.
-    pub fn of(store: &dyn WeightStore, sequences: &[Vec<u32>], compute: Compute, progress: &dyn Progress) -> Result<Self> {
+    /// Of the next-token loss of sequences, each by itself, with respect to the parameters
+    /// of these names; `squares` tells whether their squares are wanted too.
+    pub fn of(
+        store: &dyn WeightStore,
+        (names, squares): (Vec<String>, bool),
+        sequences: &[Vec<u32>],
+        compute: Compute,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let spec = store.spec();
-        let matrices = spec.parameters().into_iter().filter(|p| p.kind != ParameterKind::Vector);
-        let network = Network::trained(store, compute, &Trained::Parameters(matrices.map(|p| p.name).collect()))?;
+        let network = Network::trained(store, compute, &Trained::Parameters(names))?;
         let mut means: BTreeMap<String, Of> = BTreeMap::new();
         let share = 1.0 / sequences.len() as f64;
         progress.begin("prune_width: gradients", sequences.len() as u64);
@@ -46,11 +50,13 @@ impl Gradients {
                 if !gradient.defined() {
                     continue;
                 }
-                let (first, second) = (&gradient * share, gradient.square() * share);
+                let (first, second) = (&gradient * share, squares.then(|| gradient.square() * share));
                 match means.get_mut(&variable.name) {
                     Some(of) => {
                         let _ = of.first.g_add_(&first);
-                        let _ = of.second.g_add_(&second);
+                        if let Some((sum, second)) = of.second.as_mut().zip(second) {
+                            let _ = sum.g_add_(&second);
+                        }
                     }
                     None => drop(means.insert(variable.name.clone(), Of { first, second })),
                 }
@@ -63,13 +69,13 @@ impl Gradients {
     }
 
     /// What each weight is worth; `None` where it has no gradient.
-    pub fn salience(&self, name: &str, weight: &Tensor, by: Saliency) -> Option<Tensor> {
+    pub fn salience(&self, name: &str, weight: &Tensor) -> Option<Tensor> {
         let Of { first, second } = self.0.get(name)?;
         let linear = weight * first;
-        Some(match by {
-            Saliency::TaylorSecond => linear - weight.square() * second * 0.5,
-            _ => linear,
-        })
-        .map(|salience| salience.abs().to_kind(Kind::Float))
+        let salience = match second {
+            Some(second) => linear - weight.square() * second * 0.5,
+            None => linear,
+        };
+        Some(salience.abs().to_kind(Kind::Float))
     }
 }

@@ -1,17 +1,20 @@
 //! How long the device's runtime takes for a token, from a short table: a layer's time by
-//! the width of its feed-forward and by its heads, between measured ones by straight
-//! lines, and what a model takes besides.
+//! each of its widths, between measured ones by straight lines, and what a model takes
+//! besides. Weights are timed in 16 bits, as they ship where nothing quantises them.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::speed;
-use crate::model::spec::Mixer;
+use crate::export::kept;
 use crate::model::{Axis, Inner, ModelSpec, Selection};
+use crate::progress::Progress;
 use crate::quant::{Assembled, Weight};
 use crate::random::Random;
+use crate::recipe::Cut;
 use crate::runtime::{Activations, Decoder};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Shares of a width that are timed.
-const SHARES: [f64; 3] = [0.25, 0.5, 1.0];
+/// Shares of a width that are timed, besides all of it.
+const SHARES: [f64; 2] = [0.25, 0.5];
 /// Layers of a timed model: more than one, so that they do not stay in the nearest cache
 /// from token to token where those of the whole model would not.
 const LAYERS: usize = 4;
@@ -19,67 +22,91 @@ const LAYERS: usize = 4;
 const TOKENS: usize = 24;
 const RUNS: usize = 3;
 
-/// Times by width, each axis alone.
+/// Times by width, each kind alone.
 pub struct Latency {
     /// Milliseconds of a token that are no layer's.
     fixed: f64,
-    /// Milliseconds of a layer that is whole, and what each width of it takes less.
+    /// Milliseconds of a layer that is whole.
     layer: f64,
-    saved: Vec<(Inner, Vec<(f64, f64)>)>,
+    /// What it takes less where a share of a width is left, shares ascending.
+    saved: BTreeMap<Inner, Vec<(f64, f64)>>,
     /// Sizes of the axes in the whole model.
     spec: ModelSpec,
 }
 
+/// What times models.
+struct Clock {
+    activations: Activations,
+    threads: usize,
+    /// Random weights by shape: most are those of the model before.
+    drawn: BTreeMap<Vec<usize>, Weight>,
+}
+
 impl Latency {
-    /// Times models like this one with random weights. `threads`: 0 = one a core.
-    pub fn measure(spec: &ModelSpec, threads: usize) -> Result<Self> {
+    /// Times models like this one with random weights, which are cut along some of these
+    /// axes. `threads`: 0 = one a core.
+    pub fn measure(spec: &ModelSpec, axes: &[Axis], (activations, threads): (Activations, usize), progress: &dyn Progress) -> Result<Self> {
+        let inner = |axis: &Axis| match axis {
+            Axis::Block(_, inner) => Some(*inner),
+            Axis::Vocabulary | Axis::Positions | Axis::EmbeddingWidth | Axis::Hidden => None,
+        };
+        let kinds: BTreeSet<Inner> = axes.iter().filter_map(inner).collect();
+        progress.begin("prune_width: timing the runtime", (2 + SHARES.len() * kinds.len()) as u64);
+        let mut clock = Clock { activations, threads, drawn: BTreeMap::new() };
+        let mut time = |selection: &Selection| {
+            progress.may_go_on()?;
+            let smaller = selection.apply(spec).map_err(Error::Usage)?;
+            let milliseconds = clock.milliseconds(&smaller)?;
+            progress.advance(1);
+            Ok::<_, Error>(milliseconds)
+        };
         let of_layers = |layers: usize| {
             let mut selection = Selection::whole(spec);
             selection.layers.truncate(layers);
             selection
         };
-        let time = |selection: &Selection| milliseconds(&selection.apply(spec).expect("it is narrower alone"), threads);
         let layers = LAYERS.min(spec.blocks.len());
-        let (few, one) = (time(&of_layers(layers))?, time(&of_layers(1))?);
-        let layer = if layers > 1 { (few - one) / (layers - 1) as f64 } else { 0.0 };
-        let mut saved = Vec::new();
-        for inner in [Inner::FeedForward, Inner::KvHeads, Inner::State] {
-            let axis = |block| Axis::Block(block, inner);
-            if !spec.cuttable().contains(&axis(0)) {
-                continue;
-            }
+        let (whole, one) = (time(&of_layers(layers))?, time(&of_layers(1))?);
+        let layer = if layers > 1 { (whole - one) / (layers - 1) as f64 } else { 0.0 };
+        let mut saved = BTreeMap::new();
+        for kind in kinds {
             let mut times = Vec::new();
             for share in SHARES {
                 let mut selection = of_layers(layers);
-                let width = |block: usize| ((share * axis(block).size(spec) as f64).round() as usize).max(1);
-                (0..layers).for_each(|block| selection.keep(axis(block), &(0..width(block)).collect::<Vec<_>>(), spec));
-                let less = (few - time(&selection)?) / layers as f64;
-                times.push((share, if share == 1.0 { 0.0 } else { less }));
+                for axis in axes.iter().filter(|axis| matches!(axis, Axis::Block(block, inner) if *inner == kind && *block < layers)) {
+                    selection.keep(*axis, &first_units(*axis, share, spec), spec);
+                }
+                times.push((share, (whole - time(&selection)?) / layers as f64));
             }
-            saved.push((inner, times));
+            times.push((1.0, 0.0));
+            saved.insert(kind, times);
         }
+        progress.end();
         Ok(Self { fixed: one - layer, layer, saved, spec: spec.clone() })
     }
 
     /// Milliseconds of a token.
     pub fn of(&self, smaller: &ModelSpec) -> f64 {
-        let share = |block: usize, inner: Inner| {
-            let axis = Axis::Block(block, inner);
-            axis.size(smaller) as f64 / axis.size(&self.spec) as f64
+        let there = smaller.cuttable();
+        let saved = |axis: &Axis| match axis {
+            Axis::Block(_, inner) => {
+                self.saved.get(inner).map(|times| between(times, axis.size(smaller) as f64 / axis.size(&self.spec) as f64))
+            }
+            Axis::Vocabulary | Axis::Positions | Axis::EmbeddingWidth | Axis::Hidden => None,
         };
-        let has = |block: usize, inner: Inner| match smaller.blocks[block].mixer {
-            Mixer::Attention(_) => inner != Inner::State,
-            Mixer::Wkv(_) => inner != Inner::KvHeads,
-        };
-        let saved = |block| {
-            self.saved
-                .iter()
-                .filter(|(inner, _)| has(block, *inner))
-                .map(|(inner, times)| between(times, share(block, *inner)))
-                .sum::<f64>()
-        };
-        self.fixed + (0..smaller.blocks.len()).map(|block| self.layer - saved(block)).sum::<f64>()
+        self.fixed + self.layer * smaller.blocks.len() as f64 - there.iter().filter_map(saved).sum::<f64>()
     }
+}
+
+/// A share of an axis's units, as many of each key-value head where they are query heads.
+fn first_units(axis: Axis, share: f64, spec: &ModelSpec) -> Vec<usize> {
+    let groups = match (Cut::of(axis), axis) {
+        (Some(Cut::QueryHeads), Axis::Block(block, _)) => Axis::Block(block, Inner::KvHeads).size(spec),
+        _ => 1,
+    };
+    let of = axis.size(spec) / groups;
+    let count = ((share * of as f64).round() as usize).max(1);
+    (0..groups).flat_map(|group| (0..count).map(move |unit| group * of + unit)).collect()
 }
 
 /// On straight lines through points with ascending places, and on beyond the first.
@@ -89,17 +116,22 @@ fn between(points: &[(f64, f64)], at: f64) -> f64 {
     y0 + (y1 - y0) * (at - x0) / (x1 - x0)
 }
 
-/// Of a token, decoded by itself.
-fn milliseconds(spec: &ModelSpec, threads: usize) -> Result<f64> {
-    let weight = |p: crate::model::Parameter| {
-        let random = Random::named(0, &p.name);
-        let values: Vec<f32> = (0..p.count()).map(|i| 0.02 * (random.uniform(i) as f32 - 0.5)).collect();
-        (p.name.clone(), Weight::from_f32(&p.name, p.shape, &values))
-    };
-    let model = Assembled::new(spec.clone(), spec.parameters().into_iter().map(weight));
-    let decoder = Decoder::new(&model, Activations::F32, threads)?;
-    let tokens = TOKENS.min(spec.longest_sequence().map_or(TOKENS, |longest| longest - 1));
-    Ok(1e3 / speed::measure(&decoder, 1, tokens, RUNS)?.decode_tokens_per_s)
+impl Clock {
+    /// Of a token, decoded by itself.
+    fn milliseconds(&mut self, spec: &ModelSpec) -> Result<f64> {
+        let mut weight = |p: crate::model::Parameter| {
+            let drawn = self.drawn.entry(p.shape.clone()).or_insert_with(|| {
+                let random = Random::named(0, &p.name);
+                let values: Vec<f32> = (0..p.count()).map(|i| 0.02 * (random.uniform(i) as f32 - 0.5)).collect();
+                kept(Weight::from_f32(&p.name, p.shape.clone(), &values), p.kind)
+            });
+            (p.name, drawn.clone())
+        };
+        let model = Assembled::new(spec.clone(), spec.parameters().into_iter().map(&mut weight));
+        let decoder = Decoder::new(&model, self.activations, self.threads)?;
+        let tokens = TOKENS.min(spec.longest_sequence().map_or(TOKENS, |longest| longest - 1));
+        Ok(1e3 / speed::measure(&decoder, 1, tokens, RUNS)?.decode_tokens_per_s)
+    }
 }
 
 #[cfg(test)]

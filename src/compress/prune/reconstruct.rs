@@ -28,28 +28,36 @@ pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) 
     let _no_grad = tch::no_grad_guard();
     let mut halves: [Option<Paired>; 2] = [None, None];
     for (i, (x, y)) in whole.stream.batches().iter().zip(smaller.stream.batches()).enumerate() {
-        let (x, y) = (heard(whole, x, input), heard(smaller, y, input));
-        let product = |x: &Tensor, y: &Tensor| x.tr().matmul(y).to_kind(Kind::Double);
-        let sum = |x: &Tensor| x.sum_dim_intlist(0, false, Kind::Double);
-        let more = Paired {
-            tokens: x.size()[0] as f64,
-            across: product(&x, &y),
-            products: product(&y, &y),
-            squares: product(&x, &x),
-            before: sum(&x),
-            after: sum(&y),
-        };
-        let half = &mut halves[i % 2];
-        *half = Some(match half.take() {
-            None => more,
-            Some(sums) => sums.plus(&more),
-        });
+        let weights = whole.stream.importance(i);
+        let more = paired(&heard(whole, x, input), &heard(smaller, y, input), weights.as_ref());
+        match &mut halves[i % 2] {
+            Some(sums) => sums.add(&more),
+            none => *none = Some(more),
+        }
         progress.advance(1);
     }
     let [first, second] = halves;
     let first = first.expect("there are sequences");
     let second = second.unwrap_or_else(|| first.zero());
     [first, second]
+}
+
+/// Sums over tokens `[tokens, …]`, each as often as it counts.
+fn paired(x: &Tensor, y: &Tensor, weights: Option<&Tensor>) -> Paired {
+    let (weighed_x, weighed_y, tokens) = match weights.map(|weights| weights.unsqueeze(1)) {
+        None => (x.shallow_clone(), y.shallow_clone(), x.size()[0] as f64),
+        Some(weights) => (x * &weights, y * &weights, weights.sum(Kind::Double).double_value(&[])),
+    };
+    let product = |x: &Tensor, y: &Tensor| x.tr().matmul(y).to_kind(Kind::Double);
+    let sum = |x: &Tensor| x.sum_dim_intlist(0, false, Kind::Double);
+    Paired {
+        tokens,
+        across: product(&weighed_x, y),
+        products: product(&weighed_y, y),
+        squares: product(&weighed_x, x),
+        before: sum(&weighed_x),
+        after: sum(&weighed_y),
+    }
 }
 
 /// `[tokens, in]`; products of so few are summed in double precision.

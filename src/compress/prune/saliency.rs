@@ -4,9 +4,10 @@
 use super::gradients::Gradients;
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::cholesky::inverse_factor;
+use crate::compress::tensors::to_vec64;
 use crate::error::Result;
-use crate::model::{Axis, ModelSpec, Parameter, ParameterKind};
-use crate::recipe::{Aggregate, Cut, Normalise, Saliency};
+use crate::model::{Axis, Inner, ModelSpec, Parameter, ParameterKind, Selection};
+use crate::recipe::{Aggregate, Normalise, Saliency};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -39,53 +40,85 @@ pub struct Tallies<'a> {
     of: BTreeMap<Axis, Tally>,
 }
 
+/// Dimensions of a matrix whose units its numbers speak of.
+const BOTH: [usize; 2] = [0, 1];
+/// The columns, which read the units.
+const READERS: [usize; 1] = [1];
+
 impl Judge<'_> {
-    /// Adds what a matrix `weight` says of the units that it belongs to. `input` is known
-    /// of linear layers.
-    pub fn look(&self, parameter: &Parameter, weight: &Tensor, input: Option<&InputStatistics>, tallies: &mut Tallies) -> Result<()> {
-        let judged = match (self.saliency, input) {
-            (Saliency::Magnitude, _) => Some((weight.abs(), false)),
+    /// Adds what matrices of one input, or one by itself, say of the units that they
+    /// belong to. `input` is known of linear layers.
+    pub fn look(&self, matrices: &[(Parameter, Tensor)], input: Option<&InputStatistics>, tallies: &mut Tallies) -> Result<()> {
+        match (self.saliency, input) {
+            (Saliency::Magnitude, _) => matrices.iter().for_each(|(p, weight)| tallies.add(p, &weight.abs(), &BOTH)),
             (Saliency::Taylor | Saliency::TaylorSecond, _) => {
                 let gradients = self.gradients.expect("they were taken");
-                gradients.salience(&parameter.name, weight, self.saliency).map(|salience| (salience, false))
+                for (p, weight) in matrices {
+                    if let Some(salience) = gradients.salience(&p.name, weight) {
+                        tallies.add(p, &salience, &BOTH);
+                    }
+                }
             }
-            (Saliency::Wanda, Some(input)) => Some((weight.abs() * input.hessian.diagonal(0, 0, 1).sqrt(), true)),
-            // The same of each row, so that it is counted once.
-            (Saliency::Activation, Some(input)) => Some((input.mean_magnitude.unsqueeze(0), true)),
-            (Saliency::OptimalBrain, Some(input)) => return self.removal(parameter, weight, input, tallies),
-            (Saliency::Wanda | Saliency::Activation | Saliency::OptimalBrain, None) => None,
-        };
-        if let Some((numbers, readers_alone)) = judged {
-            tallies.add(parameter, &numbers, readers_alone);
+            (Saliency::Wanda, Some(input)) => {
+                let norms = input.hessian.diagonal(0, 0, 1).sqrt();
+                matrices.iter().for_each(|(p, weight)| tallies.add(p, &(weight.abs() * &norms), &READERS));
+            }
+            // All read the same: it counts once.
+            (Saliency::Activation, Some(input)) => {
+                matrices.iter().take(1).for_each(|(p, _)| tallies.add(p, &input.mean_magnitude.unsqueeze(0), &READERS));
+            }
+            (Saliency::OptimalBrain, Some(input)) => self.removal(matrices, input, tallies)?,
+            (Saliency::Wanda | Saliency::Activation | Saliency::OptimalBrain, None) => (),
         }
         Ok(())
     }
 
-    /// Errors of removing each unit that a linear layer reads.
-    fn removal(&self, parameter: &Parameter, weight: &Tensor, input: &InputStatistics, tallies: &mut Tallies) -> Result<()> {
+    /// Errors of removing each unit that linear layers of one input read.
+    fn removal(&self, matrices: &[(Parameter, Tensor)], input: &InputStatistics, tallies: &mut Tallies) -> Result<()> {
+        let Some((parameter, _)) = matrices.first() else { return Ok(()) };
         let read = tallies.spec.axes(parameter).swap_remove(1);
-        let cut: Vec<Axis> = tallies.of.keys().copied().filter(|axis| tallies.meets(*axis, &read)).collect();
+        let cut: Vec<Axis> = tallies.met(&read);
         if cut.is_empty() {
             return Ok(());
         }
         let hessian = input.hessian.to_kind(Kind::Double);
         // Inputs that are always zero: nothing is lost with them.
-        let dead = hessian.diagonal(0, 0, 1).eq(0.0).to_kind(Kind::Double);
-        let upper = inverse_factor(hessian + dead.diag(0), self.damp_percent)?.upper;
-        let (inverse, weight) = (upper.tr().matmul(&upper), weight.to_kind(Kind::Double) * dead.logical_not());
+        let dead = hessian.diagonal(0, 0, 1).eq(0.0);
+        let upper = inverse_factor(hessian + dead.to_kind(Kind::Double).diag(0), self.damp_percent)?.upper;
+        let weights: Vec<Tensor> = matrices.iter().map(|(_, weight)| weight.to_kind(Kind::Double) * dead.logical_not()).collect();
         for axis in cut {
-            let units = axis.size(tallies.spec);
-            let errors = (0..units).map(|unit| {
-                let columns = Tensor::from_slice(&tallies.columns(axis, unit, &read));
-                let of_unit = weight.index_select(1, &columns);
-                let among = inverse.index_select(0, &columns).index_select(1, &columns);
-                (of_unit.matmul(&among.inverse()) * of_unit).sum(Kind::Double).double_value(&[])
-            });
-            let errors: Vec<f64> = errors.collect();
+            let places: Vec<Vec<i64>> = (0..axis.size(tallies.spec)).map(|unit| tallies.columns(axis, unit, &read)).collect();
+            let errors = match places.iter().all(|columns| columns.len() == 1) {
+                true => of_columns(&weights, &upper, &places),
+                false => of_units(&weights, &upper, &places),
+            };
             tallies.of.get_mut(&axis).expect("it is one of them").add(&errors, &errors, &errors, 1.0);
         }
         Ok(())
     }
+}
+
+/// Σ w² / [H⁻¹] of single columns, all at once.
+fn of_columns(weights: &[Tensor], upper: &Tensor, places: &[Vec<i64>]) -> Vec<f64> {
+    let squares = |m: &Tensor| m.square().sum_dim_intlist(0, false, Kind::Double);
+    let sum: Tensor = weights.iter().map(squares).sum();
+    let errors = to_vec64(&(sum / squares(upper)));
+    places.iter().map(|columns| errors[columns[0] as usize]).collect()
+}
+
+/// tr(W [H⁻¹]⁻¹ Wᵀ) of each unit's columns.
+fn of_units(weights: &[Tensor], upper: &Tensor, places: &[Vec<i64>]) -> Vec<f64> {
+    let inverse = upper.tr().matmul(upper);
+    let of_unit = |columns: &Vec<i64>| {
+        let columns = Tensor::from_slice(columns).to_device(upper.device());
+        let among = inverse.index_select(0, &columns).index_select(1, &columns).inverse();
+        let error = |weight: &Tensor| {
+            let of_unit = weight.index_select(1, &columns);
+            (of_unit.matmul(&among) * of_unit).sum(Kind::Double)
+        };
+        weights.iter().map(error).sum::<Tensor>().double_value(&[])
+    };
+    places.iter().map(of_unit).collect()
 }
 
 impl Tally {
@@ -119,9 +152,15 @@ impl<'a> Tallies<'a> {
         Self { spec, of: axes.iter().map(|&axis| (axis, Tally::new(axis.size(spec)))).collect() }
     }
 
-    /// Whether units of an axis lie along a dimension that runs over others.
-    fn meets(&self, axis: Axis, dimension: &[Axis]) -> bool {
-        self.spec.coupled(axis, 0).iter().any(|(with, _)| dimension.contains(with))
+    /// Whether a parameter belongs to any unit.
+    pub fn has(&self, parameter: &Parameter) -> bool {
+        self.spec.axes(parameter).iter().any(|dimension| !self.met(dimension).is_empty())
+    }
+
+    /// The axes whose units lie along a dimension that runs over others.
+    fn met(&self, dimension: &[Axis]) -> Vec<Axis> {
+        let meets = |axis: &Axis| self.spec.coupled(*axis, 0).iter().any(|(with, _)| dimension.contains(with));
+        self.of.keys().copied().filter(meets).collect()
     }
 
     /// The places of a unit along a dimension.
@@ -135,28 +174,27 @@ impl<'a> Tallies<'a> {
         dimension.iter().fold(vec![0], along).into_iter().map(|place: usize| place as i64).collect()
     }
 
-    /// Adds numbers of a matrix, none below zero, to the units of each dimension, or of
-    /// its columns alone; one row stands for all where there is one.
-    fn add(&mut self, parameter: &Parameter, numbers: &Tensor, readers_alone: bool) {
+    /// Adds numbers of a matrix, none below zero, to the units along some dimensions; one
+    /// row stands for all where there is one.
+    fn add(&mut self, parameter: &Parameter, numbers: &Tensor, dimensions: &[usize]) {
         if parameter.kind == ParameterKind::Vector {
             return;
         }
         let axes = self.spec.axes(parameter);
-        for (dimension, of) in axes.iter().enumerate().filter(|(dimension, _)| *dimension == 1 || !readers_alone) {
+        for &dimension in dimensions {
+            let met = self.met(&axes[dimension]);
+            if met.is_empty() {
+                continue;
+            }
             let other = [1 - dimension as i64];
-            let numbers = numbers.to_kind(Kind::Double);
             let lines = numbers.size()[other[0] as usize] as f64;
-            let [sums, squares, greatest] = [
-                numbers.sum_dim_intlist(&other[..], false, Kind::Double),
-                numbers.square().sum_dim_intlist(&other[..], false, Kind::Double),
-                numbers.amax(&other[..], false),
-            ]
-            .map(|of_lines| Vec::<f64>::try_from(of_lines.to_device(tch::Device::Cpu).contiguous()).expect("doubles"));
-            for axis in self.of.keys().copied().filter(|axis| self.meets(*axis, of)).collect::<Vec<_>>() {
-                let places: Vec<Vec<usize>> =
-                    (0..axis.size(self.spec)).map(|unit| self.columns(axis, unit, of).into_iter().map(|c| c as usize).collect()).collect();
-                let total = |of: &[f64]| places.iter().map(|p| p.iter().map(|&i| of[i]).sum::<f64>()).collect::<Vec<_>>();
-                let most = places.iter().map(|p| p.iter().map(|&i| greatest[i]).fold(0.0, f64::max)).collect::<Vec<_>>();
+            let sums = to_vec64(&numbers.sum_dim_intlist(&other[..], false, Kind::Double));
+            let squares = to_vec64(&numbers.square().sum_dim_intlist(&other[..], false, Kind::Double));
+            let greatest = to_vec64(&numbers.amax(&other[..], false));
+            for axis in met {
+                let places: Vec<Vec<i64>> = (0..axis.size(self.spec)).map(|unit| self.columns(axis, unit, &axes[dimension])).collect();
+                let total = |of: &[f64]| places.iter().map(|p| p.iter().map(|&i| of[i as usize]).sum::<f64>()).collect::<Vec<_>>();
+                let most = places.iter().map(|p| p.iter().map(|&i| greatest[i as usize]).fold(0.0, f64::max)).collect::<Vec<_>>();
                 let count = lines * places.first().map_or(0, Vec::len) as f64;
                 self.of.get_mut(&axis).expect("it is one of them").add(&total(&sums), &total(&squares), &most, count);
             }
@@ -177,7 +215,8 @@ pub fn comparable(scores: Scores, by: Normalise, spec: &ModelSpec) -> Scores {
             Normalise::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
             Normalise::Max => scores.iter().copied().fold(0.0, f64::max),
         };
-        let by = by.max(f64::MIN_POSITIVE);
+        // Where nothing is worth anything, all is worth the same.
+        let by = if by > 0.0 { by } else { 1.0 };
         (axis, scores.into_iter().map(|score| score / by).collect())
     };
     scores.into_iter().map(of).collect()
@@ -186,9 +225,13 @@ pub fn comparable(scores: Scores, by: Normalise, spec: &ModelSpec) -> Scores {
 /// Parameters that go with a unit.
 fn unit_cost(axis: Axis, spec: &ModelSpec) -> f64 {
     let units = axis.size(spec);
-    let mut without = crate::model::Selection::whole(spec);
-    let step = if Cut::of(axis) == Some(Cut::QueryHeads) { units } else { units - 1 };
-    without.keep(axis, &(0..step.max(1)).collect::<Vec<_>>(), spec);
-    let left = without.apply(spec).map_or(0, |spec| spec.parameter_count());
-    (spec.parameter_count() - left) as f64
+    // Query heads go one of each key-value head.
+    let together = match axis {
+        Axis::Block(block, Inner::QueryHeads) => Axis::Block(block, Inner::KvHeads).size(spec),
+        _ => 1,
+    };
+    let mut without = Selection::whole(spec);
+    without.keep(axis, &(0..units).filter(|unit| unit % (units / together) != 0).collect::<Vec<_>>(), spec);
+    let left = without.apply(spec).map_or(0, |smaller| smaller.parameter_count());
+    (spec.parameter_count() - left) as f64 / together as f64
 }

@@ -3,7 +3,7 @@
 use super::saliency::Scores;
 use crate::error::{Error, Result};
 use crate::model::{Axis, Inner, Kept, ModelSpec, Selection};
-use crate::recipe::{Cut, PruneWidth, Target};
+use crate::recipe::{Cut, PruneWidth};
 use std::collections::BTreeMap;
 
 /// The largest model within the target that cutting the lowest scores gives: by the same
@@ -138,9 +138,4 @@ pub fn describe(selection: &Selection, spec: &ModelSpec) -> Vec<String> {
         format!("{inner}: {left} of {of} in {blocks}")
     }));
     said
-}
-
-/// Whether a target is in time, which must be measured.
-pub fn is_timed(target: Option<Target>) -> bool {
-    matches!(target, Some(Target::Milliseconds(_)))
 }

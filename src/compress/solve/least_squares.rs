@@ -1,7 +1,7 @@
 //! The weights of a layer that sees other inputs than before, nearest to what it made of
 //! those.
 
-use super::cholesky::inverse_factor;
+use super::cholesky::{InverseFactor, inverse_factor};
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
@@ -26,15 +26,13 @@ pub struct Paired {
 const DAMPINGS: [f64; 4] = [0.001, 0.01, 0.1, 1.0];
 
 impl Paired {
-    /// Of the tokens of both.
-    pub fn plus(&self, more: &Self) -> Self {
-        Self {
-            tokens: self.tokens + more.tokens,
-            across: &self.across + &more.across,
-            products: &self.products + &more.products,
-            squares: &self.squares + &more.squares,
-            before: &self.before + &more.before,
-            after: &self.after + &more.after,
+    /// Adds other tokens.
+    pub fn add(&mut self, more: &Self) {
+        let Self { tokens, across, products, squares, before, after } = self;
+        *tokens += more.tokens;
+        let sums = [across, products, squares, before, after];
+        for (sum, more) in sums.into_iter().zip([&more.across, &more.products, &more.squares, &more.before, &more.after]) {
+            let _ = sum.g_add_(more);
         }
     }
 
@@ -58,8 +56,14 @@ impl Paired {
         }
     }
 
-    /// ‖W x − W′ y‖ / ‖W x‖, biases aside.
-    pub fn relative_error(&self, weight: &Tensor, solved: &Tensor) -> f64 {
+    /// ‖W x + b − W′ y − b′‖ / ‖W x‖ of what [`solve`] finds, where a bias makes the means
+    /// of both the same.
+    pub fn relative_error_of(&self, weight: &Tensor, has_bias: bool, solved: &Tensor) -> f64 {
+        if has_bias { self.centred().relative_error(weight, solved) } else { self.relative_error(weight, solved) }
+    }
+
+    /// ‖W x − W′ y‖ / ‖W x‖.
+    fn relative_error(&self, weight: &Tensor, solved: &Tensor) -> f64 {
         let [weight, solved] = [weight, solved].map(|w| w.to_kind(Kind::Double));
         let sum = |left: &Tensor, middle: &Tensor, right: &Tensor| (left.matmul(middle) * right).sum(Kind::Double).double_value(&[]);
         let whole = sum(&weight, &self.squares, &weight);
@@ -68,17 +72,21 @@ impl Paired {
     }
 }
 
+/// What was solved.
+pub struct Solved {
+    /// `[out, left]`
+    pub weight: Tensor,
+    /// `[out]`, where there is one.
+    pub bias: Option<Tensor>,
+    /// The damping that it took.
+    pub damp_percent: f64,
+}
+
 /// Weight and bias, which is given where the layer has one, of what minimises
 /// ‖W x + b − W′ y − b′‖² + λ ‖W′ − W₀‖², where W₀ `[out, left]` are the columns of
 /// `weight` `[out, in]` that stay and λ is `damp_percent` of the mean of the diagonal of
 /// Σ y yᵀ: ridge regression towards what the weights were. The bias is not damped.
-pub fn solve(
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    stay: &Tensor,
-    paired: &Paired,
-    damp_percent: f64,
-) -> Result<(Tensor, Option<Tensor>)> {
+pub fn solve(weight: &Tensor, bias: Option<&Tensor>, stay: &Tensor, paired: &Paired, damp_percent: f64) -> Result<Solved> {
     let weight = weight.to_kind(Kind::Double);
     let start = weight.index_select(1, stay);
     let centred = bias.is_some().then(|| paired.centred());
@@ -86,12 +94,12 @@ pub fn solve(
     // Inputs that are always zero, or the same, keep their weights.
     let dead = products.diagonal(0, 0, 1).le(0.0).to_kind(Kind::Double);
     let mean = products.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(f64::MIN_POSITIVE);
-    let upper = inverse_factor(products + (dead * mean).diag(0), damp_percent)?.upper;
+    let InverseFactor { upper, damp_percent } = inverse_factor(products + (dead * mean).diag(0), damp_percent)?;
     // W₀ and what it leaves, through the inverse.
     let left = weight.matmul(across) - start.matmul(products);
     let solved = start + left.matmul(&upper.tr()).matmul(&upper);
     let bias = bias.map(|bias| bias.to_kind(Kind::Double) + (weight.matmul(&paired.before) - solved.matmul(&paired.after)) / paired.tokens);
-    Ok((solved, bias))
+    Ok(Solved { weight: solved, bias, damp_percent })
 }
 
 /// The damping with which what is solved on one half of the text does best on the other;
@@ -106,7 +114,7 @@ pub fn damping(weight: &Tensor, has_bias: bool, stay: &Tensor, halves: &[Paired;
     for damping in DAMPINGS {
         let mut error = 0.0;
         for (seen, unseen) in [(0, 1), (1, 0)] {
-            error += halves[unseen].relative_error(weight, &solve(weight, None, stay, halves[seen], damping)?.0);
+            error += halves[unseen].relative_error(weight, &solve(weight, None, stay, halves[seen], damping)?.weight);
         }
         if error < best.0 {
             best = (error, damping);

@@ -17,7 +17,7 @@ use std::path::Path;
 type Meaning = fn(&ModelSpec) -> Option<Value>;
 
 /// What families call widths and lists of blocks.
-const KEYS: [(&[&str], Meaning); 18] = [
+const KEYS: [(&[&str], Meaning); 19] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
@@ -30,6 +30,10 @@ const KEYS: [(&[&str], Meaning); 18] = [
     (&["num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"], |spec| Some(json!(first(spec)?.n_heads))),
     (&["num_key_value_heads"], |spec| Some(json!(first(spec)?.n_kv_heads))),
     (&["head_dim"], |spec| Some(json!(first(spec)?.head_dim))),
+    // Which grows when channels of the residual stream go.
+    (&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"], |spec| {
+        Some(json!(spec.final_norm.as_ref()?.epsilon))
+    }),
     // RWKV.
     (&["attention_hidden_size"], |spec| match &spec.blocks.first()?.mixer {
         Mixer::Wkv(wkv) => Some(json!(wkv.width)),
