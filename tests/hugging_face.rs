@@ -14,7 +14,7 @@ use thimble::export::{Format, HuggingFace};
 use thimble::model::families::read_config;
 use thimble::model::spec::SpecialTokens;
 use thimble::model::student::Initialise;
-use thimble::model::{DenseModel, ModelSpec, StudentShape};
+use thimble::model::{Axis, DenseModel, ModelSpec, Selection, StudentShape};
 use thimble::quant::native::Notes;
 use thimble::quant::{Assembled, Weight};
 use thimble::runtime;
@@ -122,6 +122,24 @@ fn narrow_feed_forwards_are_written() {
     }
     let families: BTreeSet<_> = refused.iter().map(|(name, _)| name.split('-').next().unwrap()).collect();
     assert_eq!(families, BTreeSet::from(["bloom", "openlm"]));
+}
+
+/// A narrower residual stream is too, whose norms have a greater ε, where that is not
+/// another norm's as well.
+#[test]
+fn narrow_residual_streams_are_written() {
+    for (fixture, reason) in [("llama-gqa-tied", None), ("qwen3-tied", Some("epsilon"))] {
+        let model = runtime::open(&data::fixture(fixture), None).unwrap();
+        let spec = model.spec();
+        let mut selection = Selection::whole(spec);
+        selection.keep(Axis::Hidden, &(0..spec.hidden_size / 2).collect::<Vec<_>>(), spec);
+        let checked = HuggingFace::of(&model).unwrap().check(&selection.apply(spec).unwrap());
+        let found = checked.err().map(|e| e.to_string());
+        assert!(
+            found.is_some() == reason.is_some() && found.as_deref().unwrap_or("").contains(reason.unwrap_or("")),
+            "{fixture}: {found:?}"
+        );
+    }
 }
 
 /// One head of a Llama whose heads no longer share out the hidden size.

@@ -17,7 +17,7 @@ use std::path::Path;
 type Meaning = fn(&ModelSpec) -> Option<Value>;
 
 /// What families call widths and lists of blocks.
-const KEYS: [(&[&str], Meaning); 19] = [
+const KEYS: [(&[&str], Meaning); 18] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
@@ -30,10 +30,6 @@ const KEYS: [(&[&str], Meaning); 19] = [
     (&["num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"], |spec| Some(json!(first(spec)?.n_heads))),
     (&["num_key_value_heads"], |spec| Some(json!(first(spec)?.n_kv_heads))),
     (&["head_dim"], |spec| Some(json!(first(spec)?.head_dim))),
-    // Which grows when channels of the residual stream go.
-    (&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"], |spec| {
-        Some(json!(spec.final_norm.as_ref()?.epsilon))
-    }),
     // RWKV.
     (&["attention_hidden_size"], |spec| match &spec.blocks.first()?.mixer {
         Mixer::Wkv(wkv) => Some(json!(wkv.width)),
@@ -55,6 +51,14 @@ const KEYS: [(&[&str], Meaning); 19] = [
     (&["ffn_multipliers"], |spec| Some(spec.blocks.iter().map(|block| block.ffn.width as f64 / spec.hidden_size as f64).collect())),
     (&["ffn_dim_divisor"], |spec| Some(json!(spec.blocks.iter().map(|block| block.ffn.width).reduce(greatest_common_divisor)?))),
 ];
+
+/// What families call the ε of their norms. It grows when channels of the residual stream
+/// go; otherwise what the source says of it stays, which may be several.
+const EPSILONS: [&str; 5] = ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"];
+
+fn epsilon(spec: &ModelSpec) -> Option<f64> {
+    spec.final_norm.as_ref().map(|norm| norm.epsilon)
+}
 
 fn attentions<'a>(spec: &'a ModelSpec) -> Option<Vec<&'a Attention>> {
     let attention = |block: &'a Block| match &block.mixer {
@@ -130,6 +134,13 @@ impl Configuration {
                 // Keys that are there and not read may be read by others.
                 if self.config.was_asked(key) || object.contains_key(*key) {
                     object.insert((*key).to_owned(), said.clone());
+                }
+            }
+        }
+        if let Some(epsilon) = epsilon(spec).filter(|new| epsilon(&self.source) != Some(*new)) {
+            for key in EPSILONS {
+                if self.config.was_asked(key) || value.get(key).is_some() {
+                    value[key] = json!(epsilon);
                 }
             }
         }
