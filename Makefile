@@ -86,7 +86,7 @@ bench-frontier: setup .venv-peers/ready
 bench-distillation: setup .venv-compat/ready
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench distillation -- $(DISTIL)
 
-# An hour; what is made is kept. Small runs: PRUNING="--tokens 100000 --only Wanda"
+# Three quarters of an hour; what is made is kept. Parts, and small runs: PRUNING="pruning --only Wanda"
 bench-pruning: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench pruning -- $(PRUNING)
 

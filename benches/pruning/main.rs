@@ -1,11 +1,13 @@
-//! Structured pruning: `cargo bench --features torch --bench pruning -- [--tokens N] [--only TEXT]`
-//! makes `benches/pruning.md`; `--tokens`, of a recovery, and `--only`, a part of ways'
-//! names, make a run small: it prints its page, and leaves the committed one as it is.
-//! What is made is kept in the build folder, so that a run that was stopped goes on. The
-//! last line is JSON.
+//! Structured pruning: `cargo bench --features torch --bench pruning -- [PART…] [--tokens N] [--only TEXT]`
+//! runs parts, all where none is named, and each makes its page: `pruning` (as models are
+//! pruned) and `recovery` (once they are trained again). `--tokens`, of a recovery, and
+//! `--only`, a part of ways' names, make a run small: it prints its page, and leaves the
+//! committed one as it is. What is made is kept in the build folder, so that a run that
+//! was stopped goes on. The last line is JSON.
 
 #[path = "../common/made.rs"]
 mod made;
+mod page;
 mod rows;
 #[path = "../common/student.rs"]
 mod student;
@@ -15,7 +17,6 @@ mod subject;
 use clap::Parser;
 use rows::{BEST, DEPTH, RATIOS, WAYS, Way};
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use student::Student;
@@ -26,15 +27,13 @@ use thimble::runtime::{Activations, Decoder, Model};
 const MODEL: &str = "house-6m";
 /// Of a recovery.
 const TOKENS: u64 = 500_000;
-/// The point that a target is on.
-const RATIO: f64 = 0.3;
-/// Perplexity there, of the original's, at most.
-const GREATEST: f64 = 1.1;
 /// Timed in turns, original and pruned.
 const ROUNDS: usize = 3;
 
 #[derive(Parser)]
 struct Choice {
+    #[arg(value_parser = PARTS.map(|part| part.name))]
+    parts: Vec<String>,
     /// What a recovery is trained on.
     #[arg(long)]
     tokens: Option<u64>,
@@ -45,6 +44,38 @@ struct Choice {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// A part, which makes a page of its name.
+struct Part {
+    name: &'static str,
+    title: &'static str,
+    /// Its models: ways, and whether what stays is solved anew.
+    models: fn() -> Vec<(&'static Way, bool)>,
+    trained: bool,
+    /// What it should show.
+    target: &'static str,
+    /// Where it does not.
+    missed: fn(&Subject, &[Line]) -> Vec<String>,
+}
+
+const PARTS: [Part; 2] = [
+    Part {
+        name: "pruning",
+        title: "Pruning",
+        models: || WAYS.iter().flat_map(|way| if way.solves { vec![(way, false), (way, true)] } else { vec![(way, false)] }).collect(),
+        trained: false,
+        target: "solving beats not solving at every point, by KL at home.",
+        missed: page::unsolved_is_better,
+    },
+    Part {
+        name: "recovery",
+        title: "Pruning, then training",
+        models: || WAYS.iter().filter(|way| [DEPTH, BEST].contains(&way.name)).map(|way| (way, way.solves)).collect(),
+        trained: true,
+        target: "of those that lack 30 %, the best is within 10 % of the original's perplexity at home.",
+        missed: page::far_from_the_original,
+    },
+];
 
 /// One model.
 struct Line {
@@ -63,29 +94,24 @@ fn main() {
     let choice = Choice::parse();
     let start = Instant::now();
     let subject = Subject::open(MODEL);
-    let ways = || WAYS.iter().filter(|way| choice.only.as_ref().is_none_or(|only| way.name.contains(only.as_str())));
-    let mut lines = Vec::new();
-    for ratio in RATIOS {
-        for way in ways() {
-            for solved in if way.solves { vec![false, true] } else { vec![false] } {
-                lines.push(measure(&subject, way, ratio, solved, 0));
-            }
+    let wanted = |way: &Way| choice.only.as_ref().is_none_or(|only| way.name.contains(only.as_str()));
+    let (mut figures, mut missed) = (serde_json::Map::new(), Vec::new());
+    for part in PARTS.iter().filter(|part| choice.parts.is_empty() || choice.parts.iter().any(|name| name == part.name)) {
+        let tokens = if part.trained { choice.tokens.unwrap_or(TOKENS) } else { 0 };
+        let models: Vec<_> = (part.models)().into_iter().filter(|(way, _)| wanted(way)).collect();
+        let of_ratio = |ratio: f64| models.iter().map(move |&(way, solved)| (way, ratio, solved)).collect::<Vec<_>>();
+        let lines: Vec<Line> =
+            RATIOS.into_iter().flat_map(of_ratio).map(|(way, ratio, solved)| measure(&subject, way, ratio, solved, tokens)).collect();
+        let failed = (part.missed)(&subject, &lines);
+        let page = page::page(part, &subject, &lines, &failed);
+        print!("{page}");
+        if choice.tokens.is_none() && choice.only.is_none() {
+            std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/{}.md", part.name)), &page).unwrap();
         }
+        figures.insert(part.name.into(), lines.iter().map(Line::json).collect());
+        missed.extend(failed);
     }
-    let tokens = choice.tokens.unwrap_or(TOKENS);
-    for ratio in RATIOS {
-        for way in ways().filter(|way| [DEPTH, BEST].contains(&way.name)) {
-            lines.push(measure(&subject, way, ratio, way.solves, tokens));
-        }
-    }
-    let missed = missed(&subject, &lines);
-    let page = page(&subject, &lines, &missed);
-    print!("{page}");
-    if choice.tokens.is_none() && choice.only.is_none() {
-        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/pruning.md"), &page).unwrap();
-    }
-    let figures: Vec<Value> = lines.iter().map(Line::json).collect();
-    println!("{}", json!({ "original": subject.before, "lines": figures, "missed": missed, "seconds": start.elapsed().as_secs_f64() }));
+    println!("{}", json!({ "original": subject.before, "parts": figures, "missed": missed, "seconds": start.elapsed().as_secs_f64() }));
 }
 
 fn measure(subject: &Subject, way: &'static Way, ratio: f64, solved: bool, tokens: u64) -> Line {
@@ -106,14 +132,16 @@ fn times_as_fast(original: &Model, pruned: &Model) -> [f64; 2] {
         let speed = speed::measure(&decoder, 256, 96, 1).unwrap();
         [speed.decode_tokens_per_s, speed.prefill_tokens_per_s]
     };
-    let mut ratios: Vec<[f64; 2]> = Vec::new();
-    for _ in 0..ROUNDS {
-        let (before, after) = (rates(original), rates(pruned));
-        ratios.push([0, 1].map(|i| after[i] / before[i]));
-    }
+    let ratios: Vec<[f64; 2]> = (0..ROUNDS)
+        .map(|_| {
+            let (before, after) = (rates(original), rates(pruned));
+            [0, 1].map(|i| after[i] / before[i])
+        })
+        .collect();
     [0, 1].map(|i| {
-        ratios.sort_by(|a, b| a[i].total_cmp(&b[i]));
-        ratios[ROUNDS / 2][i]
+        let mut of: Vec<f64> = ratios.iter().map(|ratio| ratio[i]).collect();
+        of.sort_by(f64::total_cmp);
+        of[ROUNDS / 2]
     })
 }
 
@@ -122,76 +150,6 @@ impl Line {
         json!({ "way": self.way.name, "ratio": self.ratio, "solved": self.solved, "tokens": self.tokens, "left": self.left,
                 "quality": self.quality, "times_as_fast": self.speed })
     }
-
-    fn row(&self) -> String {
-        let Quality { perplexity, kl } = &self.quality;
-        let speed = self.speed.map_or_else(|| " | ".into(), |[decode, prefill]| format!("{decode:.2} | {prefill:.2}"));
-        let solved = if self.solved { "solved" } else { "as they were" };
-        format!(
-            "| {} | {} % | {:.1} % | {solved} | {:.4} | {:.5} | {:.3} | {speed} |\n",
-            self.way.name,
-            100.0 * self.ratio,
-            100.0 * (1.0 - self.left),
-            perplexity[0],
-            kl[0],
-            perplexity[1]
-        )
-    }
-}
-
-fn page(subject: &Subject, lines: &[Line], missed: &[String]) -> String {
-    let [home, away] = subject::TEXTS;
-    let header = "| way | asked for | taken out | weights that stay | perplexity at home | KL | perplexity away | decode, times | prefill, times |\n\
-                  |---|---|---|---|---|---|---|---|---|\n";
-    let rows = |of: &dyn Fn(&Line) -> bool| lines.iter().filter(|line| of(line)).map(Line::row).collect::<String>();
-    let tokens = lines.iter().map(|line| line.tokens).max().unwrap_or(0);
-    let mut page = format!(
-        "# Pruning\n\n`make bench-pruning`\n\n\
-         {MODEL}, whose blocks have {} parameters: what is asked for and taken out is of these. Feed-forwards and key-value heads with \
-         their query heads, in multiples of 16, on 64 sequences of {}; first {} windows of {} tokens of {} (home) and {} (away), protocol \
-         `bos`, activations in f32. The original: {:.4} and {:.3}. Speeds are of the device's runtime in f32, beside the original in one \
-         run.\n\n## Before any training\n\n{header}{}\n## After {:.2} million tokens of distillation\n\n\
-         Forward KL from the unpruned model, by the defaults of `[stage.distil]`, on {}.\n\n{header}{}\n",
-        subject.original.spec().block_parameter_count(),
-        student::TEXTS[0],
-        subject::WINDOWS,
-        subject::WINDOW,
-        home.1,
-        away.1,
-        subject.before[0],
-        subject.before[1],
-        rows(&|line| line.tokens == 0),
-        tokens as f64 / 1e6,
-        student::TEXTS.join(", "),
-        rows(&|line| line.tokens > 0),
-    );
-    let verdict = if missed.is_empty() { "All are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
-    writeln!(
-        page,
-        "Targets: solving beats not solving at every point, by KL at home; behind the training the best of {} % is within {:.0} % of the \
-         original's perplexity at home. {verdict}",
-        100.0 * RATIO,
-        100.0 * (GREATEST - 1.0)
-    )
-    .unwrap();
-    page
-}
-
-fn missed(subject: &Subject, lines: &[Line]) -> Vec<String> {
-    let kl = |line: &Line| line.quality.kl[0];
-    let mut missed = Vec::new();
-    for solved in lines.iter().filter(|line| line.solved && line.tokens == 0) {
-        let same = |other: &&Line| !other.solved && other.tokens == 0 && other.way.name == solved.way.name && other.ratio == solved.ratio;
-        if let Some(other) = lines.iter().find(same).filter(|other| kl(other) <= kl(solved)) {
-            missed.push(format!("{}, {}: KL {:.5} solved, {:.5} as it was", solved.way.name, solved.ratio, kl(solved), kl(other)));
-        }
-    }
-    let recovered = lines.iter().filter(|line| line.tokens > 0 && line.ratio == RATIO).map(|line| line.quality.perplexity[0]);
-    let best = recovered.fold(f64::INFINITY, f64::min) / subject.before[0];
-    if best.is_finite() && best > GREATEST {
-        missed.push(format!("at {RATIO} the best is {best:.3} times the original's perplexity"));
-    }
-    missed
 }
 
 /// What this benchmark keeps from run to run.
