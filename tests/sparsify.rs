@@ -257,7 +257,7 @@ fn senseless_settings_say_what_is_expected() {
         ("bits = 4", "unknown field `bits`"),
         (
             "[[stage]]\n[stage.distil]\ntraining = { text = ['t'] }",
-            "distil comes behind a stage that sparsifies, whose zeros it would not keep",
+            "distil comes behind a stage that sparsifies, which only quantising may follow",
         ),
         ("[[stage]]\n[stage.student]\nn_layers = 1\nlayers = 'first'", "student comes behind a stage that sparsifies"),
     ] {
