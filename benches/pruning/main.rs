@@ -22,6 +22,9 @@ use std::time::Instant;
 use student::Student;
 use subject::{Quality, Subject};
 use thimble::eval::speed;
+use thimble::export::kept as kept_in_16_bits;
+use thimble::model::Parameter;
+use thimble::quant::{Assembled, WeightStore};
 use thimble::runtime::{Activations, Decoder, Model};
 
 const MODEL: &str = "house-6m";
@@ -127,14 +130,18 @@ fn measure(subject: &Subject, way: &'static Way, ratio: f64, solved: bool, token
 
 /// Decode and prefill, medians of turns.
 fn times_as_fast(original: &Model, pruned: &Model) -> [f64; 2] {
-    let rates = |model: &Model| {
-        let decoder = Decoder::new(&*model.store, Activations::F32, 0).unwrap();
+    // As it would ship: the weights of what is pruned are in 16 bits too.
+    let spec = original.spec();
+    let weight = |p: Parameter| (p.name.clone(), kept_in_16_bits(original.store.weight(&p.name).unwrap(), p.kind));
+    let original = Assembled::new(spec.clone(), spec.parameters().into_iter().map(weight));
+    let rates = |store: &dyn WeightStore| {
+        let decoder = Decoder::new(store, Activations::F32, 0).unwrap();
         let speed = speed::measure(&decoder, 256, 96, 1).unwrap();
         [speed.decode_tokens_per_s, speed.prefill_tokens_per_s]
     };
     let ratios: Vec<[f64; 2]> = (0..ROUNDS)
         .map(|_| {
-            let (before, after) = (rates(original), rates(pruned));
+            let (before, after) = (rates(&original), rates(&*pruned.store));
             [0, 1].map(|i| after[i] / before[i])
         })
         .collect();
