@@ -54,6 +54,7 @@ FROM_DATA = [
     ("models/house-6m", "student", "hidden_size = 192\nn_heads = 3"),
     ("models/house-6m", "prune_depth", "layers = 2"),
     ("models/house-6m", "prune_width", "ratio = 0.3\ncut = ['ffn']"),
+    ("models/house-6m", "prune_width", "ratio = 0.2\ncut = ['hidden']"),
     ("models/stories260K/stories260K.bin", "student", 'layers = "every_second"'),
 ]
 
