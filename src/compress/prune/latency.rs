@@ -67,7 +67,8 @@ impl Latency {
         };
         let layers = LAYERS.min(spec.blocks.len());
         let (whole, one) = (time(&of_layers(layers))?, time(&of_layers(1))?);
-        let layer = if layers > 1 { (whole - one) / (layers - 1) as f64 } else { 0.0 };
+        // Where a machine is busy, fewer layers may seem to take longer.
+        let layer = if layers > 1 { ((whole - one) / (layers - 1) as f64).max(0.0) } else { 0.0 };
         let mut saved = BTreeMap::new();
         for kind in kinds {
             let mut times = Vec::new();
@@ -76,13 +77,13 @@ impl Latency {
                 for axis in axes.iter().filter(|axis| matches!(axis, Axis::Block(block, inner) if *inner == kind && *block < layers)) {
                     selection.keep(*axis, &first_units(*axis, share, spec), spec);
                 }
-                times.push((share, (whole - time(&selection)?) / layers as f64));
+                times.push((share, ((whole - time(&selection)?) / layers as f64).max(0.0)));
             }
             times.push((1.0, 0.0));
             saved.insert(kind, times);
         }
         progress.end();
-        Ok(Self { fixed: one - layer, layer, saved, spec: spec.clone() })
+        Ok(Self { fixed: (one - layer).max(0.0), layer, saved, spec: spec.clone() })
     }
 
     /// Milliseconds of a token.
