@@ -56,9 +56,7 @@ impl Pruning<'_> {
             Ok((selection, scores))
         })?;
         let smaller = self.applied(&selection)?;
-        for part in smaller.parts() {
-            self.walk.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
-        }
+        self.gather(&selection, &smaller)?;
         self.done("prune_depth", start, &selection, &smaller, Vec::new(), scores)
     }
 
@@ -70,9 +68,7 @@ impl Pruning<'_> {
         let layers = if plan.reconstruct {
             self.solve(plan, &selection, &smaller)?
         } else {
-            for part in smaller.parts() {
-                self.walk.journal.part(&smaller, part, || self.gathered(&selection, &smaller, part))?;
-            }
+            self.gather(&selection, &smaller)?;
             Vec::new()
         };
         self.done("prune_width", start, &selection, &smaller, layers, Vec::new())
@@ -177,7 +173,12 @@ impl Pruning<'_> {
         Ok(Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
     }
 
-    /// What stays of a part, number by number.
+    /// What stays of all parts, number by number.
+    fn gather(&self, selection: &Selection, smaller: &ModelSpec) -> Result<()> {
+        smaller.parts().try_for_each(|part| self.walk.journal.part(smaller, part, || self.gathered(selection, smaller, part)).map(drop))
+    }
+
+    /// The same of one.
     fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
         let spec = self.walk.store.spec();
         let weight = |p: crate::model::Parameter| {

@@ -165,13 +165,9 @@ impl<'a> Tallies<'a> {
 
     /// The places of a unit along a dimension.
     fn columns(&self, axis: Axis, unit: usize, dimension: &[Axis]) -> Vec<i64> {
-        let coupled: BTreeMap<Axis, Vec<usize>> = self.spec.coupled(axis, unit).into_iter().collect();
-        let along = |places: Vec<usize>, axis: &Axis| {
-            let of = axis.size(self.spec);
-            let stay = coupled.get(axis).cloned().unwrap_or_else(|| (0..of).collect());
-            places.iter().flat_map(|place| stay.iter().map(move |index| place * of + index)).collect()
-        };
-        dimension.iter().fold(vec![0], along).into_iter().map(|place: usize| place as i64).collect()
+        let mut alone = Selection::whole(self.spec);
+        alone.keep(axis, &[unit], self.spec);
+        alone.along(dimension, self.spec).into_iter().map(|place| place as i64).collect()
     }
 
     /// Adds numbers of a matrix, none below zero, to the units along some dimensions; one
