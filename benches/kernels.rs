@@ -61,7 +61,10 @@ fn packed(c: &mut Criterion) {
         for tokens in [1, 64] {
             let x = activations(tokens);
             let int8 = Int8Rows::quantize(&x, SIZE, supported().next().expect("scalar"));
-            let name = weight.tiling.scheme.data_type.at(code.bits());
+            let name = match code {
+                Code::Ternary | Code::Trits => format!("{code:?}").to_lowercase(),
+                _ => weight.tiling.scheme.data_type.at(code.bits()),
+            };
             if code.is_whole() {
                 run(c, &format!("int8_tile/{name}"), tokens, weight.codes.len(), |kernels, tile, out| {
                     (kernels.int8_tile[code as usize])(&Tile::of(&weight, tile), &int8, out);

@@ -52,6 +52,9 @@ fn expected_sets() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") && std::is_x86_feature_detected!("f16c") {
         names.push("avx2");
+        if std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512vnni") {
+            names.push("avx512vnni");
+        }
     }
     names
 }
@@ -562,6 +565,14 @@ fn places_by_the_table(code: Code, tile_rows: usize, row: usize, column: usize) 
     }
 }
 
+/// The digit of a dense ternary code: five units of 4 columns share a line, the first in
+/// the first digit of ⌈v · 256 / 243⌉.
+fn digit_by_the_table(tile: &[u8], tile_rows: usize, row: usize, column: usize) -> u8 {
+    let byte = tile[column / 20 * 4 * tile_rows + 4 * row + column % 4];
+    let digits = (0..243u32).find(|v| (v * 256).div_ceil(243) == u32::from(byte)).expect("a byte of five digits");
+    (digits / 3u32.pow(4 - (column % 20 / 4) as u32) % 3) as u8
+}
+
 #[test]
 fn packed_bytes_are_those_of_the_format() {
     for scheme in schemes(&Code::ALL) {
@@ -572,22 +583,28 @@ fn packed_bytes_are_those_of_the_format() {
                 let (tile_rows, code) = (if layout == Layout::Tiles { 16 } else { 1 }, scheme.code);
                 // Columns that share a line of the widest plane: padded to those.
                 let span = match code.bits() {
+                    _ if code == Code::Trits => 20,
                     8 => 4,
                     4 => 8,
                     2 => 16,
                     _ => 32,
                 };
                 let padded = columns.next_multiple_of(span);
-                assert_eq!(packed.codes.len(), 32 * padded * code.bits() / 8, "rows are padded to 16");
+                let bytes = if code == Code::Trits { 32 * padded / 5 } else { 32 * padded * code.bits() / 8 };
+                assert_eq!(packed.codes.len(), bytes, "rows are padded to 16");
                 let width = scheme.group_columns(columns);
                 let groups = columns.div_ceil(width);
                 for (row, column) in (0..32).flat_map(|r| (0..padded).map(move |c| (r, c))) {
                     let tile = packed.tile(row / tile_rows);
                     let mut shift = 0;
                     let mut found = 0u8;
-                    for (byte, at, bits) in places_by_the_table(code, tile_rows, row % tile_rows, column) {
-                        found |= ((tile[byte] >> at) as u16 & ((1 << bits) - 1)) as u8 * (1 << shift);
-                        shift += bits;
+                    if code == Code::Trits {
+                        found = digit_by_the_table(tile, tile_rows, row % tile_rows, column);
+                    } else {
+                        for (byte, at, bits) in places_by_the_table(code, tile_rows, row % tile_rows, column) {
+                            found |= ((tile[byte] >> at) as u16 & ((1 << bits) - 1)) as u8 * (1 << shift);
+                            shift += bits;
+                        }
                     }
                     let expected = match () {
                         () if row >= ROWS => code.middle() as i8,

@@ -19,7 +19,7 @@ use thimble::runtime::{self, Activations, Decoder, KvCache, Step};
 type Golden = (&'static str, &'static [(&'static str, Scheme)]);
 
 /// Each code, symmetric or centred and not, groups and whole rows.
-const GOLDEN: [Golden; 2] = [
+const GOLDEN: [Golden; 3] = [
     (
         "golden",
         &[
@@ -49,6 +49,21 @@ const GOLDEN: [Golden; 2] = [
             ("blocks.0.ffn.up", of_book(Code::Book7, DataType::Dynamic, 64, true)),
             ("blocks.0.ffn.down", of_book(Code::Book8, DataType::Quantile, 32, true)),
             ("blocks.1.ffn.gate", of_book(Code::Book4, DataType::Normal, 32, false)),
+            ("blocks.1.ffn.down", Scheme::integers(Code::Int4, 32, false)),
+        ],
+    ),
+    (
+        "golden-ternary",
+        &[
+            ("embeddings", Scheme::integers(Code::Trits, 0, true)),
+            ("head", Scheme::integers(Code::Ternary, 0, true)),
+            ("blocks.0.attn.q", Scheme::integers(Code::Trits, 32, true)),
+            ("blocks.0.attn.k", Scheme::integers(Code::Ternary, 0, true)),
+            ("blocks.0.attn.v", Scheme::integers(Code::Ternary, 32, true)),
+            ("blocks.0.attn.o", Scheme::integers(Code::Trits, 0, true)),
+            ("blocks.0.ffn.gate", Scheme::integers(Code::Trits, 0, true)),
+            ("blocks.0.ffn.up", Scheme::integers(Code::Ternary, 64, true)),
+            ("blocks.0.ffn.down", Scheme::integers(Code::Trits, 64, true)),
             ("blocks.1.ffn.down", Scheme::integers(Code::Int4, 32, false)),
         ],
     ),
@@ -269,7 +284,7 @@ fn keeps_its_promises(name: &str) {
     let books: Vec<_> = by_place.iter().filter(|(_, name, _)| name.starts_with("book.") || name.ends_with(".book")).collect();
     assert!(books.iter().all(|(_, _, info)| info.dtype == safetensors::Dtype::F32), "books are f32");
     let shared = books.iter().filter(|(_, name, _)| name.starts_with("book.")).count();
-    let all = if name == "golden" { (0, 0) } else { (8, 5) };
+    let all = if name == "golden-books" { (8, 5) } else { (0, 0) };
     assert_eq!((books.len(), shared), all, "a book that weights share is stored once: {books:?}");
 }
 

@@ -19,7 +19,6 @@ const SCRIPTS: &str = "python-compat/peers";
 pub struct Notes {
     pub bits_per_weight: f64,
     pub bits_per_weight_linear: f64,
-    pub seconds: f64,
 }
 
 pub struct Made {

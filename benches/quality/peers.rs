@@ -73,7 +73,6 @@ struct Run {
 struct Row {
     name: String,
     bits: [f64; 2],
-    seconds: [f64; 2],
     runs: Vec<Run>,
 }
 
@@ -102,7 +101,6 @@ pub fn compare(choice: &Choice) -> Found {
                 rows.push(Row {
                     name: name(bits, group, pair),
                     bits: [ours.footprint.bits_per_weight_linear, theirs.notes.bits_per_weight_linear],
-                    seconds: [ours.seconds, theirs.notes.seconds],
                     runs: Vec::new(),
                 });
             }
@@ -185,7 +183,7 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
         }
     }
     let mut ends = format!(
-        "| | side | bits of a linear weight | perplexity {0} | KL {0} | perplexity {1} | KL {1} | seconds |\n|---|---|---|---|---|---|---|---|\n",
+        "| | side | bits of a linear weight | perplexity {0} | KL {0} | perplexity {1} | KL {1} |\n|---|---|---|---|---|---|---|\n",
         TEXTS[0].0, TEXTS[1].0
     );
     for row in rows {
@@ -194,7 +192,7 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
             let cells = [0, 1]
                 .map(|t| format!("{} | {}", cell(row.side(ours, |q| q.perplexity[t]), [4, 3][t]), cell(row.side(ours, |q| q.kl[t]), 5)));
             let (name, i) = if ours { (row.name.as_str(), 0) } else { ("", 1) };
-            writeln!(ends, "| {name} | {side} | {:.3} | {} | {:.1} |", row.bits[i], cells.join(" | "), row.seconds[i]).unwrap();
+            writeln!(ends, "| {name} | {side} | {:.3} | {} |", row.bits[i], cells.join(" | ")).unwrap();
         }
         for (what, of) in [("perplexity", (|q| q.perplexity[0]) as fn(&Quality) -> f64), ("KL", |q| q.kl[0])] {
             let (difference, error) = mean(&row.differences(of));
@@ -217,7 +215,7 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
     );
     let figure = |row: &Row| {
         json!({
-            "name": row.name, "bits": row.bits, "seconds": row.seconds,
+            "name": row.name, "bits": row.bits,
             "ratios": row.roles().into_iter().map(|role| (role.to_owned(), json!(row.ratio(role, |_| true)))).collect::<serde_json::Map<_, _>>(),
             "ours": row.runs.iter().map(|r| &r.ours).collect::<Vec<_>>(),
             "theirs": row.runs.iter().map(|r| &r.theirs).collect::<Vec<_>>(),

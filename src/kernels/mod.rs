@@ -2,14 +2,22 @@
 //! chosen once at run time.
 //!
 //! `scalar` is the reference, short and plain. Another set = one file or folder
-//! with a `pub static KERNELS` and one row in `AVAILABLE`; what a set leaves out
-//! is filled from the scalar table.
+//! with a `pub const KERNELS` and one row in `AVAILABLE`; what a set leaves out
+//! is filled from the table of another that every machine with it has.
 //!
 //! `THIMBLE_ISA=scalar` (or the name of another row) forces a set.
+
+/// A kernel for each code, by its index in [`Code::ALL`].
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_code {
+    ($kernel:ident: $($code:literal)+) => { [$($kernel::<$code>),+] };
+}
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 mod pool;
 mod scalar;
 mod tile;
@@ -89,6 +97,8 @@ static AVAILABLE: &[Available] = &[
     Available { kernels: &scalar::KERNELS, detect: || true },
     #[cfg(target_arch = "x86_64")]
     Available { kernels: &avx2::KERNELS, detect: avx2::detect },
+    #[cfg(target_arch = "x86_64")]
+    Available { kernels: &avx512vnni::KERNELS, detect: avx512vnni::detect },
 ];
 
 /// The sets that this machine can run, the best last.

@@ -3,10 +3,12 @@
 use super::{BLOCK, Int8Rows, Kernels, Tile};
 use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use crate::quant::formats::trits;
+use crate::quant::scheme::{Packing, TRITS};
 use half::{bf16, f16};
 
 /// The table.
-pub static KERNELS: Kernels = Kernels {
+pub const KERNELS: Kernels = Kernels {
     isa: "scalar",
     int8_tile: [int8_tile; Code::WHOLE.len()],
     f32_tile: [f32_tile; Code::ALL.len()],
@@ -22,16 +24,32 @@ pub static KERNELS: Kernels = Kernels {
 
 /// Codes of one block, unit after unit, `[unit][row][column]`; zero behind the
 /// last unit.
-pub type BlockCodes = [i8; BLOCK * TILE_ROWS];
+type BlockCodes = [i8; BLOCK * TILE_ROWS];
+
+/// Bytes of a unit of 8-bit codes.
+const LINE: usize = UNIT_COLUMNS * TILE_ROWS;
 
 /// Unpacks one block of columns of a tile.
-pub fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
-    const LINE: usize = UNIT_COLUMNS * TILE_ROWS;
+fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
+    match tile.code.packing() {
+        Packing::Planes(planes) => unpack_planes(planes, tile.block_codes(block), tile.block_units(block)),
+        Packing::Trits => unpack_trits(tile.block_codes(block), tile.units_before(block), tile.block_units(block)),
+    }
+}
+
+fn unpack_trits(lines: &[u8], before: usize, units: usize) -> BlockCodes {
     let mut codes = [0i8; BLOCK * TILE_ROWS];
-    let mut lines = tile.block_codes(block);
-    let units = tile.block_units(block);
+    for (unit, codes) in codes.chunks_exact_mut(LINE).take(units).enumerate() {
+        let (line, place) = ((before + unit) / TRITS, (before + unit) % TRITS);
+        codes.iter_mut().zip(&lines[line * LINE..]).for_each(|(code, &byte)| *code = trits::digit(byte, place) as i8);
+    }
+    codes
+}
+
+fn unpack_planes(planes: &[usize], mut lines: &[u8], units: usize) -> BlockCodes {
+    let mut codes = [0i8; BLOCK * TILE_ROWS];
     let mut code_shift = 0;
-    for &bits in tile.code.planes() {
+    for &bits in planes {
         let units_per_line = 8 / bits;
         for unit in 0..units {
             let line = &lines[unit / units_per_line * LINE..][..LINE];

@@ -1,6 +1,7 @@
 //! One tile of a packed weight as kernels see it.
 
-use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS, span_columns};
+use super::{BLOCK, Int8Rows};
+use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS, span_bytes, span_columns};
 use crate::quant::{Book, Code, Layout, PackedTensor};
 use half::f16;
 
@@ -45,23 +46,31 @@ impl<'a> Tile<'a> {
 
     /// Blocks of activations along the columns.
     pub fn blocks(&self) -> usize {
-        self.columns.div_ceil(super::BLOCK)
+        self.columns.div_ceil(BLOCK)
     }
 
-    /// The lines of one block of columns; fewer than a full block's at the end.
+    /// The lines that hold a block of columns: fewer than a full block's at the end; those
+    /// of dense ternary codes hold columns of its neighbours too.
     pub fn block_codes(&self, block: usize) -> &'a [u8] {
-        let bytes = super::BLOCK * TILE_ROWS * self.code.bits() / 8;
-        &self.codes[block * bytes..((block + 1) * bytes).min(self.codes.len())]
+        let (span, bytes) = (span_columns(self.code), span_bytes(self.code) * TILE_ROWS);
+        let (first, end) = (block * BLOCK / span, ((block + 1) * BLOCK).div_ceil(span));
+        &self.codes[first * bytes..(end * bytes).min(self.codes.len())]
     }
 
-    /// Units of 4 columns that [`Tile::block_codes`] holds.
+    /// Units of 4 columns before a block's first one in [`Tile::block_codes`].
+    pub fn units_before(&self, block: usize) -> usize {
+        block * BLOCK % span_columns(self.code) / UNIT_COLUMNS
+    }
+
+    /// A block's units of 4 columns in [`Tile::block_codes`].
     pub fn block_units(&self, block: usize) -> usize {
-        self.block_codes(block).len() * 8 / (self.code.bits() * TILE_ROWS * UNIT_COLUMNS)
+        let units = self.block_codes(block).len() / (span_bytes(self.code) * TILE_ROWS) * span_columns(self.code) / UNIT_COLUMNS;
+        (units - self.units_before(block)).min(BLOCK / UNIT_COLUMNS)
     }
 
     /// The group that a block of columns belongs to.
     pub fn group(&self, block: usize) -> usize {
-        block * super::BLOCK / self.group_columns
+        block * BLOCK / self.group_columns
     }
 
     /// Groups along the columns.
@@ -72,20 +81,29 @@ impl<'a> Tile<'a> {
     /// The blocks of columns of a group.
     pub fn group_blocks(&self, group: usize) -> std::ops::Range<usize> {
         let end = (group + 1).saturating_mul(self.group_columns).min(self.columns);
-        group * self.group_columns / super::BLOCK..end.div_ceil(super::BLOCK)
+        group * self.group_columns / BLOCK..end.div_ceil(BLOCK)
     }
 
-    /// Panics where the planes are not as long as shape and code say.
-    pub fn check(&self) {
+    /// Panics where it is not a tile of the code with this index in [`Code::ALL`], or cannot be
+    /// multiplied with activations of so many tokens.
+    pub fn check_int8<const CODE: usize>(&self, x: &Int8Rows, tokens: usize) {
+        self.check::<CODE>();
+        assert!(x.blocks == self.blocks() && tokens <= x.tokens(), "activations do not fit the tile");
+    }
+
+    /// Panics where it is not a tile of the code with this index in [`Code::ALL`], or planes
+    /// are not as long as its shape says.
+    pub fn check<const CODE: usize>(&self) {
+        assert_eq!(self.code, Code::ALL[CODE], "the kernel of another code");
         let span = span_columns(self.code);
         let grids = self.groups() * TILE_ROWS;
-        assert_eq!(self.codes.len(), self.columns.next_multiple_of(span) * TILE_ROWS * self.code.bits() / 8, "bytes of codes");
+        assert_eq!(self.codes.len(), self.columns.div_ceil(span) * span_bytes(self.code) * TILE_ROWS, "bytes of codes");
         assert_eq!(self.scales.len(), 2 * grids, "bytes of scales");
         let zeros = grids * zero_bytes(self.code);
         assert!(self.zeros.is_none_or(|z| z.len() == zeros), "bytes of zero points or offsets");
         let entries = if self.code.has_book() { 1 << self.code.bits() } else { 0 };
         assert_eq!(self.book.map_or(0, |book| book.values().len()), entries, "entries of the book");
-        assert!(self.group_columns.is_multiple_of(super::BLOCK) || self.group_columns >= self.columns, "a block straddles two groups");
+        assert!(self.group_columns.is_multiple_of(BLOCK) || self.group_columns >= self.columns, "a block straddles two groups");
     }
 
     /// Scale of a row in a group.

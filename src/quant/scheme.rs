@@ -23,6 +23,10 @@ pub enum Code {
     Book3,
     /// 0 … 15: places in a book of whole numbers
     Book4,
+    /// 0, 1, 2 for −1, 0, 1: two bits each
+    Ternary,
+    /// The same, five to a byte
+    Trits,
     /// 0 … 31: places in a book
     Book5,
     /// 0 … 63: places in a book
@@ -44,17 +48,17 @@ const _: () = {
 
 impl Code {
     /// Every set there is; those of [`Code::WHOLE`] come first.
-    pub const ALL: [Code; 12] = {
-        let [i2, i3, i4, i5, i6, i8, b3, b4] = Self::WHOLE;
-        [i2, i3, i4, i5, i6, i8, b3, b4, Code::Book5, Code::Book6, Code::Book7, Code::Book8]
+    pub const ALL: [Code; 14] = {
+        let [i2, i3, i4, i5, i6, i8, b3, b4, ternary, trits] = Self::WHOLE;
+        [i2, i3, i4, i5, i6, i8, b3, b4, ternary, trits, Code::Book5, Code::Book6, Code::Book7, Code::Book8]
     };
     /// Those that stand for whole numbers, and are multiplied with activations in
     /// int8; those of [`Code::INTEGERS`] come first.
-    pub const WHOLE: [Code; 8] = {
+    pub const WHOLE: [Code; 10] = {
         let [i2, i3, i4, i5, i6, i8] = Self::INTEGERS;
-        [i2, i3, i4, i5, i6, i8, Code::Book3, Code::Book4]
+        [i2, i3, i4, i5, i6, i8, Code::Book3, Code::Book4, Code::Ternary, Code::Trits]
     };
-    /// Those that are numbers themselves.
+    /// Those that use all of their bits and are numbers themselves.
     pub const INTEGERS: [Code; 6] = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8];
 
     /// The integer codes of a width; `None` where there are none.
@@ -67,10 +71,11 @@ impl Code {
         Self::ALL.into_iter().find(|code| code.has_book() && code.bits() == bits)
     }
 
-    /// Bits of one code.
+    /// Bits of one code by itself. What it takes where it is stored may be less: see
+    /// [`Code::stored_bits`].
     pub const fn bits(self) -> usize {
         match self {
-            Code::Int2 => 2,
+            Code::Int2 | Code::Ternary | Code::Trits => 2,
             Code::Int3 | Code::Book3 => 3,
             Code::Int4 | Code::Book4 => 4,
             Code::Int5 | Code::Book5 => 5,
@@ -78,6 +83,19 @@ impl Code {
             Code::Book7 => 7,
             Code::Int8 | Code::Book8 => 8,
         }
+    }
+
+    /// Bits of one code where it is stored, padding aside.
+    pub const fn stored_bits(self) -> f64 {
+        match self {
+            Code::Trits => 8.0 / TRITS as f64,
+            other => other.bits() as f64,
+        }
+    }
+
+    /// Whether codes stand for −1, 0 and 1.
+    pub const fn is_ternary(self) -> bool {
+        matches!(self, Code::Ternary | Code::Trits)
     }
 
     /// Whether codes are places in a book.
@@ -95,6 +113,7 @@ impl Code {
     pub const fn range(self) -> (i32, i32) {
         match self {
             Code::Int8 => (-127, 127),
+            ternary if ternary.is_ternary() => (0, 2),
             narrow => (0, (1 << narrow.bits()) - 1),
         }
     }
@@ -103,25 +122,38 @@ impl Code {
     pub const fn middle(self) -> i32 {
         match self {
             Code::Int8 => 0,
+            ternary if ternary.is_ternary() => 1,
             book if book.has_book() => 0,
             narrow => 1 << (narrow.bits() - 1),
         }
     }
 
-    /// Widths of the bit planes that a code is stored in, low bits first: each
-    /// divides a byte.
-    pub const fn planes(self) -> &'static [usize] {
-        match self.bits() {
-            2 => &[2],
-            3 => &[2, 1],
-            4 => &[4],
-            5 => &[4, 1],
-            6 => &[4, 2],
-            7 => &[4, 2, 1],
-            _ => &[8],
+    /// How codes share bytes.
+    pub const fn packing(self) -> Packing {
+        match (self, self.bits()) {
+            (Code::Trits, _) => Packing::Trits,
+            (_, 2) => Packing::Planes(&[2]),
+            (_, 3) => Packing::Planes(&[2, 1]),
+            (_, 4) => Packing::Planes(&[4]),
+            (_, 5) => Packing::Planes(&[4, 1]),
+            (_, 6) => Packing::Planes(&[4, 2]),
+            (_, 7) => Packing::Planes(&[4, 2, 1]),
+            _ => Packing::Planes(&[8]),
         }
     }
 }
+
+/// How codes share bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Bit planes of these widths, low bits first: each divides a byte.
+    Planes(&'static [usize]),
+    /// [`TRITS`] digits of base 3 in a byte.
+    Trits,
+}
+
+/// Digits of base 3 in a byte: 3⁵ = 243.
+pub const TRITS: usize = 5;
 
 /// Codes, groups and symmetry: `W[o,i] = scale[o,g] · (code[o,i] − zero_point[o,g])`
 /// where codes are integers, `scale[o,g] · book[code[o,i]] + offset[o,g]` where they
@@ -171,14 +203,17 @@ impl Scheme {
             (false, true) => 16.0,
         };
         let book = if self.data_type == DataType::Quantile { 32.0 * f64::from(1 << self.code.bits()) } else { 0.0 };
-        self.code.bits() as f64 + (16.0 + shift) * self.groups(columns) as f64 / columns as f64 + book / (rows * columns) as f64
+        self.code.stored_bits() + (16.0 + shift) * self.groups(columns) as f64 / columns as f64 + book / (rows * columns) as f64
     }
 }
 
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bits = self.code.bits();
-        write!(f, "{bits} bits, ")?;
+        match self.code.is_ternary() {
+            true => write!(f, "ternary in {} bits, ", self.code.stored_bits())?,
+            false => write!(f, "{bits} bits, ")?,
+        }
         match self.data_type {
             DataType::Int => (),
             DataType::Normal => write!(f, "{}, ", self.data_type.at(bits))?,
@@ -189,6 +224,7 @@ impl std::fmt::Display for Scheme {
             g => write!(f, "groups of {g}")?,
         }
         f.write_str(match (self.code.has_book(), self.symmetric) {
+            (false, true) if self.code.is_ternary() => "",
             (false, true) => ", symmetric",
             (false, false) => ", asymmetric",
             (true, true) => "",

@@ -2,11 +2,12 @@
 //! columns) is two registers of bytes, `[row][column]`: half a line of 8-bit
 //! codes each, or the same bits of half a line each.
 
-use super::lanes::{Rows, load_bytes};
+use super::lanes::{Rows, load_bytes, store_bytes};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
 use crate::quant::book::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
+use crate::quant::scheme::{Packing, TRITS};
 use std::arch::x86_64::*;
 
 /// Codes of 4 columns: rows 0–7 and rows 8–15.
@@ -18,13 +19,27 @@ pub const BLOCK_UNITS: usize = BLOCK / UNIT_COLUMNS;
 /// Room for the lines of a block at the widest code.
 pub type Padding = [u8; BLOCK * TILE_ROWS];
 
+/// The bit planes of what [`block_lines`] gives: dense ternary codes lie there in bytes of
+/// their own.
+const fn planes(code: Code) -> &'static [usize] {
+    match code.packing() {
+        Packing::Planes(planes) => planes,
+        Packing::Trits => &[8],
+    }
+}
+
 /// The lines of one block of columns in halves, two registers a line. The last
 /// block of a tile may be short: it is completed in `padding`, by codes that meet
 /// no activation.
 #[inline]
+#[target_feature(enable = "avx2")]
 pub fn block_lines<'a, const CODE: usize>(tile: &Tile<'a>, block: usize, padding: &'a mut Padding) -> &'a [[u8; 32]] {
-    let whole = const { BLOCK * TILE_ROWS * Code::ALL[CODE].bits() / 8 };
     let codes = tile.block_codes(block);
+    if const { matches!(Code::ALL[CODE].packing(), Packing::Trits) } {
+        unpack_trits(codes.as_chunks().0, tile.units_before(block), padding.as_chunks_mut().0);
+        return padding.as_chunks().0;
+    }
+    let whole = const { BLOCK * TILE_ROWS * Code::ALL[CODE].bits() / 8 };
     let codes = if codes.len() == whole {
         codes
     } else {
@@ -34,13 +49,37 @@ pub fn block_lines<'a, const CODE: usize>(tile: &Tile<'a>, block: usize, padding
     codes.as_chunks().0
 }
 
+/// Takes the digits out of lines, one half after the other: those of units from number
+/// `before` on, as many as there is room for.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unpack_trits(lines: &[[u8; 32]], before: usize, units: &mut [[u8; 32]]) {
+    // A byte less 128, which comparisons of signed bytes want: three times that is three
+    // times the byte less 128 again, but for what is above eight bits.
+    let from_128 = _mm256_set1_epi8(i8::MIN);
+    let [one, two] = [86u8, 171].map(|least| _mm256_set1_epi8((least - 1) as i8 ^ i8::MIN));
+    let end = before + units.len() / 2;
+    for (line, halves) in lines.as_chunks::<2>().0.iter().enumerate() {
+        let mut rest = halves.each_ref().map(|half| _mm256_xor_si256(load_bytes(half), from_128));
+        for unit in line * TRITS..(line + 1) * TRITS {
+            if (before..end).contains(&unit) {
+                for (half, &rest) in rest.iter().enumerate() {
+                    let above = _mm256_add_epi8(_mm256_cmpgt_epi8(rest, one), _mm256_cmpgt_epi8(rest, two));
+                    store_bytes(&mut units[2 * (unit - before) + half], _mm256_abs_epi8(above));
+                }
+            }
+            rest = rest.map(|rest| _mm256_add_epi8(rest, _mm256_add_epi8(rest, rest)));
+        }
+    }
+}
+
 /// Unpacks one unit. `lines` are those of a whole block.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn unit<const CODE: usize>(lines: &[[u8; 32]], unit: usize) -> Unit {
     let mut codes = [_mm256_setzero_si256(); 2];
     let (mut plane_start, mut code_shift) = (0, 0);
-    for &bits in const { Code::ALL[CODE].planes() } {
+    for &bits in const { planes(Code::ALL[CODE]) } {
         let units_per_line = 8 / bits;
         let line = plane_start + unit / units_per_line;
         let from = unit % units_per_line * bits;

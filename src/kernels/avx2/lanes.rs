@@ -16,9 +16,9 @@ pub fn load_bytes(bytes: &[u8; 32]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn store_codes(codes: &mut [i8; 32], values: __m256i) {
+pub fn store_bytes(bytes: &mut [u8; 32], values: __m256i) {
     // SAFETY: writes 32 bytes.
-    unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), values) }
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), values) }
 }
 
 #[inline]

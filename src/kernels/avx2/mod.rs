@@ -22,19 +22,13 @@ mod panel;
 mod vector;
 
 use super::{BLOCK, Int8Rows, Kernels, Tile};
-use crate::quant::Code;
 use dense::{Bf16, Element, F16, F32};
 
-/// A kernel for each code, by its index in [`Code::ALL`].
-macro_rules! by_code {
-    ($kernel:ident: $($code:literal)+) => { [$($kernel::<$code>),+] };
-}
-
 /// The table. To be called only where [`detect`] holds.
-pub static KERNELS: Kernels = Kernels {
+pub const KERNELS: Kernels = Kernels {
     isa: "avx2",
-    int8_tile: by_code!(int8_tile: 0 1 2 3 4 5 6 7),
-    f32_tile: by_code!(f32_tile: 0 1 2 3 4 5 6 7 8 9 10 11),
+    int8_tile: by_code!(int8_tile: 0 1 2 3 4 5 6 7 8 9),
+    f32_tile: by_code!(f32_tile: 0 1 2 3 4 5 6 7 8 9 10 11 12 13),
     dense_f32: dense_tile::<F32>,
     dense_f16: dense_tile::<F16>,
     dense_bf16: dense_tile::<Bf16>,
@@ -50,26 +44,20 @@ pub fn detect() -> bool {
     std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") && std::is_x86_feature_detected!("f16c")
 }
 
-/// `CODE` is an index into [`Code::ALL`].
+/// `CODE` is an index into [`crate::quant::Code::ALL`].
 fn int8_tile<const CODE: usize>(tile: &Tile, x: &Int8Rows, out: &mut [f32]) {
-    check_tile::<CODE>(tile);
     let out = out.as_chunks_mut().0;
-    assert!(x.blocks == tile.blocks() && out.len() <= x.tokens(), "activations do not fit the tile");
+    tile.check_int8::<CODE>(x, out.len());
     // SAFETY: the table is handed out only where `detect` holds.
     unsafe { int8::tile::<CODE>(tile, x, out) }
 }
 
-/// `CODE` is an index into [`Code::ALL`].
+/// `CODE` is an index into [`crate::quant::Code::ALL`].
 fn f32_tile<const CODE: usize>(tile: &Tile, x: &[f32], x_stride: usize, out: &mut [f32]) {
-    check_tile::<CODE>(tile);
+    tile.check::<CODE>();
     assert!(tile.columns <= x_stride, "activations do not fit the tile");
     // SAFETY: the table is handed out only where `detect` holds.
     unsafe { panel::packed_tile::<CODE>(tile, x, x_stride, out.as_chunks_mut().0) }
-}
-
-fn check_tile<const CODE: usize>(tile: &Tile) {
-    assert_eq!(tile.code, Code::ALL[CODE], "the kernel of another code");
-    tile.check();
 }
 
 fn dense_tile<E: Element>(rows: &[u8], columns: usize, x: &[f32], out: &mut [f32]) {

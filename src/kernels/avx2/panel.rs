@@ -3,7 +3,7 @@
 //! then every token passes over it: lanes are rows, and activations are broadcast.
 
 use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, Unit, block_lines, is_signed, unit};
-use super::lanes::{Rows, load_rows, store_codes, store_rows};
+use super::lanes::{Rows, load_rows, store_bytes, store_rows};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
@@ -135,7 +135,7 @@ fn look_up(tile: &Tile, places: Unit, lines: &mut [[f32; TILE_ROWS]]) {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn stored(register: __m256i) -> [[u8; UNIT_COLUMNS]; TILE_ROWS / 2] {
-    let mut bytes = [0i8; 32];
-    store_codes(&mut bytes, register);
+    let mut bytes = [0u8; 32];
+    store_bytes(&mut bytes, register);
     bytemuck::cast(bytes)
 }

@@ -1,7 +1,7 @@
 //! Kernels of one or two vectors.
 
 use super::dense::{F32, dots};
-use super::lanes::{load, store_codes, sum_i32};
+use super::lanes::{load, store_bytes, sum_i32};
 use crate::kernels::BLOCK;
 use std::arch::x86_64::*;
 
@@ -48,7 +48,7 @@ fn quantize(x: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> (f32, i32) {
     // Both steps pack within 128 bits: the permutation puts fours back in order.
     let packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
     let ordered = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    store_codes(codes, ordered);
+    store_bytes(bytemuck::cast_mut(codes), ordered);
     (greatest / 127.0, sum_i32(sum))
 }
 

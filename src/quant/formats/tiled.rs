@@ -1,7 +1,8 @@
 //! The one packed layout: tiles of 16 output rows; inside a tile, input columns
 //! outermost, in units of 4 columns × 16 rows; a line of 64 bytes holds one unit
 //! of 8-bit codes (row r, column c at byte 4r + c), two of 4 bits (the first in
-//! the low nibbles), four of 2 bits, eight of 1 bit. Widths that divide no byte
+//! the low nibbles), four of 2 bits, eight of 1 bit, five of dense ternary codes (the
+//! first in the first digit of [`super::trits`]). Widths that divide no byte
 //! are bit planes, low bits first, one plane after the other per 32 columns: 3 = 2 + 1,
 //! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Places in a book lie as integers of their width
 //! do; padding rows have scale and offset 0, padding columns meet no activation.
@@ -9,8 +10,10 @@
 //! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
 //! only looked up.
 
+use super::trits;
 use crate::checkpoint::Bytes;
 use crate::quant::grid::Grid;
+use crate::quant::scheme::{Packing, TRITS};
 use crate::quant::{Book, Code, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
@@ -71,7 +74,7 @@ impl Tiling {
 
     /// Bytes of one tile's codes.
     pub const fn tile_bytes(&self) -> usize {
-        self.columns.div_ceil(self.span_columns()) * self.span_columns() * self.scheme.code.bits() * self.tile_rows() / 8
+        self.columns.div_ceil(self.span_columns()) * span_bytes(self.scheme.code) * self.tile_rows()
     }
 
     /// Bytes of all codes.
@@ -85,16 +88,16 @@ impl Tiling {
         self.tiles() * self.groups() * self.tile_rows()
     }
 
-    /// Calls `visit(byte, shift, plane_bits, code_shift)` for each bit plane of the
+    /// Calls `visit(byte, shift, plane_bits, code_shift)` for each of the bit planes of the
     /// code at a row and column of a tile.
-    fn places(&self, row: usize, column: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    fn places(&self, planes: &[usize], row: usize, column: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
         let span = self.span_columns();
         let line_bytes = UNIT_COLUMNS * self.tile_rows();
         let in_line = UNIT_COLUMNS * row + column % UNIT_COLUMNS;
         let unit = column % span / UNIT_COLUMNS;
-        let mut start = column / span * (span * self.scheme.code.bits() * self.tile_rows() / 8);
+        let mut start = column / span * span_bytes(self.scheme.code) * self.tile_rows();
         let mut code_shift = 0;
-        for &bits in self.scheme.code.planes() {
+        for &bits in planes {
             let units_per_line = 8 / bits;
             visit(start + unit / units_per_line * line_bytes + in_line, unit % units_per_line * bits, bits, code_shift);
             start += span / UNIT_COLUMNS / units_per_line * line_bytes;
@@ -102,19 +105,48 @@ impl Tiling {
         }
     }
 
-    /// Writes a code into a tile of zero bytes.
+    /// The byte of a dense ternary code, and its digit there.
+    fn digit(&self, row: usize, column: usize) -> (usize, usize) {
+        let unit = column / UNIT_COLUMNS;
+        (UNIT_COLUMNS * (unit / TRITS * self.tile_rows() + row) + column % UNIT_COLUMNS, unit % TRITS)
+    }
+
+    /// Writes a code into a tile of zero bytes, which is to be [sealed](Self::seal).
     fn put(&self, tile: &mut [u8], row: usize, column: usize, code: i8) {
-        self.places(row, column, |byte, shift, bits, code_shift| {
-            let plane = (code as u8 >> code_shift) & mask(bits);
-            tile[byte] |= plane << shift;
-        });
+        match self.scheme.code.packing() {
+            Packing::Planes(planes) => self.places(planes, row, column, |byte, shift, bits, code_shift| {
+                let plane = (code as u8 >> code_shift) & mask(bits);
+                tile[byte] |= plane << shift;
+            }),
+            Packing::Trits => {
+                let (byte, place) = self.digit(row, column);
+                tile[byte] += code as u8 * trits::worth(place);
+            }
+        }
+    }
+
+    /// What is left to do once all codes are in.
+    fn seal(&self, tile: &mut [u8]) {
+        match self.scheme.code.packing() {
+            Packing::Planes(_) => (),
+            Packing::Trits => tile.iter_mut().for_each(|byte| *byte = trits::sealed(*byte)),
+        }
     }
 
     /// Reads a code from a tile.
     pub fn get(&self, tile: &[u8], row: usize, column: usize) -> i8 {
-        let mut code = 0u8;
-        self.places(row, column, |byte, shift, bits, code_shift| code |= ((tile[byte] >> shift) & mask(bits)) << code_shift);
-        code as i8
+        match self.scheme.code.packing() {
+            Packing::Planes(planes) => {
+                let mut code = 0u8;
+                let plane = |byte: usize, shift: usize, bits: usize| (tile[byte] >> shift) & mask(bits);
+                self.places(planes, row, column, |byte, shift, bits, code_shift| code |= plane(byte, shift, bits) << code_shift);
+                code as i8
+            }
+            Packing::Trits => {
+                let (byte, place) = self.digit(row, column);
+                trits::digit(tile[byte], place) as i8
+            }
+        }
     }
 }
 
@@ -125,11 +157,20 @@ const fn mask(bits: usize) -> u8 {
 /// Columns that share lines at a code: the least width that fills whole lines in
 /// every plane.
 pub const fn span_columns(code: Code) -> usize {
-    match code.bits() {
-        8 => 4,
-        4 => 8,
-        2 => 16,
+    match (code.packing(), code.bits()) {
+        (Packing::Trits, _) => TRITS * UNIT_COLUMNS,
+        (_, 8) => 4,
+        (_, 4) => 8,
+        (_, 2) => 16,
         _ => 32,
+    }
+}
+
+/// Bytes of a row in the lines of [`span_columns`].
+pub const fn span_bytes(code: Code) -> usize {
+    match code.packing() {
+        Packing::Trits => UNIT_COLUMNS,
+        Packing::Planes(_) => span_columns(code) * code.bits() / 8,
     }
 }
 
@@ -174,6 +215,7 @@ impl PackedTensor {
                     tiling.put(tile, r, column, code);
                 }
             }
+            tiling.seal(tile);
         });
         let groups = tiling.groups();
         let grid_places = || (0..tiling.grids()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
