@@ -129,4 +129,5 @@ def cases():
                 yield case
 
 
-OUT.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases()) + "\n]\n")
+if __name__ == "__main__":
+    OUT.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases()) + "\n]\n")

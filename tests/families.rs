@@ -29,7 +29,7 @@ struct Method {
 
 const GROUPS: &str = "group_size = 32";
 
-const METHODS: [Method; 5] = [
+const METHODS: [Method; 6] = [
     Method {
         name: "rtn",
         settings: &[
@@ -66,6 +66,12 @@ const METHODS: [Method; 5] = [
         name: "llm_int8",
         settings: &["bits = 8\nthreshold = 3.0", "bits = 4\nthreshold = 2.8"],
         common: GROUPS,
+        beats_rounding: false,
+    },
+    Method {
+        name: "ternary",
+        settings: &["scale = 'row'", "scale = 'tensor'\nsolver = 'absmean'\npacking = 'dense'", "scale = 32\npacking = 'dense'"],
+        common: "",
         beats_rounding: false,
     },
     Method {

@@ -8,9 +8,10 @@ use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::quantize::{Outcome, Site, layer_method};
 use thimble::quant::grid::{GridChoice, GridSearch};
+use thimble::quant::ternary::Share;
 use thimble::quant::{Code, Scheme};
 use thimble::random::Random;
-use thimble::recipe::{ActOrder, AwqOptions, GptqOptions, LlmInt8Options, Method, RtnOptions};
+use thimble::recipe::{ActOrder, AwqOptions, GptqOptions, LlmInt8Options, Method, RtnOptions, TernaryOptions, TernarySolver};
 
 /// Every method, and settings that change its way.
 fn methods() -> Vec<Method> {
@@ -25,6 +26,15 @@ fn methods() -> Vec<Method> {
         Method::Awq(AwqOptions { clip: true }),
         Method::LlmInt8(LlmInt8Options { threshold: 6.0 }),
     ]
+}
+
+/// Those whose codes are ternary, each with its scheme.
+fn ternary_methods() -> impl Iterator<Item = (Method, Scheme)> {
+    let solvers = [TernarySolver::Absmean, TernarySolver::Gptq { damp_percent: 0.01, rounds: 2 }];
+    let shares = [Share::Tensor, Share::Row, Share::Group(32)];
+    shares
+        .into_iter()
+        .flat_map(move |scale| solvers.map(|solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Trits))))
 }
 
 /// What is peculiar about a weight or its inputs.
@@ -106,10 +116,10 @@ proptest! {
         let code = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8][code];
         let scheme = Scheme::integers(code, 32 * group, symmetric);
         let case = case(seed, KINDS[kind], rows, columns);
-        for method in methods() {
+        for (method, scheme) in methods().into_iter().map(|method| (method, scheme)).chain(ternary_methods()) {
             let name = format!("{method:?}, {:?}", KINDS[kind]);
             let tensor = run(method, &case, scheme).tensor;
-            let (first, last) = code.range();
+            let (first, last) = scheme.code.range();
             prop_assert!(tensor.codes.iter().all(|&c| (first..=last).contains(&i32::from(c))), "{name}: codes");
             prop_assert!(tensor.zero_points.iter().all(|&z| (first..=last).contains(&i32::from(z))), "{name}: zero points");
             prop_assert!(tensor.scales.iter().all(|s| s.is_finite() && s.to_f32() > 0.0), "{name}: scales");

@@ -47,7 +47,7 @@ fn every_recipe_runs_and_reports() {
         let trained = distilling(&recipe);
         for stage in &trained {
             let ids = format!("text=['{}']", ids.display());
-            sets.extend([&ids, "tokens=1024", "length=16"].map(|set: &str| format!("{stage}.distil.training.{set}")));
+            sets.extend([&ids, "tokens=1024", "length=16"].map(|set: &str| format!("{stage}.training.{set}")));
         }
         let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         let done = compress(&recipe, &data::fixture("llama-gqa-tied"), out.path(), &more);
@@ -69,11 +69,16 @@ fn every_recipe_runs_and_reports() {
     }
 }
 
-/// Numbers of a recipe's stages, from 1, that distil.
-fn distilling(recipe: &Path) -> Vec<usize> {
+/// Where a recipe's stages say what they learn.
+fn distilling(recipe: &Path) -> Vec<String> {
     let recipe: toml::Table = toml::from_str(&std::fs::read_to_string(recipe).unwrap()).unwrap();
     let stages = recipe["stage"].as_array().unwrap();
-    (1..).zip(stages).filter(|(_, stage)| stage.get("distil").is_some()).map(|(number, _)| number).collect()
+    let learns = |(number, stage): (usize, &toml::Value)| match (stage.get("distil"), stage.get("ternary")) {
+        (Some(_), _) => Some(format!("{number}.distil")),
+        (None, Some(ternary)) => ternary.get("distil").map(|_| format!("{number}.ternary.distil")),
+        (None, None) => None,
+    };
+    (1..).zip(stages).filter_map(learns).collect()
 }
 
 /// What a token counts for decides what is solved.

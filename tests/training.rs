@@ -101,7 +101,7 @@ fn gradients_of_whole_models_are_finite_differences() {
             for checkpointing in [false, true] {
                 let mut plan: Distil = toml::from_str(plan).unwrap();
                 plan.training.checkpointing = checkpointing;
-                let teacher = Teacher::Network(disturbed(&store, &spec));
+                let teacher = Teacher::Network(Box::new(disturbed(&store, &spec)));
                 let network = Network::trained(&store, DOUBLE, &all(&spec)).unwrap();
                 let matching = Matching::new(&plan, &spec, &spec, None, Device::Cpu).unwrap();
                 let mut objective = Distillation::new(&plan, Some(&teacher), Some(matching), spec.blocks.len() + 1);
@@ -176,7 +176,7 @@ fn optimisers_step_as_those_of_torch() {
             let given = [matrix(&gradients[0]), vector(&gradients[1])].map(|g| g.to_kind(kind));
             let loss: Tensor = variables.iter().zip(&given).map(|(x, g)| (x * g).sum(None)).reduce(|a, b| a + b).unwrap();
             loss.backward();
-            optimizer.step(step as u64 + 1, training.learning_rate);
+            optimizer.step(step as u64 + 1, training.learning_rate, training.weight_decay);
         }
         let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
         assert!(apart(&variables[0].detach(), &matrix(&case["end"][0])) < tolerance, "{}", case["optimizer"]);

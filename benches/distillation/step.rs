@@ -58,7 +58,7 @@ pub fn run() {
     let teacher = asked.teacher.as_ref().map(|path| Network::frozen(&*runtime::open_weights(path).unwrap().store, compute).unwrap());
     let soft = f64::from(u8::from(teacher.is_some()));
     let plan = Distil { soft, hard: 1.0 - soft, training, ..Distil::default() };
-    let teacher = teacher.map(Teacher::Network);
+    let teacher = teacher.map(|network| Teacher::Network(Box::new(network)));
     let mut objective = Distillation::new(&plan, teacher.as_ref(), None, network.spec().blocks.len() + 1);
     let mut optimizer = Optimizer::new(&plan.training, network.variables());
     let pieces = asked.pieces();
@@ -71,7 +71,7 @@ pub fn run() {
         optimizer.zero_grad();
         let parts = objective.losses(&network, &batch, true).unwrap();
         optimizer.clip();
-        optimizer.step(step as u64 + 1, plan.training.learning_rate);
+        optimizer.step(step as u64 + 1, plan.training.learning_rate, plan.training.weight_decay);
         losses.push(parts.iter().map(|(_, loss)| loss).sum::<f64>());
         seconds.push(begin.elapsed().as_secs_f64());
     }

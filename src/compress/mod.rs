@@ -11,6 +11,7 @@ pub mod quantize;
 pub mod rescale;
 pub mod solve;
 pub mod sparsify;
+pub mod straight_through;
 mod tensors;
 pub mod train;
 

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::{Weight, WeightStore};
 use ndarray::Array2;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 /// Where and in what libtorch computes.
@@ -70,7 +70,22 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
 }
 
 /// The parameters of a part of a model, by name inside that part.
-pub struct Parameters(BTreeMap<String, Parameter>);
+pub struct Parameters {
+    by_role: BTreeMap<String, Parameter>,
+    blend: Blend,
+}
+
+/// What is done to inputs besides what the spec says, while weights are trained to be
+/// rounded. Nothing, where nothing is.
+#[derive(Default)]
+pub struct Blend {
+    /// Roles of linear layers whose inputs are rounded to int8.
+    pub inputs: BTreeSet<String>,
+    /// Roles of norms that are not all there yet.
+    pub norms: BTreeSet<String>,
+    /// How much of it is done, 0 to 1.
+    pub lambda: f64,
+}
 
 impl Parameters {
     /// Those of a block, under names such as `attn.q`.
@@ -85,32 +100,46 @@ impl Parameters {
             let weight = weight(&spec.block_name(block, &role))?;
             Ok((role, Parameter::load(weight, compute)))
         };
-        spec.roles(block).into_iter().map(load).collect::<Result<_>>().map(Self)
+        spec.roles(block).into_iter().map(load).collect::<Result<_>>().map(Self::plain)
     }
 
     /// From weights at hand.
     pub fn new(weights: impl IntoIterator<Item = (String, Weight)>, compute: Compute) -> Self {
-        Self(weights.into_iter().map(|(role, weight)| (role, Parameter::load(weight, compute))).collect())
+        Self::plain(weights.into_iter().map(|(role, weight)| (role, Parameter::load(weight, compute))).collect())
     }
 
     /// From tensors in memory, which may be differentiated.
     pub fn of_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self(tensors.into_iter().map(|(role, tensor)| (role, Parameter { tensor, weight: None })).collect())
+        Self::plain(tensors.into_iter().map(|(role, tensor)| (role, Parameter { tensor, weight: None })).collect())
+    }
+
+    fn plain(by_role: BTreeMap<String, Parameter>) -> Self {
+        Self { by_role, blend: Blend::default() }
+    }
+
+    /// The same, which do something to what they meet.
+    pub fn blending(self, blend: Blend) -> Self {
+        Self { blend, ..self }
+    }
+
+    /// What is done to what they meet.
+    pub(crate) fn blend(&self) -> &Blend {
+        &self.blend
     }
 
     /// Whether a weight had to be decoded, which is worth doing once.
     pub fn any_packed(&self) -> bool {
-        self.0.values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
+        self.by_role.values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
     }
 
     /// A parameter that must be there.
     pub(crate) fn get(&self, role: &str) -> &Tensor {
-        self.0[role].tensor()
+        self.by_role[role].tensor()
     }
 
     /// A parameter that may be there.
     pub(crate) fn find(&self, role: &str) -> Option<&Tensor> {
-        self.0.get(role).map(Parameter::tensor)
+        self.by_role.get(role).map(Parameter::tensor)
     }
 }
 

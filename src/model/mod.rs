@@ -16,6 +16,7 @@ mod size;
 mod source;
 pub mod spec;
 pub mod student;
+mod sub_norms;
 
 pub use axes::{Axis, Inner};
 pub use check::{MAX_BLOCKS, MAX_WIDTH};

@@ -6,7 +6,7 @@ use super::{Done, fingerprint};
 use crate::compress::Compute;
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
-use crate::compress::train::{Network, Objective, Trained, Trainer};
+use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 use crate::progress::Progress;
@@ -36,6 +36,8 @@ pub struct Lessons<'a> {
     pub journal: &'a StageJournal,
     /// Hears how far it is.
     pub progress: &'a dyn Progress,
+    /// What forwards round, anew for each phase.
+    pub rounded: &'a dyn Fn() -> Option<Rounded>,
 }
 
 /// What phases share.
@@ -88,7 +90,7 @@ impl Lessons<'_> {
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
-        let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?;
+        let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding((self.rounded)());
         let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
         let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {
             (Some(on_policy), Some(Teacher::Network(teacher))) => {
@@ -142,7 +144,7 @@ impl Lessons<'_> {
         let load = || Network::frozen(&*teacher.store, self.compute);
         let teacher = match &self.plan.cache {
             _ if !self.plan.needs_teacher() => None,
-            None => Some(Teacher::Network(load()?)),
+            None => Some(Teacher::Network(Box::new(load()?))),
             Some(cache) => {
                 let contents = Contents {
                     key: fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, spec.special.bos, self.compute, self.progress)?,

@@ -4,7 +4,7 @@
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::recipe::{Recipe, Stage, Training};
+use crate::recipe::{Recipe, Training};
 use crate::runtime::{Model, open_weights};
 use crate::text::corpus::Corpus;
 use std::path::Path;
@@ -21,12 +21,9 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
     }
     for stage in &recipe.stages {
-        if let Some(training) = stage.training() {
-            hasher.update(Corpus::fingerprint(&training.text)?.as_bytes());
-        }
-        if let Stage::Distil(plan) = stage
-            && let Some(path) = &plan.teacher
-        {
+        let Some(plan) = stage.distil() else { continue };
+        hasher.update(Corpus::fingerprint(&plan.training.text)?.as_bytes());
+        if let Some(path) = &plan.teacher {
             add_weights(&mut hasher, &open_weights(path)?, progress)?;
         }
     }

@@ -2,6 +2,7 @@
 //! read back. Every finished block is on disk before the next begins, so a run
 //! that was killed goes on where it stopped.
 
+mod aware;
 mod calibration;
 mod distil;
 mod fingerprint;
@@ -174,12 +175,25 @@ impl Run<'_> {
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning.depth(plan)?,
                 Stage::PruneWidth(plan) => pruning.width(plan)?,
-                Stage::Quantize(plan) => quantize::run(plan, &walk)?,
+                Stage::Quantize(plan) => match &plan.aware {
+                    None => quantize::run(plan, &walk)?,
+                    Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads)?,
+                },
                 Stage::Sparsify(plan) => sparsify::run(plan, &walk)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;
-                    distil::Lessons { plan, student: store.clone(), original, compute, threads, journal: &journal, progress }.run()?
+                    distil::Lessons {
+                        plan,
+                        student: store.clone(),
+                        original,
+                        compute,
+                        threads,
+                        journal: &journal,
+                        progress,
+                        rounded: &|| None,
+                    }
+                    .run()?
                 }
             };
             let sparsified = self.sparsified_before(i);

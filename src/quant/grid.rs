@@ -226,6 +226,6 @@ impl GridSearch {
 }
 
 /// The nearest f16 that is positive and finite.
-fn storable(scale: f64) -> f16 {
+pub(crate) fn storable(scale: f64) -> f16 {
     f16::from_f64(scale).clamp(f16::from_bits(1), f16::MAX)
 }

@@ -12,6 +12,7 @@ pub mod rounding;
 pub mod scheme;
 mod store;
 mod tensor;
+pub mod ternary;
 
 pub use book::Book;
 pub use data_type::DataType;

@@ -12,6 +12,7 @@ mod resolve;
 mod set;
 mod sparsify;
 mod student;
+mod ternary;
 mod training;
 
 pub use distil::{
@@ -20,6 +21,7 @@ pub use distil::{
 pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
+pub use ternary::{Aware, TernaryOptions, TernarySolver};
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 
 use crate::eval::Protocol;
@@ -212,11 +214,12 @@ impl Stage {
         }
     }
 
-    /// How it trains, where it does.
-    pub fn training(&self) -> Option<&Training> {
+    /// What it learns, where it does.
+    pub fn distil(&self) -> Option<&Distil> {
         match self {
-            Stage::Distil(plan) => Some(&plan.training),
-            Stage::Quantize(_) | Stage::Sparsify(_) | Stage::Student(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => None,
+            Stage::Distil(plan) => Some(plan),
+            Stage::Quantize(plan) => plan.aware.as_ref().map(|aware| &aware.distil),
+            Stage::Sparsify(_) | Stage::Student(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => None,
         }
     }
 
@@ -231,7 +234,8 @@ impl Stage {
     /// A model of the kind that comes out of it.
     fn example(&self, spec: &ModelSpec) -> Option<ModelSpec> {
         match self {
-            Stage::Quantize(_) | Stage::Distil(_) | Stage::Sparsify(_) => Some(spec.clone()),
+            Stage::Quantize(plan) => Some(plan.reshape(spec.clone())),
+            Stage::Distil(_) | Stage::Sparsify(_) => Some(spec.clone()),
             Stage::Student(shape) => shape.apply(spec).ok(),
             Stage::PruneDepth(plan) => plan.stand_in(spec).apply(spec).ok(),
             Stage::PruneWidth(plan) => plan.example(spec).apply(spec).ok(),
@@ -242,7 +246,8 @@ impl Stage {
     /// layers stay, and widths that are searched, are not.
     pub fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match self {
-            Stage::Quantize(_) | Stage::Distil(_) | Stage::Sparsify(_) => spec,
+            Stage::Quantize(plan) => plan.reshape(spec),
+            Stage::Distil(_) | Stage::Sparsify(_) => spec,
             Stage::Student(shape) => shape.apply(&spec).expect("it was checked"),
             Stage::PruneDepth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
             Stage::PruneWidth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
@@ -261,6 +266,19 @@ pub struct Quantize {
     /// What each matrix is quantised to, by canonical name; one that is not listed
     /// stays in 16 bits.
     pub schemes: BTreeMap<String, Scheme>,
+    /// How it is trained to be rounded before, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aware: Option<Box<Aware>>,
+}
+
+impl Quantize {
+    /// The spec of a model once this is done to it.
+    fn reshape(&self, spec: ModelSpec) -> ModelSpec {
+        match &self.aware {
+            Some(aware) if aware.sub_norms => spec.with_sub_norms().expect("it was checked"),
+            _ => spec,
+        }
+    }
 }
 
 /// A quantiser of linear layers, with its options.
@@ -275,6 +293,8 @@ pub enum Method {
     Awq(AwqOptions),
     /// LLM.int8().
     LlmInt8(LlmInt8Options),
+    /// −1, 0 and 1.
+    Ternary(TernaryOptions),
 }
 
 impl Method {
@@ -285,6 +305,7 @@ impl Method {
             Method::Gptq(_) => "gptq",
             Method::Awq(_) => "awq",
             Method::LlmInt8(_) => "llm_int8",
+            Method::Ternary(_) => "ternary",
         }
     }
 
@@ -292,7 +313,7 @@ impl Method {
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {
         match self {
-            Method::Rtn(_) | Method::Awq(_) | Method::LlmInt8(_) => false,
+            Method::Rtn(_) | Method::Awq(_) | Method::LlmInt8(_) | Method::Ternary(_) => false,
             Method::Gptq(options) => options.true_sequential,
         }
     }

@@ -4,6 +4,7 @@
 use super::data_type::RawDataType;
 use super::sparsify::RawSparsify;
 use super::student::RawStudent;
+use super::ternary::RawTernary;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
@@ -102,6 +103,7 @@ pub(super) enum RawStage {
     Gptq(RawGptq),
     Awq(RawAwq),
     LlmInt8(RawLlmInt8),
+    Ternary(Box<RawTernary>),
     Student(RawStudent),
     Distil(Box<Distil>),
     PruneDepth(PruneDepth),
@@ -140,31 +142,37 @@ macro_rules! quantising {
         }
 
         impl $name {
-            /// What to.
-            pub fn targets(&self) -> RawTargets<'_> {
-                RawTargets {
-                    linear: RawScheme {
-                        bits: self.bits,
-                        group_size: self.group_size,
-                        symmetric: self.symmetric,
-                        data_type: self.data_type,
-                        centred: self.centred,
-                    },
-                    embeddings: self.embeddings,
-                    head: self.head.unwrap_or(self.embeddings),
-                    skip: &self.skip,
+            /// What linear layers are quantised to.
+            pub fn linear(&self) -> RawScheme {
+                RawScheme {
+                    bits: self.bits,
+                    group_size: self.group_size,
+                    symmetric: self.symmetric,
+                    data_type: self.data_type,
+                    centred: self.centred,
                 }
+            }
+
+            /// What else is, and what is not.
+            pub fn others(&self) -> RawOthers<'_> {
+                RawOthers::new(self.embeddings, self.head, &self.skip)
             }
         }
     };
 }
 
-/// What a stage quantises, and to what.
-pub(super) struct RawTargets<'a> {
-    pub linear: RawScheme,
+/// What a stage quantises besides linear layers, and to what; and what it leaves.
+pub(super) struct RawOthers<'a> {
     pub embeddings: RawScheme,
     pub head: RawScheme,
     pub skip: &'a [String],
+}
+
+impl<'a> RawOthers<'a> {
+    /// A head that is not named is quantised as embeddings are.
+    pub fn new(embeddings: RawScheme, head: Option<RawScheme>, skip: &'a [String]) -> Self {
+        Self { embeddings, head: head.unwrap_or(embeddings), skip }
+    }
 }
 
 quantising!(RawRtn {

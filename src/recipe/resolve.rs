@@ -2,7 +2,7 @@
 
 use super::data_type::{codes, symmetric};
 use super::raw::{
-    GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawLlmInt8, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage, RawTargets,
+    GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawLlmInt8, RawOthers, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage,
     RescaleName, RescaleTold, SELF,
 };
 use super::{
@@ -184,24 +184,26 @@ fn absolute(file: &Path) -> String {
 
 /// For the model that the stages before it leave; paths are relative to a folder.
 fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::result::Result<Stage, String> {
-    let (method, rescale, targets) = match stage {
+    let (method, rescale, linear, others) = match stage {
         RawStage::Student(raw) => return Ok(Stage::Student(raw.checked(spec)?)),
         RawStage::Distil(raw) => return Ok(Stage::Distil(Box::new(raw.checked(spec, folder)?))),
         RawStage::PruneDepth(raw) => return Ok(Stage::PruneDepth(raw.checked(spec)?)),
         RawStage::PruneWidth(raw) => return Ok(Stage::PruneWidth(Box::new(raw.checked(spec)?))),
         RawStage::Sparsify(raw) => return Ok(Stage::Sparsify(raw.checked(spec)?)),
-        RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.targets()),
-        RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.targets()),
+        RawStage::Rtn(raw) => (Method::Rtn(rtn(raw)?), raw.rescale.map(told), raw.linear(), raw.others()),
+        RawStage::Gptq(raw) => (Method::Gptq(gptq(raw)?), raw.rescale.map(told), raw.linear(), raw.others()),
         RawStage::Awq(raw) => {
             let scales = AwqScales { points: raw.points, duo_scaling: raw.duo_scaling };
-            (Method::Awq(AwqOptions { clip: raw.clip }), Some(Rescale::Awq(scales)), raw.targets())
+            (Method::Awq(AwqOptions { clip: raw.clip }), Some(Rescale::Awq(scales)), raw.linear(), raw.others())
         }
-        RawStage::LlmInt8(raw) => (Method::LlmInt8(llm_int8(raw)?), None, raw.targets()),
+        RawStage::LlmInt8(raw) => (Method::LlmInt8(llm_int8(raw)?), None, raw.linear(), raw.others()),
+        RawStage::Ternary(raw) => return raw.checked(spec, folder).map(Stage::Quantize),
     };
     if let Some(rescale) = rescale {
         check_rescale(method.name(), rescale)?;
     }
-    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), &targets, spec)?, method, rescale }))
+    let linear = scheme(method.name(), linear)?;
+    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), linear, &others, spec)?, method, rescale, aware: None }))
 }
 
 fn told(raw: RawRescale) -> Rescale {
@@ -280,16 +282,18 @@ fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
 }
 
 /// The scheme of each matrix that is not skipped.
-fn schemes(method: &str, targets: &RawTargets, spec: &ModelSpec) -> std::result::Result<BTreeMap<String, Scheme>, String> {
+pub(super) fn schemes(
+    method: &str,
+    linear: Scheme,
+    others: &RawOthers,
+    spec: &ModelSpec,
+) -> std::result::Result<BTreeMap<String, Scheme>, String> {
     let parameters = spec.parameters();
     let matrices = || parameters.iter().filter(|p| !matches!(p.kind, ParameterKind::Kept | ParameterKind::Vector));
-    check_skip(method, targets.skip, matrices().map(|p| &p.name))?;
-    let (linear, embeddings, head) = (
-        scheme(method, targets.linear)?,
-        scheme(&format!("{method}: embeddings"), targets.embeddings)?,
-        scheme(&format!("{method}: head"), targets.head)?,
-    );
-    let kept = matrices().filter(|p| !targets.skip.iter().any(|pattern| matches(pattern, &p.name)));
+    check_skip(method, others.skip, matrices().map(|p| &p.name))?;
+    let (embeddings, head) =
+        (scheme(&format!("{method}: embeddings"), others.embeddings)?, scheme(&format!("{method}: head"), others.head)?);
+    let kept = matrices().filter(|p| !others.skip.iter().any(|pattern| matches(pattern, &p.name)));
     let schemes = kept.map(|p| {
         let scheme = match p.kind {
             ParameterKind::Embedding => embeddings,
@@ -303,16 +307,21 @@ fn schemes(method: &str, targets: &RawTargets, spec: &ModelSpec) -> std::result:
 
 fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
     let (code, data_type) = codes(what, raw.bits, raw.data_type)?;
-    if !raw.group_size.is_multiple_of(GROUP_MULTIPLE) {
-        let g = raw.group_size;
-        let (below, above) = (g / GROUP_MULTIPLE * GROUP_MULTIPLE, g.next_multiple_of(GROUP_MULTIPLE));
-        return Err(format!(
-            "{what}: group_size = {g} cannot work: it must be a multiple of {GROUP_MULTIPLE} (such as {}), or 0 for a whole row",
-            if below == 0 { above } else { below }
-        ));
-    }
+    check_group_size(what, "group_size", raw.group_size, "0 for a whole row")?;
     let symmetric = symmetric(what, data_type, raw.symmetric, raw.centred)?;
     Ok(Scheme { code, group_size: raw.group_size, symmetric, data_type })
+}
+
+/// Refuses groups that lines of the packed layout would straddle; `or` is what a row is.
+pub(super) fn check_group_size(what: &str, key: &str, size: usize, or: &str) -> std::result::Result<(), String> {
+    if size.is_multiple_of(GROUP_MULTIPLE) {
+        return Ok(());
+    }
+    let (below, above) = (size / GROUP_MULTIPLE * GROUP_MULTIPLE, size.next_multiple_of(GROUP_MULTIPLE));
+    Err(format!(
+        "{what}: {key} = {size} cannot work: it must be a multiple of {GROUP_MULTIPLE} (such as {}), or {or}",
+        if below == 0 { above } else { below }
+    ))
 }
 
 /// Refuses patterns that none of the names of what a stage changes fits.

@@ -112,6 +112,10 @@ pub enum Decay {
     Linear,
     /// As half a wave.
     Cosine,
+    /// In a line, and from half of the steps on by a third less and without weight decay: what
+    /// ternary weights want, which have to settle ("The Era of 1-bit LLMs: Training Tips, Code
+    /// and FAQ", section 2).
+    TwoStage,
 }
 
 /// What is trained: a name, or adapters.

@@ -10,6 +10,7 @@ mod wkv;
 pub use attention::scores as attention_scores;
 pub use edges::{Entrance, Exit};
 
+use super::straight_through::{int8, straight};
 use super::tensors::Parameters;
 use crate::model::roles;
 use crate::model::spec::{Block, Mixer, Norm, NormKind, NormWeight, Residual};
@@ -65,7 +66,10 @@ pub fn block_until(spec: &Block, weights: &Parameters, x: &Tensor, hear: &mut Li
 
 /// `x` behind a norm that may not be there.
 fn norm_opt(norm: &Option<Norm>, weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
-    norm.as_ref().map_or_else(|| x.shallow_clone(), |norm| norm_forward(norm, weights, role, x))
+    let Some(norm) = norm else { return x.shallow_clone() };
+    let normed = norm_forward(norm, weights, role, x);
+    let blend = weights.blend();
+    if blend.lambda < 1.0 && blend.norms.contains(role) { x.lerp(&normed, blend.lambda) } else { normed }
 }
 
 /// Normalisation over the last dimension; weights may have more (one row a head).
@@ -90,7 +94,9 @@ fn norm_forward(spec: &Norm, weights: &Parameters, role: &str, x: &Tensor) -> Te
 
 /// x Wᵀ + b
 fn linear(weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
-    x.linear(weights.get(role), weights.find(&format!("{role}.bias")))
+    let blend = weights.blend();
+    let rounded = blend.inputs.contains(role).then(|| straight(x, &int8(x), blend.lambda));
+    rounded.as_ref().unwrap_or(x).linear(weights.get(role), weights.find(&format!("{role}.bias")))
 }
 
 /// The token before each one of `x` `[batch, tokens, hidden]`, zeros before the first.

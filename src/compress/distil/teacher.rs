@@ -11,7 +11,7 @@ use tch::Tensor;
 /// A teacher.
 pub enum Teacher {
     /// Asked for every batch.
-    Network(Network),
+    Network(Box<Network>),
     /// What one said of the pieces of the corpus.
     Cache(TopCache),
 }

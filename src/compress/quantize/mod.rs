@@ -5,11 +5,13 @@ mod awq;
 mod gptq;
 mod llm_int8;
 mod rtn;
+mod ternary;
 
 pub use awq::Awq;
 pub use gptq::{Gptq, gptq};
 pub use llm_int8::LlmInt8;
 pub use rtn::Rtn;
+pub use ternary::{Ternary, in_turn};
 
 use super::calibrate::InputStatistics;
 use crate::error::Result;
@@ -48,5 +50,6 @@ pub fn layer_method(method: Method) -> Box<dyn LayerMethod> {
         Method::Rtn(options) => Box::new(Rtn { options }),
         Method::Gptq(options) => Box::new(Gptq { options }),
         Method::LlmInt8(options) => Box::new(LlmInt8 { options }),
+        Method::Ternary(options) => Box::new(Ternary { options }),
     }
 }

@@ -4,6 +4,7 @@
 mod adapter;
 mod network;
 mod optimizer;
+mod rounded;
 mod schedule;
 mod state;
 mod tape;
@@ -12,5 +13,6 @@ mod trainer;
 pub use adapter::drawn;
 pub use network::{Network, Trained, Variable};
 pub use optimizer::Optimizer;
+pub use rounded::Rounded;
 pub use tape::{Recording, Segment, Tape, run};
 pub use trainer::{Batch, Objective, Part, Trainer};

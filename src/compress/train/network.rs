@@ -1,6 +1,7 @@
 //! A whole model as tensors in memory: what is trained, and what teaches it.
 
 use super::adapter::Adapter;
+use super::rounded::Rounded;
 use crate::compress::decoder::{Entrance, Exit};
 use crate::compress::tensors::{Compute, Parameter, Parameters, to_vec};
 use crate::error::Result;
@@ -14,6 +15,8 @@ pub struct Network {
     spec: ModelSpec,
     compute: Compute,
     parameters: BTreeMap<String, Held>,
+    /// What forwards round, where they do.
+    rounded: Option<Rounded>,
 }
 
 /// A parameter.
@@ -93,7 +96,17 @@ impl Network {
             Ok((p.name, Held { kind: p.kind, tensor, adapter: None }))
         };
         let parameters = spec.parameters().into_iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { spec, compute, parameters })
+        Ok(Self { spec, compute, parameters, rounded: None })
+    }
+
+    /// The same, some of which forwards round.
+    pub fn rounding(self, rounded: Option<Rounded>) -> Self {
+        Self { rounded, ..self }
+    }
+
+    /// What forwards round, where they do.
+    pub fn rounded(&self) -> Option<&Rounded> {
+        self.rounded.as_ref()
     }
 
     /// What the model is.
@@ -108,21 +121,34 @@ impl Network {
 
     /// What comes before the blocks.
     pub fn entrance(&self) -> Entrance {
-        Entrance::held(&self.spec, |name| self.adapted(name), self.compute)
+        Entrance::held(&self.spec, |name| self.seen(name), self.compute)
     }
 
     /// The parameters of a block.
     pub fn block(&self, block: usize) -> Parameters {
         let roles = self.spec.roles(block).into_iter();
-        Parameters::of_tensors(roles.map(|(role, ..)| {
-            let tensor = self.adapted(&self.spec.block_name(block, &role)).to_kind(self.compute.kind);
+        let parameters = Parameters::of_tensors(roles.map(|(role, ..)| {
+            let tensor = self.seen(&self.spec.block_name(block, &role)).to_kind(self.compute.kind);
             (role, tensor)
-        }))
+        }));
+        match &self.rounded {
+            Some(rounded) => parameters.blending(rounded.blend(&self.spec, block)),
+            None => parameters,
+        }
     }
 
     /// What comes behind the blocks.
     pub fn exit(&self) -> Exit {
-        Exit::held(&self.spec, |name| self.adapted(name), self.compute)
+        Exit::held(&self.spec, |name| self.seen(name), self.compute)
+    }
+
+    /// A parameter as forwards see it.
+    fn seen(&self, name: &str) -> Tensor {
+        let tensor = self.adapted(name);
+        match &self.rounded {
+            Some(rounded) => rounded.weight(name, tensor),
+            None => tensor,
+        }
     }
 
     /// A parameter with its correction.
@@ -164,7 +190,7 @@ impl Network {
         self.spec.blocks.len() + 1
     }
 
-    /// All parameters as they are now, corrections merged, by canonical name.
+    /// All parameters as they are now, corrections merged and not rounded, by canonical name.
     pub fn weights(&self) -> Vec<(String, Weight)> {
         let weight = |p: crate::model::Parameter| {
             let weight = Weight::from_f32(&p.name, p.shape, &self.values(&p.name));
@@ -173,7 +199,7 @@ impl Network {
         self.spec.parameters().into_iter().map(weight).collect()
     }
 
-    /// A parameter as it is now, corrections merged: f32, row by row.
+    /// A parameter as it is now, corrections merged and not rounded: f32, row by row.
     pub fn values(&self, name: &str) -> Vec<f32> {
         let _no_grad = tch::no_grad_guard();
         to_vec(&self.adapted(name))

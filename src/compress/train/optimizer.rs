@@ -93,9 +93,9 @@ impl Optimizer {
     }
 
     /// Takes step `count`, from 1.
-    pub fn step(&mut self, count: u64, learning_rate: f64) {
+    pub fn step(&mut self, count: u64, learning_rate: f64, weight_decay: f64) {
         let _no_grad = tch::no_grad_guard();
-        let Training { weight_decay, betas: [first, second], epsilon, momentum, optimizer, .. } = self.training;
+        let Training { betas: [first, second], epsilon, momentum, optimizer, .. } = self.training;
         for Slot { variable, means } in &mut self.slots {
             let mut gradient = variable.tensor.grad();
             if !gradient.defined() {

@@ -1,4 +1,4 @@
-//! The learning rate of each step.
+//! Learning rate and weight decay of each step.
 
 use crate::recipe::{Decay, Training};
 
@@ -16,8 +16,25 @@ pub fn learning_rate(training: &Training, step: u64, steps: u64) -> f64 {
         Decay::Constant => return peak,
         Decay::Linear => 1.0 - share,
         Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * share).cos()),
+        Decay::TwoStage if is_second(step, steps) => SECOND * (1.0 - share),
+        Decay::TwoStage => 1.0 - share,
     };
     peak * (training.last + (1.0 - training.last) * left)
+}
+
+/// Of step `step` of `steps`, from 0.
+pub fn weight_decay(training: &Training, step: u64, steps: u64) -> f64 {
+    match training.schedule {
+        Decay::TwoStage if is_second(step, steps) => 0.0,
+        Decay::Constant | Decay::Linear | Decay::Cosine | Decay::TwoStage => training.weight_decay,
+    }
+}
+
+/// What is left of the learning rate in the second stage.
+const SECOND: f64 = 2.0 / 3.0;
+
+fn is_second(step: u64, steps: u64) -> bool {
+    2 * step >= steps
 }
 
 #[cfg(test)]
@@ -35,6 +52,11 @@ mod tests {
         }
         assert!((rate(Decay::Linear, 54) - (0.2 + 1.8 * (1.0 - 44.0 / 89.0))).abs() < 1e-12);
         assert_eq!(rate(Decay::Constant, 99), 2.0);
+        let two = |step| rate(Decay::TwoStage, step);
+        assert!((0..50).all(|step| two(step) == rate(Decay::Linear, step)));
+        assert!((two(49) - 0.1 * 2.0) * SECOND > two(50) - 0.1 * 2.0 && (two(99) - 0.2).abs() < 1e-12);
+        let decays = [49, 50].map(|step| weight_decay(&with(Decay::TwoStage, 0.1), step, 100));
+        assert_eq!(decays, [Training::default().weight_decay, 0.0]);
         // One step, and no warm-up.
         assert_eq!(learning_rate(&with(Decay::Cosine, 0.0), 0, 1), 2.0);
     }

@@ -3,7 +3,8 @@
 
 use super::network::{Network, Variable};
 use super::optimizer::Optimizer;
-use super::schedule::learning_rate;
+use super::rounded::Rounded;
+use super::schedule::{learning_rate, weight_decay};
 use super::state;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Silent};
@@ -193,14 +194,16 @@ impl<'a> Trainer<'a> {
         self.optimizer.zero_grad();
         let first = first + self.notes.step * batch as u64;
         let drawn: Vec<Piece> = (first..first + batch as u64).map(|n| pieces.training(n)).collect();
+        self.blend(self.notes.step);
         let parts = losses(self.network, objective, (self.notes.step, &drawn), (first, micro_batch), true, progress)?;
         let gradient_norm = self.optimizer.clip();
         let rate = learning_rate(self.training, self.notes.step, steps);
+        let decay = weight_decay(self.training, self.notes.step, steps);
         let loss = parts.values().sum::<f64>();
         self.notes.step += 1;
         // What is not finite must not reach the weights.
         if loss.is_finite() && gradient_norm.is_finite() {
-            self.optimizer.step(self.notes.step, rate);
+            self.optimizer.step(self.notes.step, rate, decay);
             self.follow();
         }
         self.notes.lines.push(Line {
@@ -233,6 +236,8 @@ impl<'a> Trainer<'a> {
     fn evaluate(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces) -> Result<()> {
         let own = self.values();
         self.assign(&self.average);
+        // What is kept is what is good once all is rounded.
+        self.blend(self.training.steps());
         let held_out = pieces.validation();
         let found =
             losses(self.network, objective, (self.notes.step, &held_out), (Batch::HELD_OUT, self.training.micro_batch), false, &Silent);
@@ -249,9 +254,20 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Rounds as much as a step does.
+    fn blend(&self, step: u64) {
+        if let Some(rounded) = self.network.rounded() {
+            rounded.at(step, self.training.steps());
+        }
+    }
+
     /// Whether the loss is no number or has risen suddenly.
     fn diverges(&self) -> bool {
         let lines = &self.notes.lines;
+        // The more is rounded, the more the loss rises.
+        if self.network.rounded().is_some_and(Rounded::is_rising) {
+            return lines.last().is_some_and(|line| !line.loss.is_finite());
+        }
         let (before, recent) = lines.split_at(lines.len().saturating_sub(RECENT));
         let before = &before[before.len().saturating_sub(BEFORE)..];
         let mean = recent.iter().map(|line| line.loss).sum::<f64>() / RECENT as f64;

@@ -1,0 +1,183 @@
+//! `[stage.ternary]`: linear layers in −1, 0 and 1, embeddings and head in more bits.
+
+use super::raw::{RawOthers, RawScheme};
+use super::resolve::{check_group_size, schemes};
+use super::{Distil, Method, Quantize};
+use crate::model::ModelSpec;
+use crate::quant::Code;
+use crate::quant::ternary::Share;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How ternary weights are found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TernaryOptions {
+    /// The weights that share a scale.
+    pub scale: Share,
+    /// What finds scales and codes.
+    pub solver: TernarySolver,
+}
+
+/// What finds scales and codes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TernarySolver {
+    /// The mean magnitude, and what is nearest.
+    Absmean,
+    /// GPTQ's codes and the best scales in turn.
+    Gptq {
+        /// Added to the Hessian's diagonal, relative to its mean.
+        damp_percent: f64,
+        /// How often.
+        rounds: usize,
+    },
+}
+
+/// How a model is trained to be rounded: forwards see rounded weights, and gradients go
+/// straight through.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Aware {
+    /// What is learnt, and on what.
+    pub distil: Distil,
+    /// Share of the steps over which rounding is blended in.
+    pub blend: f64,
+    /// Whether the inputs of what is rounded are rounded to int8, a scale a token.
+    pub round_inputs: bool,
+    /// Whether norms are inserted before `attn.o` and `ffn.down`, as BitNet has them.
+    pub sub_norms: bool,
+}
+
+/// As it is written. What is GPTQ's alone has no default, so that it is refused elsewhere.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTernary {
+    scale: RawShare,
+    packing: Packing,
+    solver: Option<SolverName>,
+    damp_percent: Option<f64>,
+    rounds: Option<usize>,
+    distil: Option<Distil>,
+    blend: Option<f64>,
+    round_inputs: Option<bool>,
+    sub_norms: Option<bool>,
+    embeddings: RawScheme,
+    head: Option<RawScheme>,
+    skip: Vec<String>,
+}
+
+impl Default for RawTernary {
+    fn default() -> Self {
+        Self {
+            scale: RawShare::Named(ShareName::Row),
+            packing: Packing::Tiles,
+            solver: None,
+            damp_percent: None,
+            rounds: None,
+            distil: None,
+            blend: None,
+            round_inputs: None,
+            sub_norms: None,
+            embeddings: RawScheme::default(),
+            head: None,
+            skip: Vec::new(),
+        }
+    }
+}
+
+/// "tensor", "row", or columns of a group.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "expected \"tensor\", \"row\", or a number of columns such as 128")]
+enum RawShare {
+    Named(ShareName),
+    Columns(usize),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ShareName {
+    Tensor,
+    Row,
+}
+
+/// How codes share bytes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Packing {
+    /// Two bits each: decodes fastest.
+    Tiles,
+    /// Five to a byte: the smallest.
+    Dense,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SolverName {
+    Absmean,
+    Gptq,
+}
+
+impl RawTernary {
+    /// For a model.
+    pub fn checked(&self, spec: &ModelSpec, folder: &Path) -> Result<Quantize, String> {
+        let scale = match self.scale {
+            RawShare::Named(ShareName::Tensor) => Share::Tensor,
+            RawShare::Named(ShareName::Row) => Share::Row,
+            RawShare::Columns(0) => return Err("ternary: scale = 0 is no group; \"row\" is a scale a row".into()),
+            RawShare::Columns(columns) => {
+                check_group_size("ternary", "scale", columns, "\"row\" or \"tensor\"")?;
+                Share::Group(columns)
+            }
+        };
+        let code = match self.packing {
+            Packing::Tiles => Code::Ternary,
+            Packing::Dense => Code::Trits,
+        };
+        let others = RawOthers::new(self.embeddings, self.head, &self.skip);
+        let schemes = schemes("ternary", scale.scheme(code), &others, spec)?;
+        let aware = self.aware(spec, folder).map_err(|reason| format!("ternary: {reason}"))?;
+        let solver = self.solver(aware.is_some()).map_err(|reason| format!("ternary: {reason}"))?;
+        Ok(Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, aware: aware.map(Box::new) })
+    }
+
+    fn aware(&self, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
+        let Some(distil) = &self.distil else {
+            let given =
+                [("blend", self.blend.is_some()), ("round_inputs", self.round_inputs.is_some()), ("sub_norms", self.sub_norms.is_some())];
+            return match given.into_iter().find(|(_, given)| *given) {
+                Some((key, _)) => Err(format!("{key} is for training: say what it is trained on with [stage.ternary.distil.training]")),
+                None => Ok(None),
+            };
+        };
+        let blend = self.blend.unwrap_or(0.2);
+        let sub_norms = self.sub_norms.unwrap_or(false);
+        let student = if sub_norms { spec.with_sub_norms()? } else { spec.clone() };
+        let distil = distil.checked(&student, folder)?;
+        match () {
+            () if !(0.0..=1.0).contains(&blend) => Err(format!("blend {blend} is a share of the steps, from 0 to 1")),
+            () if distil.progressive > 0.0 => {
+                Err("distil: progressive trains blocks alone, which are rounded together; leave it out".into())
+            }
+            () if distil.on_policy.is_some() => Err("distil: on_policy writes with weights that are not rounded; leave it out".into()),
+            () => Ok(Some(Aware { distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
+        }
+    }
+
+    /// What is trained is rounded as it was in training.
+    fn solver(&self, trained: bool) -> Result<TernarySolver, String> {
+        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(0.01), self.rounds.unwrap_or(4));
+        match self.solver.unwrap_or(if trained { SolverName::Absmean } else { SolverName::Gptq }) {
+            SolverName::Gptq if trained => {
+                Err("solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out".into())
+            }
+            SolverName::Absmean if self.damp_percent.is_some() || self.rounds.is_some() => {
+                Err("damp_percent and rounds are for solver = \"gptq\"; leave them out".into())
+            }
+            SolverName::Absmean => Ok(TernarySolver::Absmean),
+            SolverName::Gptq if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
+                Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))
+            }
+            SolverName::Gptq if !(1..=100).contains(&rounds) => Err(format!("rounds {rounds} must be from 1 to 100")),
+            SolverName::Gptq => Ok(TernarySolver::Gptq { damp_percent, rounds }),
+        }
+    }
+}

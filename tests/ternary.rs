@@ -1,0 +1,173 @@
+//! Ternary weights: rounding and its gradients against BitNet's published functions, codes
+//! and scales in turn against a naive solver in float64, and what is packed against what was
+//! trained.
+#![cfg(feature = "torch")]
+
+#[path = "common/compress.rs"]
+mod compress;
+#[path = "common/data.rs"]
+mod data;
+#[path = "naive/ternary.rs"]
+mod naive;
+#[path = "common/normal.rs"]
+mod normal;
+#[path = "common/uniform.rs"]
+mod uniform;
+
+use ndarray::{Array2, Axis};
+use normal::normal;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
+use tch::{Kind, Tensor};
+use thimble::compress::Compute;
+use thimble::compress::quantize::{Site, in_turn};
+use thimble::compress::straight_through::{int8, straight, ternary};
+use thimble::compress::train::{Network, Recording, Rounded, run};
+use thimble::model::LogitSource;
+use thimble::quant::ternary::{Share, mean_magnitudes, round};
+use thimble::quant::{Code, Weight, WeightStore};
+use thimble::random::Random;
+use thimble::runtime::{self, Activations};
+use uniform::uniform;
+
+fn tensor(array: &Array2<f64>) -> Tensor {
+    Tensor::from_slice(array.as_standard_layout().as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(&tensor.to_kind(Kind::Double).contiguous().view(-1)).unwrap()
+}
+
+fn greatest_difference(found: &Tensor, expected: &Value) -> f64 {
+    let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+    let found = numbers(found);
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Codes, scales, outputs and both gradients, of a scale a tensor as published.
+#[test]
+fn rounding_and_gradients_are_bitnets() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ternary.json");
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let size = |key: &str| case[key].as_u64().unwrap();
+        let (seed, rows, columns, tokens) = (size("seed"), size("rows") as usize, size("columns") as usize, size("tokens") as usize);
+        let weight = uniform(3 * seed, (rows, columns));
+        let narrow = weight.mapv(|v| v as f32);
+
+        let scales = mean_magnitudes(narrow.view(), Share::Tensor);
+        let expected = half::f16::from_f64(case["scale"].as_f64().unwrap());
+        assert!(scales.iter().all(|&scale| scale == expected), "{scales} for {expected}");
+        let packed = round(narrow.view(), Share::Tensor.scheme(Code::Ternary), scales);
+        let codes: Vec<String> = packed.codes.outer_iter().map(|row| row.iter().map(|&c| ['-', '0', '+'][c as usize]).collect()).collect();
+        assert_eq!(serde_json::to_value(codes).unwrap(), case["codes"], "case {seed}");
+
+        let w = tensor(&weight).set_requires_grad(true);
+        let x = tensor(&uniform(3 * seed + 1, (tokens, columns))).set_requires_grad(true);
+        let y = straight(&x, &int8(&x), 1.0).linear(&straight(&w, &ternary(&w, Share::Tensor), 1.0), None::<&Tensor>);
+        (&y * tensor(&uniform(3 * seed + 2, (tokens, rows)))).sum(Kind::Double).backward();
+        for (what, found) in [("output", y.detach()), ("weight_gradient", w.grad()), ("input_gradient", x.grad())] {
+            let difference = greatest_difference(&found, &case[what]);
+            assert!(difference < 1e-12, "case {seed}: {what} is {difference:e} off");
+        }
+    }
+}
+
+/// What forwards see while they are trained is, number for number, what is packed.
+#[test]
+fn packed_weights_are_those_of_training() {
+    for (seed, share) in [Share::Tensor, Share::Row, Share::Group(32), Share::Group(64)].into_iter().enumerate() {
+        for (rows, columns) in [(1, 1), (5, 64), (17, 100), (3, 300)] {
+            let weight = normal(Random::new(seed as u64, 5), (rows, columns)).mapv(|v| 0.02 * v as f32);
+            let seen = ternary(&Tensor::from_slice(weight.as_slice().unwrap()).view([rows as i64, columns as i64]), share);
+            let seen: Vec<f32> = Vec::try_from(&seen.contiguous().view(-1)).unwrap();
+            for code in [Code::Ternary, Code::Trits] {
+                let packed = round(weight.view(), share.scheme(code), mean_magnitudes(weight.view(), share));
+                assert_eq!(packed.dequantize().as_slice().unwrap(), seen, "{share:?} of {rows} × {columns}");
+            }
+        }
+    }
+}
+
+/// Codes by explicit inverses on scales by explicit systems, turn by turn.
+#[test]
+fn codes_and_scales_in_turn_are_the_naive_ones() {
+    let mut greatest = 0.0f64;
+    for (seed, (rows, columns, share)) in
+        [(6, 64, Share::Row), (4, 100, Share::Tensor), (5, 96, Share::Group(32)), (3, 160, Share::Group(64)), (1, 40, Share::Row)]
+            .into_iter()
+            .enumerate()
+    {
+        let random = |stream| Random::new(seed as u64, stream);
+        let weight = normal(random(1), (rows, columns)) * 0.1;
+        let mut x = normal(random(3), (3 * columns, columns)).dot(&normal(random(2), (columns, columns)));
+        x.axis_iter_mut(Axis(1)).enumerate().for_each(|(i, mut column)| column *= 0.2 + (i % 7) as f64);
+        let hessian = x.t().dot(&x) * (2.0 / x.nrows() as f64);
+        for rounds in [1, 3] {
+            let site = Site { name: "w".into(), scheme: share.scheme(Code::Ternary), weight: tensor(&weight) };
+            let found = in_turn::<f64>(&[site], &tensor(&hessian), share, 0.01, rounds).unwrap().remove(0).tensor;
+            let expected = naive::solve(&weight, &hessian, share, 0.01, rounds);
+            let difference = (&found.dequantize().mapv(f64::from) - &expected).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+            greatest = greatest.max(difference);
+            let error = |q: &Array2<f64>| ((&weight - q).dot(&hessian) * (&weight - q)).sum();
+            let nearest = round(
+                weight.mapv(|v| v as f32).view(),
+                share.scheme(Code::Ternary),
+                mean_magnitudes(weight.mapv(|v| v as f32).view(), share),
+            );
+            assert!(error(&expected) < 0.8 * error(&nearest.dequantize().mapv(f64::from)), "{share:?}: solving pays");
+        }
+    }
+    println!("greatest difference {greatest:.1e}");
+    // Scales are in f16 on both sides: the same, or next to each other.
+    assert!(greatest < 1e-4, "{greatest}");
+}
+
+const TRAINED: &str = "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[stage.ternary]\npacking = 'PACKING'\nscale = SCALE\nskip = ['embeddings']\nsub_norms = NORMS\n\
+                       [stage.ternary.distil.training]\ntext = ['ids.bin']\ntokens = 2048\nlength = 16\nbatch = 8\nheld_out = 4\nlearning_rate = 3e-3\n\
+                       [evaluate]\nwindow = 16\nmax_windows = 2\nactivations = 'int8_token'\n";
+
+/// The packed model on the device, its activations in int8, against the forward that was
+/// trained, all of it rounded. The head is not: it stays in 16 bits.
+#[test]
+fn packed_logits_are_those_of_the_trained_forward() {
+    for (packing, scale, norms) in [("tiles", "'row'", "false"), ("dense", "'tensor'", "true"), ("tiles", "32", "true")] {
+        let out = tempfile::tempdir().unwrap();
+        let ids: Vec<u8> = (0..3000u16).flat_map(|i| (3 + i * 7 % 90).to_le_bytes()).collect();
+        std::fs::write(out.path().join("ids.bin"), ids).unwrap();
+        let recipe = TRAINED.replace("PACKING", packing).replace("SCALE", scale).replace("NORMS", norms);
+        let dir = data::fixture("llama-gqa-tied");
+        let report = compress::run(&recipe, &dir, out.path()).unwrap();
+        let stage = &report.stages[0];
+        assert!(stage.method == "ternary" && stage.training.len() == 1 && !stage.layers.is_empty());
+
+        let packed = runtime::open(out.path(), None).unwrap();
+        let spec = packed.spec();
+        assert_eq!(spec.blocks.iter().all(|block| block.ffn.hidden_norm.is_some()), norms == "true");
+        let code = if packing == "dense" { Code::Trits } else { Code::Ternary };
+        let layers: BTreeSet<String> =
+            spec.parameters().into_iter().map(|p| p.name).filter(|name| is(&*packed.store, name, code)).collect();
+        assert_eq!(layers.len(), 7 * spec.blocks.len());
+
+        // Weights that are rounded already stay as they are, so that inputs alone are left.
+        let network = Network::frozen(&*packed.store, Compute::CPU).unwrap();
+        let network = network.rounding(Some(Rounded::new(layers, None, true, BTreeSet::new(), 0.0)));
+        let ids: Vec<u32> = (3..19).map(|i| i * 7 % 90).collect();
+        let _no_grad = tch::no_grad_guard();
+        let hidden = run(&network, &[&ids], Recording::whole(&network), &mut |_, _| ());
+        let expected: Vec<f32> = Vec::try_from(&network.exit().forward(spec, &hidden).to_kind(Kind::Float).contiguous().view(-1)).unwrap();
+        let mut device = compress::native(&packed, Activations::Int8Token);
+        device.run_window(&ids).unwrap();
+        let found = device.logits(0..ids.len()).unwrap();
+        let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{packing}, {scale}, sub-norms {norms}: {difference:.1e}");
+        assert!(difference < 1e-3, "{packing}, {scale}, sub-norms {norms}: {difference}");
+    }
+}
+
+fn is(store: &dyn WeightStore, name: &str, code: Code) -> bool {
+    matches!(store.weight(name).unwrap(), Weight::Packed(packed) if packed.tiling.scheme.code == code)
+}
