@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -89,6 +89,10 @@ bench-distillation: setup .venv-compat/ready
 # Three quarters of an hour; what is made is kept. Parts, and small runs: PRUNING="pruning --only Wanda"
 bench-pruning: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench pruning -- $(PRUNING)
+
+# Hours; finished rows are kept. Parts, and small runs: see benches/ternary/main.rs. TERNARY="quality --only solved"
+bench-ternary: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench ternary -- $(TERNARY)
 
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types

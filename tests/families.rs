@@ -70,7 +70,11 @@ const METHODS: [Method; 6] = [
     },
     Method {
         name: "ternary",
-        settings: &["scale = 'row'", "scale = 'tensor'\nsolver = 'absmean'\npacking = 'dense'", "scale = 32\npacking = 'dense'"],
+        settings: &[
+            "scale = 'row'",
+            "scale = 'tensor'\nsolver = 'absmean'\npacking = 'five_a_byte'",
+            "scale = 32\npacking = 'five_a_byte'",
+        ],
         common: "",
         beats_rounding: false,
     },

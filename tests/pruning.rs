@@ -10,15 +10,15 @@ mod data;
 mod matrix;
 #[path = "common/normal.rs"]
 mod normal;
+#[path = "common/stop.rs"]
+mod stop;
 
 use matrix::inverse;
 use ndarray::{Array1, Array2, ArrayView1, Axis as Along, s};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tch::{Kind, Tensor};
-use thimble::Error;
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::decoder::{Entrance, block_forward};
 use thimble::compress::prune::depth;
@@ -29,8 +29,7 @@ use thimble::compress::prune::search::search;
 use thimble::compress::solve::least_squares::{Paired, Solved, solve};
 use thimble::compress::{Compute, Parameters, TorchLogits};
 use thimble::model::{Axis, DenseModel, Inner, LogitSource, ModelSpec, Parameter, Selection};
-use thimble::pipeline::{Options, Unfinished, compress};
-use thimble::progress::{Progress, Silent};
+use thimble::progress::Silent;
 use thimble::quant::{Assembled, Weight, WeightStore};
 use thimble::random::Random;
 use thimble::recipe::{Aggregate, LayerSaliency, Normalise, PruneWidth, RawRecipe, Saliency};
@@ -484,33 +483,13 @@ fn a_target_in_milliseconds_is_measured() {
     assert!(latency.of(&selection.apply(&spec).unwrap()) <= whole);
 }
 
-/// Stops a run after so many steps.
-struct Stop(AtomicU64);
-
-impl Progress for Stop {
-    fn begin(&self, _what: &str, _steps: u64) {}
-    fn advance(&self, steps: u64) {
-        let left = self.0.load(Ordering::Relaxed);
-        self.0.store(left.saturating_sub(steps), Ordering::Relaxed);
-    }
-    fn end(&self) {}
-    fn is_interrupted(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
-
 #[test]
 fn a_run_that_was_stopped_ends_with_the_same_file() {
     let stage = "[stage.prune_width]\nratio = 0.3\nmultiple = 4\n[[stage]]\n[stage.prune_depth]\nlayers = 1";
     let (dir, parsed) = (data::fixture(GROUPED), RawRecipe::parse(&recipe(stage), Path::new("r.toml"), &[]).unwrap());
     let (_, whole) = run(stage, &dir).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let options = Options { out: out.path(), compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
-    let mut stops = 0;
-    while let Err(error) = compress(&parsed, runtime::open(&dir, None).unwrap(), &options, &Stop(AtomicU64::new(2 + 7 * stops))) {
-        assert!(matches!(error, Error::Interrupted), "{error}");
-        stops += 1;
-    }
+    let stops = stop::run(&parsed, &dir, out.path());
     assert!(stops > 2, "it was stopped {stops} times");
     let read = |dir: &Path| std::fs::read(dir.join("model.thimble")).unwrap();
     assert!(read(whole.path()) == read(out.path()));

@@ -249,8 +249,9 @@ fn senseless_settings_say_what_is_expected() {
         ("bits = 4", "unknown field `bits`"),
         (
             "[[stage]]\n[stage.distil]\ntraining = { text = ['t'] }",
-            "distil comes behind a stage that sparsifies, which only quantising may follow",
+            "distil comes behind a stage that sparsifies, which only quantising without training may follow",
         ),
+        ("[[stage]]\n[stage.ternary]\ndistil = { training = { text = ['t'] } }", "ternary comes behind a stage that sparsifies"),
         ("[[stage]]\n[stage.student]\nn_layers = 1\nlayers = 'first'", "student comes behind a stage that sparsifies"),
     ] {
         let error = resolve(keys).unwrap_err().to_string();

@@ -11,6 +11,8 @@ mod data;
 mod naive;
 #[path = "common/normal.rs"]
 mod normal;
+#[path = "common/stop.rs"]
+mod stop;
 #[path = "common/uniform.rs"]
 mod uniform;
 
@@ -24,10 +26,13 @@ use thimble::compress::Compute;
 use thimble::compress::quantize::{Site, in_turn};
 use thimble::compress::straight_through::{int8, straight, ternary};
 use thimble::compress::train::{Network, Recording, Rounded, run};
-use thimble::model::LogitSource;
+use thimble::model::{DenseModel, LogitSource, ParameterKind};
+use thimble::pipeline::{Options, Unfinished};
+use thimble::progress::Silent;
 use thimble::quant::ternary::{Share, mean_magnitudes, round};
-use thimble::quant::{Code, Weight, WeightStore};
+use thimble::quant::{Assembled, Code, Weight, WeightStore};
 use thimble::random::Random;
+use thimble::recipe::RawRecipe;
 use thimble::runtime::{self, Activations};
 use uniform::uniform;
 
@@ -134,10 +139,9 @@ const TRAINED: &str = "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[st
 /// trained, all of it rounded. The head is not: it stays in 16 bits.
 #[test]
 fn packed_logits_are_those_of_the_trained_forward() {
-    for (packing, scale, norms) in [("tiles", "'row'", "false"), ("dense", "'tensor'", "true"), ("tiles", "32", "true")] {
+    for (packing, scale, norms) in [("two_bits", "'row'", "false"), ("five_a_byte", "'tensor'", "true"), ("two_bits", "32", "true")] {
         let out = tempfile::tempdir().unwrap();
-        let ids: Vec<u8> = (0..3000u16).flat_map(|i| (3 + i * 7 % 90).to_le_bytes()).collect();
-        std::fs::write(out.path().join("ids.bin"), ids).unwrap();
+        write_ids(&out.path().join("ids.bin"));
         let recipe = TRAINED.replace("PACKING", packing).replace("SCALE", scale).replace("NORMS", norms);
         let dir = data::fixture("llama-gqa-tied");
         let report = compress::run(&recipe, &dir, out.path()).unwrap();
@@ -147,7 +151,7 @@ fn packed_logits_are_those_of_the_trained_forward() {
         let packed = runtime::open(out.path(), None).unwrap();
         let spec = packed.spec();
         assert_eq!(spec.blocks.iter().all(|block| block.ffn.hidden_norm.is_some()), norms == "true");
-        let code = if packing == "dense" { Code::Trits } else { Code::Ternary };
+        let code = if packing == "five_a_byte" { Code::Trits } else { Code::Ternary };
         let layers: BTreeSet<String> =
             spec.parameters().into_iter().map(|p| p.name).filter(|name| is(&*packed.store, name, code)).collect();
         assert_eq!(layers.len(), 7 * spec.blocks.len());
@@ -166,6 +170,107 @@ fn packed_logits_are_those_of_the_trained_forward() {
         println!("{packing}, {scale}, sub-norms {norms}: {difference:.1e}");
         assert!(difference < 1e-3, "{packing}, {scale}, sub-norms {norms}: {difference}");
     }
+}
+
+/// Wherever it is stopped: while norms' inputs are read, in training, in packing.
+#[test]
+fn a_run_that_was_stopped_ends_with_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write_ids(&folder.path().join("ids.bin"));
+    let text = TRAINED.replace("PACKING", "two_bits").replace("SCALE", "'row'").replace("NORMS", "true");
+    let recipe = RawRecipe::parse(&text, &folder.path().join("recipe.toml"), &["ternary.distil.training.tokens=512".into()]).unwrap();
+    let (dir, [whole, stopped]) = (data::fixture("llama-gqa-tied"), ["whole", "stopped"].map(|name| folder.path().join(name)));
+    let options = Options { out: &whole, compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
+    thimble::pipeline::compress(&recipe, runtime::open(&dir, None).unwrap(), &options, &Silent).unwrap();
+    let stops = stop::run(&recipe, &dir, &stopped);
+    assert!(stops > 5, "it was stopped {stops} times");
+    let read = |dir: &Path| std::fs::read(dir.join("model.thimble")).unwrap();
+    assert!(read(&whole) == read(&stopped));
+}
+
+/// Half of it rounded is half way: forwards of a network at λ are those of weights that were
+/// moved there by hand.
+#[test]
+fn rounding_sets_in_by_degrees() {
+    let model = DenseModel::open_hugging_face(&data::fixture("llama-gqa-tied")).unwrap();
+    let names: BTreeSet<String> =
+        model.spec().parameters().into_iter().filter(|p| p.kind == ParameterKind::Linear).map(|p| p.name).collect();
+    let ids: Vec<u32> = (3..19).map(|i| i * 7 % 90).collect();
+    let forward = |network: &Network| run(network, &[&ids], Recording::whole(network), &mut |_, _| ());
+    let _no_grad = tch::no_grad_guard();
+    for (step, lambda) in [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)] {
+        let rounded = Rounded::new(names.clone(), Some(Share::Row), false, BTreeSet::new(), 0.4);
+        rounded.at(step, 10);
+        assert_eq!(rounded.is_rising(), lambda < 1.0);
+        let found = forward(&Network::frozen(&model, Compute::CPU).unwrap().rounding(Some(rounded)));
+        let moved = model.spec().parameters().into_iter().map(|p| {
+            let weight = WeightStore::weight(&model, &p.name).unwrap();
+            if !names.contains(&p.name) {
+                return (p.name, weight);
+            }
+            let values = weight.to_f32().into_owned();
+            let dense = Array2::from_shape_vec((p.shape[0], p.shape[1]), values).unwrap();
+            let ternary = round(dense.view(), Share::Row.scheme(Code::Ternary), mean_magnitudes(dense.view(), Share::Row)).dequantize();
+            let between: Vec<f32> = dense.iter().zip(&ternary).map(|(a, b)| a + (b - a) * lambda).collect();
+            (p.name.clone(), Weight::from_f32(&p.name, p.shape, &between))
+        });
+        let moved = Assembled::new(model.spec().clone(), moved.collect::<Vec<_>>());
+        let expected = forward(&Network::frozen(&moved, Compute::CPU).unwrap());
+        let difference = (found - expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "step {step}: {difference:e}");
+    }
+}
+
+/// Before any weight is read, with the reason and what to do.
+#[test]
+fn what_cannot_be_done_is_refused() {
+    let training = "[stage.ternary.distil.training]\ntext = ['t.txt']\n";
+    let cases = [
+        ("llama-gqa-tied", "scale = 0", "\"row\" is a scale a row"),
+        ("llama-gqa-tied", "scale = 48", "scale = 48 cannot work: it must be a multiple of 32 (such as 32), or \"row\" or \"tensor\""),
+        ("llama-gqa-tied", "scale = 'column'", "expected \"tensor\", \"row\", or a number of columns such as 128"),
+        ("llama-gqa-tied", "packing = 'dense'", "expected `two_bits` or `five_a_byte`"),
+        ("llama-gqa-tied", "bits = 2", "unknown field `bits`"),
+        ("llama-gqa-tied", "rounds = 0", "rounds 0 must be from 1 to 100"),
+        ("llama-gqa-tied", "damp_percent = 0.0", "damp_percent 0 must be above 0"),
+        ("llama-gqa-tied", "solver = 'absmean'\nrounds = 3", "are for solver = \"gptq\"; leave them out"),
+        ("llama-gqa-tied", "skip = ['blocks.*']", "skip leaves no layer to be ternary"),
+        ("llama-gqa-tied", "skip = ['block.*']", "names no matrix of this model"),
+        (
+            "llama-gqa-tied",
+            "blend = 0.5",
+            "blend is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]",
+        ),
+        ("llama-gqa-tied", "sub_norms = true", "sub_norms is for training: leave it out"),
+        ("llama-gqa-tied", &format!("blend = 1.5\n{training}"), "blend 1.5 is a share of the steps"),
+        ("llama-gqa-tied", &format!("solver = 'gptq'\n{training}"), "finds other codes than those that were trained"),
+        ("llama-gqa-tied", "[stage.ternary.distil]\nsoft = 1.0", "text names nothing to train on"),
+        (
+            "llama-gqa-tied",
+            &format!("[stage.ternary.distil]\nprogressive = 0.5\nhidden = {{ loss = 'mean_square', weight = 1.0 }}\n{training}"),
+            "progressive trains blocks alone, which are rounded together; leave it out",
+        ),
+        (
+            "llama-gqa-tied",
+            &format!("[stage.ternary.distil]\non_policy = {{ method = 'gkd', prompt = 4 }}\n{training}"),
+            "on_policy writes with weights that are not rounded; leave it out",
+        ),
+        ("llama-gqa-tied", &format!("sub_norms = true\n{training}trains = {{ rank = 4 }}"), "which adapters do not train"),
+        ("rwkv-narrow-mlp", &format!("sub_norms = true\n{training}"), "has no attention to insert a norm into; leave it out"),
+        ("mobillama-shared", &format!("sub_norms = true\n{training}"), "shares weights with another; leave it out"),
+    ];
+    for (fixture, keys, says) in cases {
+        let model = DenseModel::open_hugging_face(&data::fixture(fixture)).unwrap();
+        let text = format!("[[stage]]\n[stage.ternary]\n{keys}\n");
+        let error =
+            RawRecipe::parse(&text, Path::new("r.toml"), &[]).and_then(|recipe| recipe.resolve(model.spec())).unwrap_err().to_string();
+        assert!(error.contains(says), "{keys}: {says:?} is not in {error}");
+    }
+}
+
+fn write_ids(file: &Path) {
+    let ids: Vec<u8> = (0..3000u16).flat_map(|i| (3 + i * 7 % 90).to_le_bytes()).collect();
+    std::fs::write(file, ids).unwrap();
 }
 
 fn is(store: &dyn WeightStore, name: &str, code: Code) -> bool {

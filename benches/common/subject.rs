@@ -5,9 +5,9 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use thimble::compress::{Compute, TorchLogits};
 use thimble::eval::{Evaluation, Protocol, evaluate, windows};
-use thimble::model::Window;
+use thimble::model::{LogitSource, Window};
 use thimble::progress::Silent;
-use thimble::runtime::{self, Model};
+use thimble::runtime::{self, Activations, Decoder, Model, NativeLogits};
 
 /// Tokens of a window; less where the context is.
 pub const WINDOW: usize = 512;
@@ -60,9 +60,20 @@ impl Subject {
     }
 
     /// Perplexity and divergence, activations in f32 on both sides.
+    #[allow(dead_code)] // not every benchmark asks
     pub fn quality(&self, model: &Model) -> Quality {
-        let on = |text: &Vec<Window>| self.evaluate(model, Some(&self.original), text);
-        let found: Vec<Evaluation> = self.texts.iter().map(on).collect();
+        self.compared(&mut TorchLogits::new(model.store.clone(), Compute::CPU))
+    }
+
+    /// The same on the device's runtime, activations of the model in int8 by tokens.
+    #[allow(dead_code)] // not every benchmark asks
+    pub fn quality_on_device(&self, model: &Model) -> Quality {
+        self.compared(&mut NativeLogits::new(Decoder::new(&*model.store, Activations::Int8Token, 0).unwrap()))
+    }
+
+    fn compared(&self, source: &mut dyn LogitSource) -> Quality {
+        let mut original = TorchLogits::new(self.original.store.clone(), Compute::CPU);
+        let found: Vec<Evaluation> = self.texts.iter().map(|text| self.evaluate(source, Some(&mut original), text)).collect();
         Quality {
             perplexity: found.iter().map(|e| e.perplexity).collect(),
             kl: found.iter().map(|e| e.divergence.as_ref().expect("there is a reference").kl_mean).collect(),
@@ -70,13 +81,11 @@ impl Subject {
     }
 
     pub fn perplexities(&self, model: &Model) -> Vec<f64> {
-        self.texts.iter().map(|text| self.evaluate(model, None, text).perplexity).collect()
+        let mut source = TorchLogits::new(model.store.clone(), Compute::CPU);
+        self.texts.iter().map(|text| self.evaluate(&mut source, None, text).perplexity).collect()
     }
 
-    fn evaluate(&self, model: &Model, reference: Option<&Model>, text: &[Window]) -> Evaluation {
-        let source = |model: &Model| TorchLogits::new(model.store.clone(), Compute::CPU);
-        let mut reference = reference.map(source);
-        let reference = reference.as_mut().map(|r| r as &mut dyn thimble::model::LogitSource);
-        evaluate(&mut source(model), reference, text, (Protocol::Bos, self.window()), &Silent).unwrap().model
+    fn evaluate(&self, source: &mut dyn LogitSource, reference: Option<&mut dyn LogitSource>, text: &[Window]) -> Evaluation {
+        evaluate(source, reference, text, (Protocol::Bos, self.window()), &Silent).unwrap().model
     }
 }

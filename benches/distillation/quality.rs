@@ -2,7 +2,7 @@
 //! teacher at home and away; of those that learn from their own texts, what these are
 //! like.
 
-use crate::rows::{FORWARD, HARD, ROWS, Row};
+use crate::rows::{BEFORE, HARD, ROWS, Row};
 use crate::samples::{GRAMS, LENGTH, SAMPLES, Samples};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 const TEACHER: &str = "house-6m";
 const TOKENS: u64 = 2_000_000;
 
-/// Of the forward KL's distinct 4-grams, what must be left of them.
+/// Of the distinct 4-grams that were written before, what must be left of them.
 const LEFT: f64 = 0.8;
 
 /// A row and what was found of it.
@@ -21,7 +21,6 @@ struct Line {
     row: &'static Row,
     quality: Quality,
     tokens: u64,
-    seconds: f64,
     diverged: bool,
     /// Where what it writes is looked at.
     samples: Option<Samples>,
@@ -38,7 +37,7 @@ pub fn compare(choice: &Choice) -> Found {
         "## What students learn\n\n\
          Every second layer of {TEACHER}, trained on {:.2} million tokens of {} in the ways below, each with the recipe's defaults of \
          `[stage.distil]` but for what its name says. First {WINDOWS} windows of {WINDOW} tokens of {} ({}) and {} ({}), protocol `bos`, \
-         activations in f32; KL is the mean divergence from the teacher, in nats. Seconds are those of the steps.\n\n{}\n\
+         activations in f32; KL is the mean divergence from the teacher, in nats.\n\n{}\n\
          What they write by themselves, {SAMPLES} samples of {LENGTH} tokens at temperature 1: the teacher's mean log-likelihood of a \
          token, and shares of distinct {}-grams.\n\n{}",
         tokens as f64 / 1e6,
@@ -53,36 +52,35 @@ pub fn compare(choice: &Choice) -> Found {
     );
     let figures: Vec<_> = lines
         .iter()
-        .map(|Line { row, quality, tokens, seconds, samples, .. }| {
-            json!({ "name": row.name, "quality": quality, "tokens": tokens, "seconds": seconds, "samples": samples })
+        .map(|Line { row, quality, tokens, samples, .. }| {
+            json!({ "name": row.name, "quality": quality, "tokens": tokens, "samples": samples })
         })
         .collect();
     let targets = format!(
         "at home every distilled student has a lower perplexity and a lower KL than one of hard labels only; what the students of their \
-         own texts write is likelier to the teacher than what that of the forward KL writes, with at least {LEFT} of its distinct 4-grams."
+         own texts write is likelier to the teacher than what they wrote before, with at least {LEFT} of the distinct 4-grams."
     );
     Found::new(page, json!({ "teacher": { "perplexity": subject.before, "samples": teacher }, "rows": figures }), &targets, missed(&lines))
 }
 
 fn measure(row: &'static Row, subject: &Subject, tokens: u64) -> Line {
-    let Student { model, tokens, seconds, diverged } = Student::make(subject, &row.recipe(subject, tokens));
+    let Student { model, tokens, diverged } = Student::make(subject, &row.recipe(subject, tokens));
     let quality = subject.quality(&model);
-    let samples = (row.is_on_policy() || row.name == FORWARD).then(|| Samples::of(&model, &subject.original));
-    eprintln!("{}: perplexity {:.4}, KL {:.5}, {seconds:.0} s", row.name, quality.perplexity[0], quality.kl[0]);
-    Line { row, quality, tokens, seconds, diverged, samples }
+    let samples = (row.is_on_policy() || row.name == BEFORE).then(|| Samples::of(&model, &subject.original));
+    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, quality.perplexity[0], quality.kl[0]);
+    Line { row, quality, tokens, diverged, samples }
 }
 
 fn table(subject: &Subject, lines: &[Line]) -> String {
     let [home, away] = subject::TEXTS.map(|(name, _)| name);
     let mut table = format!(
-        "| student | perplexity {home} | KL {home} | perplexity {away} | KL {away} | time | tokens a second |\n\
-         |---|---|---|---|---|---|---|\n\
-         | the teacher | {:.4} | 0 | {:.3} | 0 | | |\n",
+        "| student | perplexity {home} | KL {home} | perplexity {away} | KL {away} |\n\
+         |---|---|---|---|---|\n\
+         | the teacher | {:.4} | 0 | {:.3} | 0 |\n",
         subject.before[0], subject.before[1]
     );
-    for Line { row, quality: Quality { perplexity, kl }, tokens, seconds, .. } in lines {
-        let cost = if *tokens > 0 { format!("{seconds:.0} s | {:.0}", *tokens as f64 / seconds) } else { " | ".into() };
-        writeln!(table, "| {} | {:.4} | {:.5} | {:.3} | {:.5} | {cost} |", row.name, perplexity[0], kl[0], perplexity[1], kl[1]).unwrap();
+    for Line { row, quality: Quality { perplexity, kl }, .. } in lines {
+        writeln!(table, "| {} | {:.4} | {:.5} | {:.3} | {:.5} |", row.name, perplexity[0], kl[0], perplexity[1], kl[1]).unwrap();
     }
     table
 }
@@ -108,14 +106,14 @@ fn missed(lines: &[Line]) -> Vec<String> {
             missed.extend(worse.map(|(what, own, its)| format!("{}: {what} {own:.4} at home, hard labels only have {its:.4}", row.name)));
         }
     }
-    if let Some(before) = of(FORWARD).and_then(|line| line.samples.as_ref()) {
+    if let Some(before) = of(BEFORE).and_then(|line| line.samples.as_ref()) {
         for (row, own) in lines.iter().filter(|line| line.row.is_on_policy()).filter_map(|line| Some((line.row, line.samples.as_ref()?))) {
             if own.likelihood <= before.likelihood {
-                missed.push(format!("{}: log-likelihood {:.4}, forward KL has {:.4}", row.name, own.likelihood, before.likelihood));
+                missed.push(format!("{}: log-likelihood {:.4}, {:.4} before", row.name, own.likelihood, before.likelihood));
             }
             let [left, all] = [own, before].map(|samples| samples.distinct[GRAMS.len() - 1]);
             if left < LEFT * all {
-                missed.push(format!("{}: {left:.3} distinct 4-grams, forward KL has {all:.3}", row.name));
+                missed.push(format!("{}: {left:.3} distinct 4-grams, {all:.3} before", row.name));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The students that are compared: what each learns from its teacher, as a recipe says it.
 //!
 //! All of them are every second layer of the teacher, and all that are trained see as
-//! many tokens, in however many stages.
+//! many tokens, in however many stages; but for one, which others go on from.
 
 use crate::student::TEXTS;
 use crate::subject::Subject;
@@ -37,13 +37,14 @@ const OWN_TEXTS: &str = "seed = 1\nlearning_rate = 1e-4\nevaluate_every = 0";
 
 pub const UNTRAINED: &str = "no training";
 pub const HARD: &str = "hard labels only";
-pub const FORWARD: &str = "forward KL";
+/// What students that learn from their own texts are before they do.
+pub const BEFORE: &str = "forward KL, four fifths of the tokens";
 
 /// A new comparison = one row.
-pub const ROWS: [Row; 8] = [
+pub const ROWS: [Row; 9] = [
     Row { name: UNTRAINED, stages: &[] },
     Row { name: HARD, stages: &[alone("soft = 0.0\nhard = 1.0")] },
-    Row { name: FORWARD, stages: &[alone("")] },
+    Row { name: "forward KL", stages: &[alone("")] },
     Row { name: "reverse KL", stages: &[alone("divergence = 'reverse_kl'")] },
     Row { name: "Jensen-Shannon", stages: &[alone("divergence = { jensen_shannon = 0.5 }")] },
     Row { name: "skewed forward KL", stages: &[alone("divergence = { skewed_forward_kl = 0.1 }")] },
@@ -60,6 +61,7 @@ pub const ROWS: [Row; 8] = [
             Lesson { share: 0.5, training: "seed = 1", ..alone("") },
         ],
     },
+    Row { name: BEFORE, stages: &[FIRST] },
     Row {
         name: "forward KL, then MiniLLM",
         stages: &[

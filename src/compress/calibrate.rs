@@ -118,7 +118,7 @@ impl Stream {
 
     /// Moves past a block.
     pub fn advance(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) {
-        self.pass(spec, weights, progress, &mut |_, _, _| ());
+        self.advance_heard(spec, weights, progress, &mut |_, _, _| ());
     }
 
     /// The same, gathering statistics.
@@ -126,7 +126,7 @@ impl Stream {
         let mut statistics = Statistics::default();
         let hidden = self.batches.first().map_or(0, |x| x.size()[2] as usize);
         let inputs: Vec<&str> = spec.input_groups(hidden).iter().map(|group| group.input).collect();
-        self.pass(spec, weights, progress, &mut |input, x, weights| {
+        self.advance_heard(spec, weights, progress, &mut |input, x, weights| {
             if inputs.contains(&input) {
                 statistics.add(input, x, weights);
             }
@@ -134,8 +134,8 @@ impl Stream {
         statistics
     }
 
-    /// `hear` is told of inputs, and of how much their tokens count.
-    fn pass(
+    /// The same; `hear` is told of inputs, and of how much their tokens count.
+    pub fn advance_heard(
         &mut self,
         spec: &Block,
         weights: &Parameters,

@@ -6,7 +6,20 @@
 
 use super::tensors::wide;
 use crate::quant::ternary::Share;
+use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
+
+/// What is done to inputs besides what the spec says, while weights are trained to be
+/// rounded. Nothing, where nothing is.
+#[derive(Default)]
+pub struct Blend {
+    /// Roles of linear layers whose inputs are rounded to int8.
+    pub inputs: BTreeSet<String>,
+    /// Roles of norms that are not all there yet.
+    pub norms: BTreeSet<String>,
+    /// How much of it is done, 0 to 1.
+    pub lambda: f64,
+}
 
 /// x, of which λ is what it is rounded to; gradients pass as if it were x.
 pub fn straight(x: &Tensor, rounded: &Tensor, lambda: f64) -> Tensor {

@@ -1,11 +1,12 @@
 //! Between mapped weights, ndarray and libtorch.
 
+use super::straight_through::Blend;
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::{Weight, WeightStore};
 use ndarray::Array2;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 /// Where and in what libtorch computes.
@@ -73,18 +74,6 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
 pub struct Parameters {
     by_role: BTreeMap<String, Parameter>,
     blend: Blend,
-}
-
-/// What is done to inputs besides what the spec says, while weights are trained to be
-/// rounded. Nothing, where nothing is.
-#[derive(Default)]
-pub struct Blend {
-    /// Roles of linear layers whose inputs are rounded to int8.
-    pub inputs: BTreeSet<String>,
-    /// Roles of norms that are not all there yet.
-    pub norms: BTreeSet<String>,
-    /// How much of it is done, 0 to 1.
-    pub lambda: f64,
 }
 
 impl Parameters {

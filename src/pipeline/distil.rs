@@ -36,8 +36,8 @@ pub struct Lessons<'a> {
     pub journal: &'a StageJournal,
     /// Hears how far it is.
     pub progress: &'a dyn Progress,
-    /// What forwards round, anew for each phase.
-    pub rounded: &'a dyn Fn() -> Option<Rounded>,
+    /// What forwards round, where they do.
+    pub rounded: Option<Rounded>,
 }
 
 /// What phases share.
@@ -90,7 +90,7 @@ impl Lessons<'_> {
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
-        let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding((self.rounded)());
+        let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding(self.rounded.clone());
         let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
         let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {
             (Some(on_policy), Some(Teacher::Network(teacher))) => {

@@ -275,9 +275,14 @@ impl Quantize {
     /// The spec of a model once this is done to it.
     fn reshape(&self, spec: ModelSpec) -> ModelSpec {
         match &self.aware {
-            Some(aware) if aware.sub_norms => spec.with_sub_norms().expect("it was checked"),
+            Some(aware) if aware.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
             _ => spec,
         }
+    }
+
+    /// With norms before what becomes ternary.
+    pub fn with_sub_norms(&self, spec: &ModelSpec) -> Result<ModelSpec, String> {
+        spec.with_sub_norms(|name| self.schemes.get(name).is_some_and(|scheme| scheme.code.is_ternary()))
     }
 }
 

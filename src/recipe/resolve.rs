@@ -50,9 +50,10 @@ impl RawRecipe {
             return Err(format!("{} comes behind a stage that quantises, which must be the last", after.method()));
         }
         let mut from_sparse = stages.iter().skip_while(|s| !matches!(s, Stage::Sparsify(_)));
-        if let Some(after) = from_sparse.find(|s| !matches!(s, Stage::Sparsify(_)) && !s.leaves_codes()) {
+        let keeps_zeros = |s: &&Stage| matches!(s, Stage::Sparsify(_)) || s.leaves_codes() && s.distil().is_none();
+        if let Some(after) = from_sparse.find(|s| !keeps_zeros(s)) {
             return Err(format!(
-                "{} comes behind a stage that sparsifies, which only quantising may follow; put it before",
+                "{} comes behind a stage that sparsifies, which only quantising without training may follow; put it before",
                 after.method()
             ));
         }

@@ -2,7 +2,7 @@
 
 use super::raw::{RawOthers, RawScheme};
 use super::resolve::{check_group_size, schemes};
-use super::{Distil, Method, Quantize};
+use super::{Distil, Method, Quantize, Trains};
 use crate::model::ModelSpec;
 use crate::quant::Code;
 use crate::quant::ternary::Share;
@@ -52,7 +52,7 @@ pub struct Aware {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTernary {
     scale: RawShare,
-    packing: Packing,
+    packing: PackingName,
     solver: Option<SolverName>,
     damp_percent: Option<f64>,
     rounds: Option<usize>,
@@ -69,7 +69,7 @@ impl Default for RawTernary {
     fn default() -> Self {
         Self {
             scale: RawShare::Named(ShareName::Row),
-            packing: Packing::Tiles,
+            packing: PackingName::TwoBits,
             solver: None,
             damp_percent: None,
             rounds: None,
@@ -102,11 +102,11 @@ enum ShareName {
 /// How codes share bytes.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Packing {
-    /// Two bits each: decodes fastest.
-    Tiles,
-    /// Five to a byte: the smallest.
-    Dense,
+enum PackingName {
+    /// Decodes fastest.
+    TwoBits,
+    /// Is smallest.
+    FiveAByte,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -129,28 +129,36 @@ impl RawTernary {
             }
         };
         let code = match self.packing {
-            Packing::Tiles => Code::Ternary,
-            Packing::Dense => Code::Trits,
+            PackingName::TwoBits => Code::Ternary,
+            PackingName::FiveAByte => Code::Trits,
         };
         let others = RawOthers::new(self.embeddings, self.head, &self.skip);
         let schemes = schemes("ternary", scale.scheme(code), &others, spec)?;
-        let aware = self.aware(spec, folder).map_err(|reason| format!("ternary: {reason}"))?;
-        let solver = self.solver(aware.is_some()).map_err(|reason| format!("ternary: {reason}"))?;
-        Ok(Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, aware: aware.map(Box::new) })
+        if !schemes.values().any(|scheme| scheme.code.is_ternary()) {
+            return Err("ternary: skip leaves no layer to be ternary; leave some of its names out".into());
+        }
+        let fail = |reason: String| format!("ternary: {reason}");
+        let solver = self.solver().map_err(fail)?;
+        let plan = Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, aware: None };
+        let aware = self.aware(&plan, spec, folder).map_err(fail)?;
+        Ok(Quantize { aware: aware.map(Box::new), ..plan })
     }
 
-    fn aware(&self, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
+    /// How what a plan rounds is trained.
+    fn aware(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
         let Some(distil) = &self.distil else {
             let given =
                 [("blend", self.blend.is_some()), ("round_inputs", self.round_inputs.is_some()), ("sub_norms", self.sub_norms.is_some())];
             return match given.into_iter().find(|(_, given)| *given) {
-                Some((key, _)) => Err(format!("{key} is for training: say what it is trained on with [stage.ternary.distil.training]")),
+                Some((key, _)) => {
+                    Err(format!("{key} is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]"))
+                }
                 None => Ok(None),
             };
         };
         let blend = self.blend.unwrap_or(0.2);
         let sub_norms = self.sub_norms.unwrap_or(false);
-        let student = if sub_norms { spec.with_sub_norms()? } else { spec.clone() };
+        let student = if sub_norms { plan.with_sub_norms(spec)? } else { spec.clone() };
         let distil = distil.checked(&student, folder)?;
         match () {
             () if !(0.0..=1.0).contains(&blend) => Err(format!("blend {blend} is a share of the steps, from 0 to 1")),
@@ -158,12 +166,16 @@ impl RawTernary {
                 Err("distil: progressive trains blocks alone, which are rounded together; leave it out".into())
             }
             () if distil.on_policy.is_some() => Err("distil: on_policy writes with weights that are not rounded; leave it out".into()),
+            () if sub_norms && !matches!(distil.training.trains, Trains::Named(_)) => {
+                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trains out".into())
+            }
             () => Ok(Some(Aware { distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }
     }
 
     /// What is trained is rounded as it was in training.
-    fn solver(&self, trained: bool) -> Result<TernarySolver, String> {
+    fn solver(&self) -> Result<TernarySolver, String> {
+        let trained = self.distil.is_some();
         let (damp_percent, rounds) = (self.damp_percent.unwrap_or(0.01), self.rounds.unwrap_or(4));
         match self.solver.unwrap_or(if trained { SolverName::Absmean } else { SolverName::Gptq }) {
             SolverName::Gptq if trained => {

@@ -1,6 +1,6 @@
 //! Softmax attention over whole sequences.
 
-use super::{Listener, linear, norm_forward, norm_opt};
+use super::{Input, Listener, linear, norm_forward, norm_opt};
 use crate::compress::tensors::Parameters;
 use crate::model::spec::{Attention, QkSpan, Rotary};
 use crate::model::{inputs, roles};
@@ -29,8 +29,9 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
     } = spec;
     let (batch, tokens, _) = x.size3().expect("[batch, tokens, hidden]");
     hear(inputs::ATTENTION, x)?;
+    let input = Input::new(x);
     let project = |role: &str| {
-        let y = linear(weights, role, x);
+        let y = linear(weights, role, &input);
         qkv_clip.map_or_else(|| y.shallow_clone(), |clip| y.clamp(-f64::from(clip), f64::from(clip)))
     };
     // [batch, heads, tokens, head_dim]
@@ -60,7 +61,7 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
     let context = context.transpose(1, 2).reshape([batch, tokens, spec.q_width() as i64]);
     let context = norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context);
     hear(inputs::CONTEXT, &context)?;
-    ControlFlow::Continue(linear(weights, "attn.o", &context))
+    ControlFlow::Continue(linear(weights, "attn.o", &Input::new(&context)))
 }
 
 /// Contexts `[batch, heads, tokens, head_dim]`.

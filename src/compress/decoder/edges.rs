@@ -1,6 +1,6 @@
 //! From ids to the residual stream, and from there to logits.
 
-use super::{linear, norm_opt};
+use super::{Input, linear, norm_opt};
 use crate::compress::tensors::{Compute, Parameters};
 use crate::error::Result;
 use crate::model::parameters::{EMBEDDING_NORM, EMBEDDING_PROJECTION, EMBEDDINGS, FINAL_NORM, HEAD_BIAS, HEAD_PROJECTION, POSITIONS};
@@ -62,7 +62,7 @@ impl Entrance {
             x *= f64::from(scale);
         }
         if self.spec.width.is_some() {
-            x = linear(&self.others, EMBEDDING_PROJECTION, &x);
+            x = linear(&self.others, EMBEDDING_PROJECTION, &Input::new(&x));
         }
         let hidden = *x.size().last().expect("[batch, tokens, hidden]");
         let places = 0..tokens;
@@ -146,7 +146,7 @@ impl Exit {
     pub fn forward(&self, spec: &ModelSpec, x: &Tensor) -> Tensor {
         let mut x = norm_opt(&spec.final_norm, &self.parameters, FINAL_NORM, x);
         if spec.embedding.width.is_some() {
-            x = linear(&self.parameters, HEAD_PROJECTION, &x);
+            x = linear(&self.parameters, HEAD_PROJECTION, &Input::new(&x));
         }
         let logits = x.linear(self.parameters.get(spec.head_name()), self.parameters.find(HEAD_BIAS));
         match spec.head.softcap.map(f64::from) {

@@ -1,6 +1,6 @@
 //! What works on each token alone.
 
-use super::{Listener, blend, linear, norm_opt, token_before};
+use super::{Input, Listener, linear, mixed, norm_opt, token_before};
 use crate::compress::tensors::Parameters;
 use crate::model::spec::{Activation, FeedForward, Gate};
 use crate::model::{inputs, roles};
@@ -14,15 +14,16 @@ pub fn forward(spec: &FeedForward, weights: &Parameters, x: &Tensor, hear: &mut 
     if spec.gate != Gate::Receptance {
         hear(inputs::FFN, x)?;
         let first = if spec.gate == Gate::Hidden { "ffn.gate" } else { "ffn.up" };
-        let inner = activate(spec.activation, &linear(weights, first, x));
-        let inner = if spec.gate == Gate::Hidden { inner * linear(weights, "ffn.up", x) } else { inner };
+        let input = Input::new(x);
+        let inner = activate(spec.activation, &linear(weights, first, &input));
+        let inner = if spec.gate == Gate::Hidden { inner * linear(weights, "ffn.up", &input) } else { inner };
         return down(spec, weights, &inner, hear);
     }
     let before = token_before(x);
     let mut project = |(role, mix): (&str, &'static str)| {
-        let x = blend(weights, mix, x, &before);
+        let x = mixed(weights, mix, x, &before);
         hear(mix, &x)?;
-        ControlFlow::Continue(linear(weights, role, &x))
+        ControlFlow::Continue(linear(weights, role, &Input::new(&x)))
     };
     let (up, receptance) = (project(roles::FFN_MIX[0])?, project(roles::FFN_MIX[1])?);
     ControlFlow::Continue(down(spec, weights, &activate(spec.activation, &up), hear)? * receptance.sigmoid())
@@ -31,7 +32,7 @@ pub fn forward(spec: &FeedForward, weights: &Parameters, x: &Tensor, hear: &mut 
 fn down(spec: &FeedForward, weights: &Parameters, inner: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     let inner = norm_opt(&spec.hidden_norm, weights, roles::HIDDEN_NORM, inner);
     hear(inputs::FFN_HIDDEN, &inner)?;
-    ControlFlow::Continue(linear(weights, "ffn.down", &inner))
+    ControlFlow::Continue(linear(weights, "ffn.down", &Input::new(&inner)))
 }
 
 fn activate(activation: Activation, x: &Tensor) -> Tensor {

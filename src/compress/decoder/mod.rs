@@ -14,6 +14,7 @@ use super::straight_through::{int8, straight};
 use super::tensors::Parameters;
 use crate::model::roles;
 use crate::model::spec::{Block, Mixer, Norm, NormKind, NormWeight, Residual};
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use tch::Tensor;
 
@@ -92,11 +93,29 @@ fn norm_forward(spec: &Norm, weights: &Parameters, role: &str, x: &Tensor) -> Te
     }
 }
 
+/// What linear layers read, rounded once for all of them that want it so.
+struct Input<'a> {
+    x: &'a Tensor,
+    rounded: OnceCell<Tensor>,
+}
+
+impl<'a> Input<'a> {
+    fn new(x: &'a Tensor) -> Self {
+        Self { x, rounded: OnceCell::new() }
+    }
+
+    fn of(&self, weights: &Parameters, role: &str) -> &Tensor {
+        let blend = weights.blend();
+        if !blend.inputs.contains(role) {
+            return self.x;
+        }
+        self.rounded.get_or_init(|| straight(self.x, &int8(self.x), blend.lambda))
+    }
+}
+
 /// x Wᵀ + b
-fn linear(weights: &Parameters, role: &str, x: &Tensor) -> Tensor {
-    let blend = weights.blend();
-    let rounded = blend.inputs.contains(role).then(|| straight(x, &int8(x), blend.lambda));
-    rounded.as_ref().unwrap_or(x).linear(weights.get(role), weights.find(&format!("{role}.bias")))
+fn linear(weights: &Parameters, role: &str, input: &Input) -> Tensor {
+    input.of(weights, role).linear(weights.get(role), weights.find(&format!("{role}.bias")))
 }
 
 /// The token before each one of `x` `[batch, tokens, hidden]`, zeros before the first.
@@ -105,6 +124,6 @@ fn token_before(x: &Tensor) -> Tensor {
 }
 
 /// x · mix + before · (1 − mix)
-fn blend(weights: &Parameters, mix: &str, x: &Tensor, before: &Tensor) -> Tensor {
+fn mixed(weights: &Parameters, mix: &str, x: &Tensor, before: &Tensor) -> Tensor {
     before.lerp_tensor(x, weights.get(mix))
 }

@@ -1,6 +1,6 @@
 //! RWKV's time mixing over whole sequences, token by token.
 
-use super::{Listener, blend, linear, token_before};
+use super::{Input, Listener, linear, mixed, token_before};
 use crate::compress::tensors::{Parameters, wide};
 use crate::model::spec::Wkv;
 use crate::model::{inputs, roles};
@@ -11,19 +11,19 @@ use tch::Tensor;
 pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     let before = token_before(x);
     let mut project = |(role, mix): (&str, &'static str)| {
-        let x = blend(weights, mix, x, &before);
+        let x = mixed(weights, mix, x, &before);
         hear(mix, &x)?;
-        ControlFlow::Continue(linear(weights, role, &x))
+        ControlFlow::Continue(linear(weights, role, &Input::new(&x)))
     };
     let [key, value, receptance] = [project(roles::WKV_MIX[0])?, project(roles::WKV_MIX[1])?, project(roles::WKV_MIX[2])?];
-    let mixed = receptance.sigmoid() * means(spec, weights, &key, &value).to_kind(x.kind());
-    hear(inputs::WKV, &mixed)?;
-    ControlFlow::Continue(linear(weights, "wkv.output", &mixed))
+    let means = receptance.sigmoid() * means_of(spec, weights, &key, &value).to_kind(x.kind());
+    hear(inputs::WKV, &means)?;
+    ControlFlow::Continue(linear(weights, "wkv.output", &Input::new(&means)))
 }
 
 /// Means of the values so far, weighted by exp(key), `[batch, tokens, width]`; sums
 /// are kept divided by exp of their greatest key, in single precision at least.
-fn means(spec: &Wkv, weights: &Parameters, key: &Tensor, value: &Tensor) -> Tensor {
+fn means_of(spec: &Wkv, weights: &Parameters, key: &Tensor, value: &Tensor) -> Tensor {
     let (batch, tokens, _) = key.size3().expect("[batch, tokens, width]");
     let (key, value) = (wide(key), wide(value));
     let decay = wide(weights.get(roles::WKV_DECAY)).exp().neg();

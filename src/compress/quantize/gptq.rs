@@ -6,7 +6,7 @@
 
 use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
-use crate::compress::solve::cholesky::inverse_factor;
+use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
 use crate::compress::tensors::to_array;
 use crate::error::Result;
@@ -40,55 +40,24 @@ impl LayerMethod for Gptq {
 /// named `permutation`. Sites have groups of one size.
 pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
-    let mut hessian = hessian.to_kind(T::KIND).copy();
-    let columns = hessian.size()[0] as usize;
-    let group = sites.first().map_or(columns, |site| site.scheme.group_columns(columns));
-    assert!(sites.iter().all(|site| site.scheme.group_columns(columns) == group), "groups of one size");
-    // A column that is always zero in calibration has no say: any value will do,
-    // and the mean of the others leaves the damping as it is.
-    let dead = hessian.diag(0).eq(0.0);
-    let live = dead.logical_not().sum(tch::Kind::Int64).int64_value(&[]).max(1);
-    let mean = hessian.diag(0).sum(tch::Kind::Double).double_value(&[]) / live as f64;
-    let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
-    let order = order(options.act_order, &numbers::<T>(&hessian.diag(0)), group);
-    let index = Tensor::from_slice(&order.iter().map(|&i| i as i64).collect::<Vec<_>>()).to_device(hessian.device());
-    hessian = hessian.index_select(0, &index).index_select(1, &index);
-    let factor = inverse_factor(hessian, options.damp_percent)?;
+    let width = hessian.size()[0] as usize;
+    let group = sites.first().map_or(width, |site| site.scheme.group_columns(width));
+    assert!(sites.iter().all(|site| site.scheme.group_columns(width) == group), "groups of one size");
+    let columns = Columns::of::<T>(hessian.to_kind(T::KIND).copy(), options.act_order, group, options.damp_percent)?;
     // Only where groups follow the order must the file hold columns by it.
     let stored = (options.act_order == ActOrder::On && !options.static_groups).then(|| {
-        let order = order.iter().map(|&i| i as u32).collect();
+        let order = columns.order.iter().map(|&i| i as u32).collect();
         Arc::new(Permutation { name: permutation.to_owned(), order })
     });
-    let plan = Plan::new(&order, group, options, stored.is_some());
+    let plan = Plan::new(&columns.order, group, options, stored.is_some());
     let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
+        let weight = columns.live(&site.weight.to_kind(T::KIND));
         let rounding = Rounding::new(site.scheme, options.grid, to_array(&weight).view());
-        let mut tensor = round_columns::<T>(&weight, &index, &factor.upper, &rounding, &plan);
+        let mut tensor = round_columns::<T>(&weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
-        Outcome { tensor, remarks: factor.raised_from(options.damp_percent).into_iter().collect() }
+        Outcome { tensor, remarks: columns.factor.raised_from(options.damp_percent).into_iter().collect() }
     };
     Ok(sites.iter().map(solve).collect())
-}
-
-/// The columns in the order they are solved in.
-fn order<T: Real>(by: ActOrder, energy: &[T], group: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..energy.len()).collect();
-    let falling = |a: T, b: T| b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal);
-    match by {
-        ActOrder::Off => (),
-        ActOrder::On => order.sort_by(|&a, &b| falling(energy[a], energy[b])),
-        ActOrder::GroupAware => {
-            let mean = |group: &[usize]| {
-                let sum = group.iter().fold(T::zero(), |sum, &i| sum + energy[i]);
-                sum / T::from_i32(group.len() as i32)
-            };
-            let mut groups: Vec<Vec<usize>> = order.chunks(group).map(<[usize]>::to_vec).collect();
-            groups.sort_by(|a, b| falling(mean(a), mean(b)));
-            groups.iter_mut().for_each(|group| group.sort_by(|&a, &b| falling(energy[a], energy[b])));
-            order = groups.concat();
-        }
-    }
-    order
 }
 
 /// What becomes of the columns in the order they are solved in.
@@ -131,8 +100,8 @@ struct Row {
     codes: Vec<i8>,
 }
 
-/// Rounds the columns of a weight `[out, in]` in the order of `index`.
-fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Tensor, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
+/// Rounds the columns of a weight `[out, in]` in their order.
+fn round_columns<T: Real + Element>(weight: &Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
     let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
@@ -156,8 +125,8 @@ fn round_columns<T: Real + Element>(weight: &Tensor, index: &Tensor, upper: &Ten
             }
         }
     };
-    let weight = weight.index_select(1, index);
-    compensate(&weight, upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
+    let weight = weight.index_select(1, &solved.index);
+    compensate(&weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
         if plan.fixed {
             row.grid = row.grids[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {

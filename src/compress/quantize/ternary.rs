@@ -8,15 +8,14 @@
 
 use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
-use crate::compress::solve::cholesky::inverse_factor;
+use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
-use crate::compress::solve::relative_error::relative_error;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::QuantizedTensor;
-use crate::quant::grid::{Grid, Real};
+use crate::quant::grid::{Grid, Real, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
-use crate::recipe::{TernaryOptions, TernarySolver};
+use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
 use ndarray::Array2;
 use tch::{Kind, Tensor, kind::Element};
@@ -54,33 +53,29 @@ pub fn in_turn<T: Real + Element>(
 ) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND);
-    // A column that is always zero in calibration has no say, and its weights are zero.
-    let dead = hessian.diag(0).eq(0.0);
-    let damped = hessian.copy();
-    let live = dead.logical_not().sum(Kind::Int64).int64_value(&[]).max(1);
-    let mean = hessian.diag(0).sum(Kind::Double).double_value(&[]) / live as f64;
-    let _ = damped.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
-    // By falling energy: each column has those behind it to make its error good.
-    let order = hessian.diag(0).argsort(0, true);
-    let factor = inverse_factor(damped.index_select(0, &order).index_select(1, &order), damp_percent)?;
+    // Each column has those behind it to make its error good: the most active go first.
+    let columns = Columns::of::<T>(hessian.copy(), ActOrder::On, 1, damp_percent)?;
     let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0);
-        let first = absmean(site, share).tensor;
-        let solver = Solver { weight, hessian: &hessian, order: &order, upper: &factor.upper, share };
-        Outcome { tensor: solver.run::<T>(first, rounds), remarks: factor.raised_from(damp_percent).into_iter().collect() }
+        let weight = columns.live(&site.weight.to_kind(T::KIND));
+        let target = weight.matmul(&hessian);
+        let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
+        let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
+        let tensor = solver.run::<T>(absmean(site, share).tensor, rounds);
+        Outcome { tensor, remarks: columns.factor.raised_from(damp_percent).into_iter().collect() }
     };
     Ok(sites.iter().map(solve).collect())
 }
 
 /// One weight.
 struct Solver<'a> {
-    /// `[out, in]`
+    /// W `[out, in]`
     weight: Tensor,
+    /// W H
+    target: Tensor,
+    /// Σ W H Wᵀ over rows.
+    energy: f64,
     hessian: &'a Tensor,
-    /// The columns in the order they are solved in.
-    order: &'a Tensor,
-    /// The inverse Hessian's factor, in that order.
-    upper: &'a Tensor,
+    columns: &'a Columns,
     share: Share,
 }
 
@@ -98,76 +93,86 @@ impl Solver<'_> {
         best.1
     }
 
+    /// What the outputs lose, relative to all of it.
     fn error(&self, tensor: &QuantizedTensor) -> f64 {
         let decoded = tensor.dequantize();
         let decoded = Tensor::from_slice(decoded.as_slice().expect("standard layout")).view_as(&self.weight);
-        relative_error(&self.weight, &decoded.to_kind(self.weight.kind()).to_device(self.weight.device()), self.hessian)
+        let difference = &self.weight - decoded.to_kind(self.weight.kind()).to_device(self.weight.device());
+        let lost = (difference.matmul(self.hessian) * difference).sum(Kind::Double).double_value(&[]);
+        if self.energy > 0.0 { lost / self.energy } else { 0.0 }
     }
 
     /// The best codes on the scales of a tensor, as far as GPTQ finds them.
     fn codes<T: Real + Element>(&self, tensor: &QuantizedTensor) -> Array2<i8> {
-        let (rows, columns) = tensor.codes.dim();
+        let columns = tensor.codes.ncols();
         let scheme = tensor.scheme;
         let width = scheme.group_columns(columns);
-        let order: Vec<i64> = Vec::try_from(self.order).expect("places on the CPU or copied there");
         let mut codes = tensor.codes.clone();
-        let mut states: Vec<(usize, &mut [i8])> =
-            codes.as_slice_mut().expect("standard layout").chunks_exact_mut(columns).enumerate().collect();
-        assert_eq!(states.len(), rows);
+        let rows = codes.as_slice_mut().expect("standard layout").chunks_exact_mut(columns);
+        let mut states: Vec<(usize, &mut [i8])> = rows.enumerate().collect();
         let blocks = (0..columns).step_by(BLOCK).map(|start| start..(start + BLOCK).min(columns));
-        let weight = self.weight.index_select(1, self.order);
-        compensate(
-            &weight,
-            self.upper,
-            blocks,
-            &mut states,
-            |_, _, _| (),
-            |(row, codes), column, values: &[T]| {
-                let place = order[column] as usize;
-                let grid = Grid::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
-                codes[place] = grid.encode(scheme, values[0]);
-                grid.decode(codes[place])
-            },
-        );
+        let weight = self.weight.index_select(1, &self.columns.index);
+        let order = &self.columns.order;
+        let choose = |(row, codes): &mut (usize, &mut [i8]), column: usize, values: &[T]| {
+            let place = order[column];
+            let grid = Grid::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
+            codes[place] = grid.encode(scheme, values[0]);
+            grid.decode(codes[place])
+        };
+        compensate(&weight, &self.columns.factor.upper, blocks, &mut states, |_, _, _| (), choose);
         codes
     }
 
     /// The best scales of the codes of a tensor: with T_g the codes of group g and zeros
-    /// elsewhere, Σ_h (T_g H T_hᵀ) s_h = T_g H Wᵀ for each row. A group keeps its scale where its
-    /// codes say nothing of it, or something that is none.
+    /// elsewhere, Σ_h (T_g H T_hᵀ) s_h = T_g H Wᵀ for each row, or for all of them together. A
+    /// group keeps its scale where its codes say nothing of it, or something that is none.
     fn scales(&self, tensor: &QuantizedTensor) -> Array2<f16> {
-        let (rows, columns) = tensor.codes.dim();
-        let width = tensor.scheme.group_columns(columns) as i64;
+        // Rows that are solved together: each has a matrix of groups.
+        const ROWS: usize = 256;
+        let (rows, groups) = tensor.scales.dim();
         let of = (self.weight.kind(), self.weight.device());
         let middle = tensor.scheme.code.middle() as i8;
         let codes: Vec<i8> = tensor.codes.iter().map(|code| code - middle).collect();
         let codes = Tensor::from_slice(&codes).view_as(&self.weight).to_kind(of.0).to_device(of.1);
-        let groups: Vec<(i64, i64)> =
-            (0..columns as i64).step_by(width as usize).map(|start| (start, width.min(columns as i64 - start))).collect();
-        let by_group = |x: &Tensor| {
-            let sums: Vec<Tensor> =
-                groups.iter().map(|&(start, n)| x.narrow(1, start, n).sum_dim_intlist(1, false, None::<Kind>)).collect();
-            Tensor::stack(&sums, 1)
-        };
-        // `[out, groups]`, and a matrix of groups for each row.
-        let mut right = by_group(&(&codes * self.weight.matmul(self.hessian)));
-        let lefts: Vec<Tensor> = groups
-            .iter()
-            .map(|&(start, n)| by_group(&(&codes * codes.narrow(1, start, n).matmul(&self.hessian.narrow(0, start, n)))))
-            .collect();
-        let mut left = Tensor::stack(&lefts, 1);
-        if self.share == Share::Tensor {
-            (right, left) = (right.sum_dim_intlist(0, true, None::<Kind>), left.sum_dim_intlist(0, true, None::<Kind>));
-        }
         let before: Vec<f32> = tensor.scales.iter().map(|s| s.to_f32()).collect();
-        let before = Tensor::from_slice(&before).view([rows as i64, -1]).to_kind(of.0).to_device(of.1).narrow(0, 0, right.size()[0]);
-        let mut diagonals = left.diagonal(0, 1, 2);
-        let empty = diagonals.eq(0.0);
-        let _ = diagonals.masked_fill_(&empty, 1.0);
-        let (solved, _) = Tensor::linalg_solve_ex(&left, &right.where_self(&empty.logical_not(), &before).unsqueeze(2), true, false);
-        let solved = solved.squeeze_dim(2);
-        let scales = solved.where_self(&solved.gt(0.0).logical_and(&solved.isfinite()), &before);
-        let solved = numbers::<f64>(&scales.to_kind(Kind::Double).expand([rows as i64, -1], false));
-        Array2::from_shape_vec((rows, groups.len()), solved).expect("a scale a group").mapv(crate::quant::grid::storable)
+        let before = Tensor::from_slice(&before).view([rows as i64, groups as i64]).to_kind(of.0).to_device(of.1);
+        let width = tensor.scheme.group_columns(tensor.codes.ncols());
+        let parts = (0..rows).step_by(ROWS).map(|start| {
+            let part = |x: &Tensor| x.narrow(0, start as i64, ROWS.min(rows - start) as i64);
+            let (left, right) = self.equations(&part(&codes), &part(&self.target), width);
+            (left, right, part(&before))
+        });
+        let solved = if self.share == Share::Tensor {
+            let over_rows = |x: Tensor| x.sum_dim_intlist(0, true, None::<Kind>);
+            let sums = parts.map(|(left, right, _)| (over_rows(left), over_rows(right)));
+            let (left, right) = sums.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("there are rows");
+            answer(&left, &right, &before.narrow(0, 0, 1)).expand([rows as i64, 1], false)
+        } else {
+            Tensor::cat(&parts.map(|(left, right, before)| answer(&left, &right, &before)).collect::<Vec<_>>(), 0)
+        };
+        let solved = numbers::<f64>(&solved.to_kind(Kind::Double));
+        Array2::from_shape_vec((rows, groups), solved).expect("a scale a group").mapv(storable)
     }
+
+    /// Both sides for some rows: `[rows, groups, groups]` and `[rows, groups]`.
+    fn equations(&self, codes: &Tensor, target: &Tensor, width: usize) -> (Tensor, Tensor) {
+        let columns = codes.size()[1];
+        let groups: Vec<(i64, i64)> = (0..columns).step_by(width).map(|start| (start, (width as i64).min(columns - start))).collect();
+        let by_group = |x: &Tensor| {
+            let sum = |&(start, n): &(i64, i64)| x.narrow(1, start, n).sum_dim_intlist(1, false, None::<Kind>);
+            Tensor::stack(&groups.iter().map(sum).collect::<Vec<_>>(), 1)
+        };
+        let met = |&(start, n): &(i64, i64)| by_group(&(codes * codes.narrow(1, start, n).matmul(&self.hessian.narrow(0, start, n))));
+        (Tensor::stack(&groups.iter().map(met).collect::<Vec<_>>(), 1), by_group(&(codes * target)))
+    }
+}
+
+/// `left` s = `right` row by row, where it has an answer that is a scale; otherwise `before`.
+fn answer(left: &Tensor, right: &Tensor, before: &Tensor) -> Tensor {
+    let mut diagonals = left.diagonal(0, 1, 2);
+    let empty = diagonals.eq(0.0);
+    let _ = diagonals.masked_fill_(&empty, 1.0);
+    let (solved, _) = Tensor::linalg_solve_ex(left, &right.where_self(&empty.logical_not(), before).unsqueeze(2), true, false);
+    let solved = solved.squeeze_dim(2);
+    solved.where_self(&solved.gt(0.0).logical_and(&solved.isfinite()), before)
 }

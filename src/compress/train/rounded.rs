@@ -1,8 +1,7 @@
 //! What of a network is rounded while it is trained. It is blended in over the first steps,
 //! so that a trained model need not be lost at once.
 
-use crate::compress::straight_through::{straight, ternary};
-use crate::compress::tensors::Blend;
+use crate::compress::straight_through::{Blend, straight, ternary};
 use crate::model::ModelSpec;
 use crate::quant::ternary::Share;
 use std::cell::Cell;
@@ -10,6 +9,7 @@ use std::collections::BTreeSet;
 use tch::Tensor;
 
 /// What of a network is rounded.
+#[derive(Clone)]
 pub struct Rounded {
     /// Canonical names of the matrices.
     layers: BTreeSet<String>,

@@ -236,6 +236,8 @@ impl<'a> Trainer<'a> {
     fn evaluate(&mut self, objective: &mut dyn Objective, pieces: &mut Pieces) -> Result<()> {
         let own = self.values();
         self.assign(&self.average);
+        self.blend(self.notes.step);
+        let rises = self.network.rounded().is_some_and(Rounded::is_rising);
         // What is kept is what is good once all is rounded.
         self.blend(self.training.steps());
         let held_out = pieces.validation();
@@ -245,7 +247,8 @@ impl<'a> Trainer<'a> {
         if let Some(line) = self.notes.lines.last_mut() {
             line.held_out = Some(loss);
         }
-        self.notes.since_best += 1;
+        // While rounding sets in, that is not what is learnt.
+        self.notes.since_best += u64::from(!rises);
         if objective.is_judged_by_held_out() && loss.is_finite() && self.notes.best_loss.is_none_or(|best| loss < best) {
             (self.notes.best_loss, self.notes.since_best) = (Some(loss), 0);
             self.best = self.values();

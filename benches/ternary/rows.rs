@@ -1,0 +1,79 @@
+//! The models that are compared, as recipes say them.
+
+use crate::student::{Student, TEXTS};
+use crate::subject::Subject;
+
+/// Of a row that is trained.
+pub const TOKENS: u64 = 3_000_000;
+
+pub struct Row {
+    pub name: &'static str,
+    /// The stage's name and keys.
+    stage: &'static str,
+    /// What it learns and how, where it is trained.
+    distil: Option<&'static str>,
+    /// Times [`TOKENS`].
+    longer: u64,
+}
+
+const fn untrained(name: &'static str, stage: &'static str) -> Row {
+    Row { name, stage, distil: None, longer: 1 }
+}
+
+const fn trained(name: &'static str, stage: &'static str, distil: &'static str) -> Row {
+    Row { distil: Some(distil), ..untrained(name, stage) }
+}
+
+/// A new comparison = one row.
+pub const ROWS: [Row; 13] = [
+    untrained("GPTQ, 2 bits, groups of 64", "gptq\nbits = 2\ntrue_sequential = true"),
+    untrained("AWQ, 2 bits, groups of 64", "awq\nbits = 2"),
+    untrained("mean magnitudes, a scale a tensor", "ternary\nscale = 'tensor'\nsolver = 'absmean'"),
+    untrained("mean magnitudes, a scale a row", "ternary\nsolver = 'absmean'"),
+    untrained("solved, a scale a tensor", "ternary\nscale = 'tensor'"),
+    untrained("solved, a scale a row", "ternary"),
+    untrained("solved, groups of 64", "ternary\nscale = 64"),
+    trained("hard labels, a scale a row", "ternary", "soft = 0.0\nhard = 1.0"),
+    trained("distilled, a scale a tensor", "ternary\nscale = 'tensor'", ""),
+    trained("distilled, a scale a row", "ternary", ""),
+    trained("distilled, groups of 64", "ternary\nscale = 64", ""),
+    trained("distilled, a scale a row, sub-norms", "ternary\nsub_norms = true", ""),
+    Row { longer: 4, ..trained("the best, four times as long", "ternary", "") },
+];
+
+impl Row {
+    /// Tokens that it is trained on, where a row has so many.
+    pub fn tokens(&self, tokens: u64) -> u64 {
+        if self.is_trained() { tokens * self.longer } else { 0 }
+    }
+
+    pub fn is_trained(&self) -> bool {
+        self.distil.is_some()
+    }
+
+    pub fn is_distilled(&self) -> bool {
+        self.distil.is_some_and(|keys| !keys.contains("soft = 0.0"))
+    }
+
+    pub fn make(&self, subject: &Subject, tokens: u64) -> Student {
+        let (method, keys) = self.stage.split_once('\n').unwrap_or((self.stage, ""));
+        let text = |name: &str| format!("'{}'", subject.text(name).display());
+        let training = self.distil.map_or(String::new(), |distil| {
+            format!(
+                "[stage.ternary.distil]\n{distil}\n[stage.ternary.distil.training]\ntext = [{}]\ntokens = {}\nlength = {}\n",
+                TEXTS.map(text).join(", "),
+                self.tokens(tokens),
+                subject.window().min(256),
+            )
+        });
+        Student::make(
+            subject,
+            &format!(
+                "[calibration]\ntext = {0}\nsequences = 64\nlength = {1}\n[[stage]]\n[stage.{method}]\n{keys}\n{training}\
+                 [evaluate]\ntext = {0}\nmax_windows = 1\n",
+                text(TEXTS[0]),
+                subject.window(),
+            ),
+        )
+    }
+}
