@@ -10,7 +10,8 @@ use thimble::progress::Silent;
 use thimble::random::Random;
 use thimble::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
 
-pub const SAMPLES: usize = 64;
+/// Many: what a text is about decides most of how likely it is.
+pub const SAMPLES: usize = 512;
 pub const LENGTH: usize = 128;
 /// Lengths of what is looked at for repetitions.
 pub const GRAMS: [usize; 3] = [1, 2, 4];
