@@ -111,6 +111,7 @@ fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_losses.py
 	.venv-compat/bin/python python-compat/write_sparse.py
 	.venv-compat/bin/python python-compat/write_ternary.py
+	.venv-compat/bin/python python-compat/write_bitnet.py
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.
 tokenizations: .venv-compat/ready

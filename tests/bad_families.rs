@@ -50,12 +50,15 @@ fn settings_of_other_mathematics_are_refused_by_name() {
     config_refused("phi3-long", longrope, &["short_factor", "1"]);
 }
 
-/// The published BitNet rounds weights in each product: running it as it lies would
-/// be another model.
+/// Running quantised weights as they lie would be another model.
 #[test]
-fn rounding_in_products_is_refused() {
-    let online = json!({ "quantization_config": { "quant_method": "bitnet", "quantization_mode": "online" } });
-    config_refused("bitnet-relu2", online, &["quantization_config", "BitLinear"]);
+fn quantised_checkpoints_of_other_kinds_are_refused() {
+    let normed = json!({ "quantization_config": { "quant_method": "bitnet", "use_rms_norm": true } });
+    config_refused("bitnet-relu2", normed, &["use_rms_norm"]);
+    let patterns = json!({ "quantization_config": { "quant_method": "bitnet", "modules_to_not_convert": ["layers.*"] } });
+    config_refused("bitnet-relu2", patterns, &["modules_to_not_convert", "layers.*"]);
+    let unpacked = json!({ "quantization_config": { "quant_method": "bitnet" } });
+    config_refused("bitnet-relu2", unpacked, &["quantization_config", "weight_scale"]);
     let offline = json!({ "quantization_config": { "quant_method": "gptq" } });
     config_refused("llama-gqa-tied", offline, &["quantised already"]);
 }

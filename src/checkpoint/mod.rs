@@ -5,6 +5,7 @@
 //! Hugging Face directories a row in `directory.rs`.
 
 mod atomic;
+pub mod bitnet;
 mod directory;
 pub mod llama2c;
 pub mod pytorch;
@@ -28,8 +29,17 @@ use std::sync::Arc;
 pub struct Checkpoint {
     origin: PathBuf,
     tensors: BTreeMap<String, DenseTensor>,
-    /// Number formats of tensors that cannot be weights.
-    unread: BTreeMap<String, String>,
+    /// Tensors that cannot be weights as they are.
+    unread: BTreeMap<String, Unread>,
+}
+
+/// A tensor of another format than weights have.
+struct Unread {
+    /// Name of the format.
+    dtype: String,
+    shape: Vec<usize>,
+    /// Its bytes, where they lie together.
+    bytes: Option<Bytes>,
 }
 
 impl Checkpoint {
@@ -70,7 +80,9 @@ impl Checkpoint {
         let (name, path) = (name.to_owned(), self.origin.clone());
         match (self.tensors.get(&name), self.unread.get(&name)) {
             (Some(tensor), _) => Ok(tensor.clone()),
-            (None, Some(dtype)) => Err(Error::TensorMismatch { name, path, expected: "F32, F16 or BF16".into(), found: dtype.clone() }),
+            (None, Some(Unread { dtype, .. })) => {
+                Err(Error::TensorMismatch { name, path, expected: "F32, F16 or BF16".into(), found: dtype.clone() })
+            }
             (None, None) => Err(Error::MissingTensor { name, path }),
         }
     }

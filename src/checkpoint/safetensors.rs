@@ -5,7 +5,7 @@
 //! header, data). Overlapping, truncated and gapped entries are refused here, as
 //! the crate does, so that the message names the tensor and the numbers.
 
-use super::{Bytes, Checkpoint, DenseTensor, FloatType};
+use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread};
 use crate::error::{Error, Result};
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
@@ -24,18 +24,14 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
     let path = Arc::new(path.to_owned());
     for (name, info) in header.tensors() {
         // Integer buffers such as position ids are no weights.
+        let (from, to) = info.data_offsets;
+        let bytes = bytes.slice(start + from..start + to);
         let Some(float_type) = FloatType::from_safetensors(info.dtype) else {
-            checkpoint.unread.insert(name, info.dtype.to_string());
+            let unread = Unread { dtype: info.dtype.to_string(), shape: info.shape.clone(), bytes: Some(bytes) };
+            checkpoint.unread.insert(name, unread);
             continue;
         };
-        let (from, to) = info.data_offsets;
-        checkpoint.insert(DenseTensor {
-            name,
-            path: path.clone(),
-            float_type,
-            shape: info.shape.clone(),
-            bytes: bytes.slice(start + from..start + to),
-        })?;
+        checkpoint.insert(DenseTensor { name, path: path.clone(), float_type, shape: info.shape.clone(), bytes })?;
     }
     Ok(header.offset_keys())
 }

@@ -178,13 +178,15 @@ impl DenseTensor {
 
     /// Fails where a number is NaN or infinite.
     pub fn expect_finite(self) -> Result<Self> {
-        let bad = |i: &usize| match self.float_type {
-            FloatType::F32 => u32::from_le_bytes(self.bytes[4 * i..4 * i + 4].try_into().unwrap()) & 0x7f80_0000 == 0x7f80_0000,
-            FloatType::F16 => u16::from_le_bytes(self.bytes[2 * i..2 * i + 2].try_into().unwrap()) & 0x7c00 == 0x7c00,
-            FloatType::Bf16 => u16::from_le_bytes(self.bytes[2 * i..2 * i + 2].try_into().unwrap()) & 0x7f80 == 0x7f80,
+        // All bits of the exponent, which every format has in its last two bytes.
+        let exponent = match self.float_type {
+            FloatType::F32 | FloatType::Bf16 => 0x7f80,
+            FloatType::F16 => 0x7c00,
         };
-        let places = || (0..self.len()).into_par_iter().with_min_len(1 << 16).filter(bad);
-        match places().min() {
+        let size = self.float_type.size_bytes();
+        let bad = |number: &[u8]| u16::from_le_bytes([number[size - 2], number[size - 1]]) & exponent == exponent;
+        let places = || self.bytes.par_chunks_exact(size).with_min_len(1 << 16).enumerate().filter(|(_, number)| bad(number));
+        match places().map(|(place, _)| place).min() {
             None => Ok(self),
             Some(first) => {
                 let count = places().count();

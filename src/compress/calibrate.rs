@@ -3,6 +3,7 @@
 
 use super::decoder::{Entrance, block_forward, block_until};
 use super::importance::Importance;
+use super::solve::panels;
 use super::tensors::Parameters;
 use crate::model::spec::Block;
 use crate::progress::Progress;
@@ -231,13 +232,6 @@ impl Sums {
             greatest_magnitude: self.greatest,
         }
     }
-}
-
-/// Stretches of rows of a symmetric matrix that are computed from their diagonal on:
-/// nearly half of the products are another's.
-fn panels(width: i64) -> impl Iterator<Item = (i64, i64)> {
-    const PANEL: i64 = 512;
-    (0..width).step_by(PANEL as usize).map(move |start| (start, PANEL.min(width - start)))
 }
 
 /// Puts what lies right of each panel's square below it.

@@ -1,9 +1,9 @@
 //! A full-precision model: a checkpoint, the spec a family has read from it,
 //! and where each canonical parameter lies.
 
-use super::families::{self, Names, llama2c as llama2c_family};
-use super::{FileLayout, ModelSpec, Source};
-use crate::checkpoint::{self, Checkpoint, DenseTensor, llama2c};
+use super::families::{self, BitNet, Config, Names, llama2c as llama2c_family};
+use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Rows, Source};
+use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,14 +22,28 @@ pub struct DenseModel {
 struct Place {
     source: Source,
     shape: Vec<usize>,
+    held: Held,
+}
+
+/// What the numbers of a parameter are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Those that are computed with.
+    Plainly,
+    /// The same, each −1, 0 or 1 times a scale: BitNet's packed weights.
+    Ternary,
+    /// What BitNet rounds by their mean magnitude in each product.
+    AsTrained,
 }
 
 impl DenseModel {
     /// Opens a Hugging Face directory: `config.json` beside safetensors or `pytorch_model.bin`.
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
         let config = dir.join(families::CONFIG);
-        let (spec, family) = families::read_config(&config)?;
-        let checkpoint = checkpoint::open_directory(dir)?;
+        let says = Config::read(&config)?;
+        let ((spec, family), quantized) = (families::read(&says)?, families::quantized(&says)?);
+        let mut checkpoint = checkpoint::open_directory(dir)?;
+        let ternary = quantized.as_ref().map_or_else(|| Ok(BTreeSet::new()), |q| bitnet::unpack(&mut checkpoint, q.divides))?;
         let spec = match family.settle {
             None => spec,
             Some(settle) => {
@@ -38,7 +52,37 @@ impl DenseModel {
                 settled
             }
         };
-        Self::new(spec, checkpoint, family.names)
+        let mut model = Self::new(spec, checkpoint, family.names)?;
+        if let Some(bitnet) = quantized {
+            model.hold(&bitnet, &ternary).map_err(|reason| says.error(format!("\"quantization_config\": {reason}")))?;
+        }
+        Ok(model)
+    }
+
+    /// Notes which parameters are BitNet's; `ternary` are the tensors that have a scale.
+    fn hold(&mut self, bitnet: &BitNet, ternary: &BTreeSet<String>) -> std::result::Result<(), String> {
+        if !bitnet.online && ternary.is_empty() {
+            return Err("no weight has a \"weight_scale\" beside it".into());
+        }
+        for Parameter { name, kind, .. } in self.spec.parameters() {
+            let place = self.parameters.get_mut(&name).expect("every parameter has a place");
+            let tensors = &place.source.tensors;
+            place.held = match () {
+                () if tensors.iter().any(|tensor| ternary.contains(tensor)) => Held::Ternary,
+                () if !bitnet.online
+                    || !matches!(kind, ParameterKind::Linear | ParameterKind::Head)
+                    || tensors.iter().any(|tensor| bitnet.keeps(tensor)) =>
+                {
+                    continue;
+                }
+                // Its mean would be that of all that lies there.
+                () if matches!(place.source.rows, Rows::Runs { .. }) || tensors.len() > 1 => {
+                    return Err(format!("{} is rounded as a whole, but it is several layers", tensors[0]));
+                }
+                () => Held::AsTrained,
+            };
+        }
+        Ok(())
     }
 
     /// Opens a llama2.c `.bin`.
@@ -62,7 +106,7 @@ impl DenseModel {
             source.open(&checkpoint, &parameter.shape)?;
             let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
             layout.learn(&parameter, candidate, dimensions);
-            parameters.insert(parameter.name, Place { source, shape: parameter.shape });
+            parameters.insert(parameter.name, Place { source, shape: parameter.shape, held: Held::Plainly });
         }
         let model = Self { parameters, layout, spec, checkpoint, checked: Mutex::default() };
         model.warn_of_strangers(names);
@@ -91,6 +135,16 @@ impl DenseModel {
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// What the numbers of a parameter are. Panics on a name the spec does not have.
+    pub fn held(&self, name: &str) -> Held {
+        self.parameters[name].held
+    }
+
+    /// Whether some parameters are not [`Held::Plainly`].
+    pub fn is_quantized(&self) -> bool {
+        self.parameters.values().any(|place| place.held != Held::Plainly)
     }
 
     /// How its files hold parameters.
@@ -131,7 +185,7 @@ impl DenseModel {
 
     /// The same without a look at its numbers.
     pub fn stored(&self, name: &str) -> Result<DenseTensor> {
-        let Place { source, shape } = &self.parameters[name];
+        let Place { source, shape, .. } = &self.parameters[name];
         Ok(source.read(source.open(&self.checkpoint, shape)?, shape))
     }
 }

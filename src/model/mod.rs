@@ -20,7 +20,7 @@ mod sub_norms;
 
 pub use axes::{Axis, Inner};
 pub use check::{MAX_BLOCKS, MAX_WIDTH};
-pub use dense::DenseModel;
+pub use dense::{DenseModel, Held};
 pub use describe::describe;
 pub use folds::{FedBy, Fold};
 pub use kept::{Kept, gather};

@@ -62,6 +62,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
         return Err(Error::Usage(reason));
     }
     let recipe = raw.resolve(model.spec())?;
+    check_stages(&recipe, &model)?;
     let format = export::format(recipe.output, &model)?;
     recipe.example(0, model.spec()).map_or(Ok(()), |spec| format.check(&spec))?;
     format.check_folder(options.out)?;
@@ -309,6 +310,18 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     }
     progress.end();
     Ok(())
+}
+
+/// Weights that are codes already can be rounded anew, and nothing else.
+fn check_stages(recipe: &Recipe, model: &Model) -> Result<()> {
+    let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if plan.aware.is_none());
+    match recipe.stages.iter().find(|stage| !rounds(stage)) {
+        Some(stage) if model.is_packed()? => {
+            let reason = format!("its weights are quantised already, and {} needs full-precision ones: start from those", stage.method());
+            Err(Error::format(&model.path, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Tokens decoded per second by the native runtime. A few tokens: a hint, not a

@@ -2,6 +2,7 @@
 //! one, [`rounding`] on the [`grid`] of each group, the canonical [`QuantizedTensor`],
 //! its packed bytes ([`formats`]), and the native file that carries them ([`native`]).
 
+mod bitnet;
 pub mod book;
 mod data_type;
 pub mod formats;
@@ -14,6 +15,7 @@ mod store;
 mod tensor;
 pub mod ternary;
 
+pub use bitnet::BitNetModel;
 pub use book::Book;
 pub use data_type::DataType;
 pub use formats::tiled::{Layout, PackedTensor, Tiling};

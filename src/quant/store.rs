@@ -4,6 +4,7 @@ use super::{Layout, PackedTensor, QuantizedTensor};
 use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
 use crate::model::{DenseModel, ModelSpec};
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ impl Weight {
             Weight::Packed(tensor) => {
                 let columns = tensor.tiling.columns;
                 let mut all = vec![0.0; tensor.tiling.rows * columns];
-                all.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| tensor.row(row, out));
+                all.par_chunks_exact_mut(columns).enumerate().for_each(|(row, out)| tensor.row(row, out));
                 Cow::Owned(all)
             }
         }

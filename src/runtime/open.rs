@@ -5,8 +5,8 @@ use crate::checkpoint::{Bytes, llama2c, pytorch};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, FileLayout, ModelSpec};
-use crate::quant::WeightStore;
 use crate::quant::native::{self, NativeFile};
+use crate::quant::{BitNetModel, Weight, WeightStore};
 use crate::text::{Tokenizer, optional_json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,16 @@ impl Model {
             let readable = Tokenizer::READABLE;
             Error::format(&self.path, format!("no tokenizer was found with this model; name one with --tokenizer FILE ({readable})"))
         })
+    }
+
+    /// Whether some of its weights are codes.
+    pub fn is_packed(&self) -> Result<bool> {
+        for parameter in self.spec().parameters() {
+            if let Weight::Packed(_) = self.store.stored(&parameter.name)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Bytes of the files its weights lie in.
@@ -123,7 +133,8 @@ fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
         model.default_special(tokenizer.bos(), tokenizer.eos());
     }
     let (chat_template, layout) = (config["chat_template"].clone(), Some(model.layout().clone()));
-    Ok(Model { path: dir.to_owned(), store: Arc::new(model), native: None, layout, tokenizer, chat_template })
+    let store: Arc<dyn WeightStore> = if model.is_quantized() { Arc::new(BitNetModel::new(model)) } else { Arc::new(model) };
+    Ok(Model { path: dir.to_owned(), store, native: None, layout, tokenizer, chat_template })
 }
 
 fn open_llama2c(path: &Path, with_tokenizer: bool) -> Result<Model> {

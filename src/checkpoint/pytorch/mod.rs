@@ -18,7 +18,7 @@ mod strided;
 mod value;
 mod zip;
 
-use super::{Bytes, Checkpoint, DenseTensor, FloatType};
+use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,7 +53,8 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
     for (name, tensor) in &tensors {
         let Some(float_type) = tensor.dtype.float_type.filter(|_| !tensor.is_altered) else {
             let what = if tensor.is_altered { " in a lazy view (negated or conjugated)" } else { "" };
-            checkpoint.unread.insert((*name).to_owned(), format!("{}{what}", tensor.dtype.name));
+            let dtype = format!("{}{what}", tensor.dtype.name);
+            checkpoint.unread.insert((*name).to_owned(), Unread { dtype, shape: tensor.shape.clone(), bytes: None });
             continue;
         };
         let seen = archive.view(&bytes, tensor, float_type, &mut budget);

@@ -53,7 +53,7 @@ pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOp
     let solve = |site: &Site| {
         let weight = columns.live(&site.weight.to_kind(T::KIND));
         let rounding = Rounding::new(site.scheme, options.grid, to_array(&weight).view());
-        let mut tensor = round_columns::<T>(&weight, &columns, &rounding, &plan);
+        let mut tensor = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
         Outcome { tensor, remarks: columns.factor.raised_from(options.damp_percent).into_iter().collect() }
     };
@@ -101,13 +101,13 @@ struct Row {
 }
 
 /// Rounds the columns of a weight `[out, in]` in their order.
-fn round_columns<T: Real + Element>(weight: &Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
+fn round_columns<T: Real + Element>(mut weight: Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
     let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
     let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
     if plan.fixed {
-        let values = numbers::<T>(weight);
+        let values = numbers::<T>(&weight);
         for (row, values) in states.iter_mut().zip(values.chunks_exact(columns)) {
             let groups = values.chunks(rounding.scheme.group_columns(columns));
             row.grids = groups.map(|values| rounding.grid(values, None)).collect();
@@ -125,8 +125,8 @@ fn round_columns<T: Real + Element>(weight: &Tensor, solved: &Columns, rounding:
             }
         }
     };
-    let weight = weight.index_select(1, &solved.index);
-    compensate(&weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
+    weight = weight.index_select(1, &solved.index);
+    compensate(weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
         if plan.fixed {
             row.grid = row.grids[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {

@@ -10,6 +10,7 @@ use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
+use crate::compress::solve::relative_error::energy;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::QuantizedTensor;
@@ -98,8 +99,7 @@ impl Solver<'_> {
         let decoded = tensor.dequantize();
         let decoded = Tensor::from_slice(decoded.as_slice().expect("standard layout")).view_as(&self.weight);
         let difference = &self.weight - decoded.to_kind(self.weight.kind()).to_device(self.weight.device());
-        let lost = (difference.matmul(self.hessian) * difference).sum(Kind::Double).double_value(&[]);
-        if self.energy > 0.0 { lost / self.energy } else { 0.0 }
+        if self.energy > 0.0 { energy(&difference, self.hessian) / self.energy } else { 0.0 }
     }
 
     /// The best codes on the scales of a tensor, as far as GPTQ finds them.
@@ -119,7 +119,7 @@ impl Solver<'_> {
             codes[place] = grid.encode(scheme, values[0]);
             grid.decode(codes[place])
         };
-        compensate(&weight, &self.columns.factor.upper, blocks, &mut states, |_, _, _| (), choose);
+        compensate(weight, &self.columns.factor.upper, blocks, &mut states, |_, _, _| (), choose);
         codes
     }
 

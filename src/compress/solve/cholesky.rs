@@ -44,8 +44,8 @@ pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<InverseFacto
             // Turned before it is inverted: the inverse is as it is wanted.
             let upper = lower.flip([0, 1]);
             drop(lower);
-            let one = Tensor::eye(upper.size()[0], (upper.kind(), upper.device()));
-            return Ok(InverseFactor { upper: upper.linalg_solve_triangular(&one, true, true, false), damp_percent: damp });
+            invert(&upper);
+            return Ok(InverseFactor { upper, damp_percent: damp });
         }
         (added, damp) = (damp, 10.0 * damp);
     }
@@ -58,4 +58,45 @@ pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<InverseFacto
 fn factor(matrix: &Tensor) -> Option<Tensor> {
     let (factor, info) = matrix.f_linalg_cholesky_ex(false, false).ok()?;
     (info.int64_value(&[]) == 0 && factor.isfinite().all().int64_value(&[]) == 1).then_some(factor)
+}
+
+/// Turns an upper triangular matrix into its inverse, in place: a third of the work, and
+/// none of the memory, of solving for the columns of the identity.
+///
+/// `[A B; 0 C]⁻¹ = [A⁻¹ −A⁻¹BC⁻¹; 0 C⁻¹]`, and A and C in the same way.
+fn invert(upper: &Tensor) {
+    const SMALL: i64 = 128;
+    let n = upper.size()[0];
+    if n <= SMALL {
+        let one = Tensor::eye(n, (upper.kind(), upper.device()));
+        let mut upper = upper.shallow_clone();
+        return upper.copy_(&upper.linalg_solve_triangular(&one, true, true, false));
+    }
+    let (half, rest) = (n / 2, n - n / 2);
+    let [a, c] = [(0, half), (half, rest)].map(|(start, count)| upper.narrow(0, start, count).narrow(1, start, count));
+    let mut b = upper.narrow(0, 0, half).narrow(1, half, rest);
+    let right = c.linalg_solve_triangular(&b.neg(), true, false, false);
+    b.copy_(&a.linalg_solve_triangular(&right, true, true, false));
+    invert(&a);
+    invert(&c);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn its_product_with_its_transpose_is_the_inverse() {
+        tch::manual_seed(1);
+        for width in [1, 2, 127, 129, 700] {
+            let x = Tensor::randn([2 * width, width], (Kind::Double, Device::Cpu));
+            let hessian = x.tr().matmul(&x);
+            let upper = inverse_factor(hessian.copy(), 0.0).unwrap().upper;
+            let one = Tensor::eye(width, (Kind::Double, Device::Cpu));
+            let off = |matrix: Tensor| matrix.abs().max().double_value(&[]);
+            assert!(off(upper.tr().matmul(&upper).matmul(&hessian) - one) < 1e-9, "width {width}");
+            assert_eq!(off(upper.tril(-1)), 0.0, "width {width}");
+        }
+    }
 }

@@ -32,7 +32,9 @@ impl Columns {
         let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
         let order = order(by, &numbers::<T>(&hessian.diag(0)), group);
         let index = Tensor::from_slice(&order.iter().map(|&i| i as i64).collect::<Vec<_>>()).to_device(hessian.device());
-        hessian = hessian.index_select(0, &index).index_select(1, &index);
+        // One by one: each is as large as the Hessian.
+        hessian = hessian.index_select(0, &index);
+        hessian = hessian.index_select(1, &index);
         Ok(Self { order, index, factor: inverse_factor(hessian, damp_percent)?, dead })
     }
 

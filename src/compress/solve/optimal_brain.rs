@@ -15,7 +15,7 @@ use tch::{Device, Tensor, kind::Element};
 /// matrix product.
 pub const BLOCK: usize = 128;
 
-/// Goes through the columns of `weight` `[rows, columns]` in blocks.
+/// Goes through the columns of `weight` `[rows, columns]`, which is used up, in blocks.
 ///
 /// `states` holds what the caller knows of each row. `begin(weight, columns,
 /// states)` is called before each block, with a weight that has all earlier
@@ -23,15 +23,14 @@ pub const BLOCK: usize = 128;
 /// `values[0]` is its value now, the rest are those after it in the block;
 /// it answers with the value the column is fixed to.
 pub fn compensate<T: Real + Element, S: Send>(
-    weight: &Tensor,
+    weight: Tensor,
     upper: &Tensor,
     blocks: impl Iterator<Item = Range<usize>>,
     states: &mut [S],
     mut begin: impl FnMut(&Tensor, Range<usize>, &mut [S]),
     choose: impl Fn(&mut S, usize, &[T]) -> T + Sync,
 ) {
-    // `narrow` gives views of this copy, through which it is updated in place.
-    let weight = weight.copy();
+    // `narrow` gives views of it, through which it is updated in place.
     let columns = weight.size()[1];
     for block in blocks {
         begin(&weight, block.clone(), states);

@@ -50,7 +50,7 @@ pub fn sparsegpt<T: Real + Element>(
     let factor = inverse_factor(hessian, options.damp_percent)?;
     let solve = |weight: &Tensor| Outcome {
         weight: prune_columns::<T>(
-            &weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0),
+            weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0),
             &factor.upper,
             sparsity,
             options.block_size,
@@ -67,7 +67,8 @@ struct Row<T> {
     values: Vec<T>,
 }
 
-fn prune_columns<T: Real + Element>(weight: &Tensor, upper: &Tensor, sparsity: Sparsity, block_size: usize) -> Tensor {
+fn prune_columns<T: Real + Element>(weight: Tensor, upper: &Tensor, sparsity: Sparsity, block_size: usize) -> Tensor {
+    let (shape, device) = (weight.size(), weight.device());
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
     let diagonal = numbers::<T>(&upper.diag(0));
@@ -98,5 +99,5 @@ fn prune_columns<T: Real + Element>(weight: &Tensor, upper: &Tensor, sparsity: S
         row.values[column]
     });
     let values: Vec<T> = states.into_iter().flat_map(|row| row.values).collect();
-    Tensor::from_slice(&values).view_as(weight).to_device(weight.device())
+    Tensor::from_slice(&values).view(&shape[..]).to_device(device)
 }

@@ -39,6 +39,10 @@ pub struct HuggingFace {
 impl HuggingFace {
     /// For what is made of a model.
     pub fn of(source: &Model) -> Result<Self> {
+        if source.is_packed()? {
+            let reason = "this model's weights are quantised already, and a Hugging Face directory holds full-precision ones: set [output] format = \"native\"";
+            return Err(Error::Usage(reason.into()));
+        }
         let (configuration, layout) = match &source.layout {
             Some(layout) => (Configuration::of_directory(&source.path)?, layout.clone()),
             // A llama2.c file has no configuration.

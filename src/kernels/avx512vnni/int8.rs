@@ -7,7 +7,7 @@ use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
 use std::arch::x86_64::*;
 
-/// Tokens that share a block in registers: 8 registers of codes, and 16 sums.
+/// Tokens that share a block in registers: a sum each, beside the codes of a unit.
 const TOGETHER: usize = 8;
 
 /// Adds to `out` (a token each); `x` holds as many tokens at least.

@@ -9,8 +9,13 @@ use crate::model::ModelSpec;
 use serde_json::json;
 
 /// The row of this family.
-pub const FAMILY: Family =
-    Family { model_type: "bitnet", models: "BitNet's shape, without the rounding in its products", spec, names: &NAMES, settle: None };
+pub const FAMILY: Family = Family {
+    model_type: "bitnet",
+    models: "BitNet b1.58 2B4T and its like; packed ternary weights are read",
+    spec,
+    names: &NAMES,
+    settle: None,
+};
 
 const NAMES: Names = Names { block: &BLOCK, ..llama::NAMES };
 

@@ -27,6 +27,7 @@ mod opt;
 mod phi;
 mod phi3;
 mod phonelm;
+mod quantized;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -36,6 +37,7 @@ mod xglm;
 
 pub use config::Config;
 pub use names::{At, Names};
+pub use quantized::{BitNet, quantized};
 
 use super::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -97,17 +99,12 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
     read(&Config::read(path)?)
 }
 
-/// The same from a configuration that is parsed already.
+/// The same from a configuration that is parsed already. Of weights that are [quantised
+/// already](quantized) it says nothing, but fails where that is not known.
 pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
     let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
-    if let Some(quantization) = config.object("quantization_config")? {
-        let why = match quantization.string_or("quantization_mode", "offline")? {
-            "online" => "its layers round weights and activations in each product (BitLinear), which is not known yet",
-            _ => "this checkpoint is quantised already: start from the full-precision one",
-        };
-        config.forbid("quantization_config", why)?;
-    }
+    quantized(config)?;
     let spec = (family.spec)(config)?;
     spec.check().map_err(|reason| config.error(reason))?;
     Ok((spec, family))

@@ -88,41 +88,48 @@ impl Tiling {
         self.tiles() * self.groups() * self.tile_rows()
     }
 
-    /// Calls `visit(byte, shift, plane_bits, code_shift)` for each of the bit planes of the
-    /// code at a row and column of a tile.
-    fn places(&self, planes: &[usize], row: usize, column: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
-        let span = self.span_columns();
-        let line_bytes = UNIT_COLUMNS * self.tile_rows();
-        let in_line = UNIT_COLUMNS * row + column % UNIT_COLUMNS;
-        let unit = column % span / UNIT_COLUMNS;
-        let mut start = column / span * span_bytes(self.scheme.code) * self.tile_rows();
-        let mut code_shift = 0;
-        for &bits in planes {
-            let units_per_line = 8 / bits;
-            visit(start + unit / units_per_line * line_bytes + in_line, unit % units_per_line * bits, bits, code_shift);
-            start += span / UNIT_COLUMNS / units_per_line * line_bytes;
-            code_shift += bits;
-        }
-    }
-
-    /// The byte of a dense ternary code, and its digit there.
-    fn digit(&self, row: usize, column: usize) -> (usize, usize) {
-        let unit = column / UNIT_COLUMNS;
-        (UNIT_COLUMNS * (unit / TRITS * self.tile_rows() + row) + column % UNIT_COLUMNS, unit % TRITS)
-    }
-
-    /// Writes a code into a tile of zero bytes, which is to be [sealed](Self::seal).
-    fn put(&self, tile: &mut [u8], row: usize, column: usize, code: i8) {
-        match self.scheme.code.packing() {
-            Packing::Planes(planes) => self.places(planes, row, column, |byte, shift, bits, code_shift| {
-                let plane = (code as u8 >> code_shift) & mask(bits);
-                tile[byte] |= plane << shift;
-            }),
-            Packing::Trits => {
-                let (byte, place) = self.digit(row, column);
-                tile[byte] += code as u8 * trits::worth(place);
+    /// Calls `visit(column, byte, place)` for each unit of a row of a tile: its first column,
+    /// the first of its bytes, one a column, and where in those bytes its codes are. Of codes
+    /// in several bit planes, once for each plane.
+    #[inline]
+    fn units(&self, row: usize, mut visit: impl FnMut(usize, usize, Place)) {
+        let (span, line_bytes) = (self.span_columns(), UNIT_COLUMNS * self.tile_rows());
+        for (i, first) in (0..self.columns).step_by(span).enumerate() {
+            let units = first..(first + span).min(self.columns);
+            let mut line = i * span_bytes(self.scheme.code) * self.tile_rows() + UNIT_COLUMNS * row;
+            match self.scheme.code.packing() {
+                Packing::Planes(planes) => {
+                    let mut code_shift = 0;
+                    for &bits in planes {
+                        let units_per_line = 8 / bits;
+                        for (unit, column) in units.clone().step_by(UNIT_COLUMNS).enumerate() {
+                            let shift = unit % units_per_line * bits;
+                            visit(column, line + unit / units_per_line * line_bytes, Place::Bits { shift, mask: mask(bits), code_shift });
+                        }
+                        line += span / UNIT_COLUMNS / units_per_line * line_bytes;
+                        code_shift += bits;
+                    }
+                }
+                Packing::Trits => {
+                    units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, Place::Digit(unit)));
+                }
             }
         }
+    }
+
+    /// Writes codes of a row, padding included, into a tile of zero bytes, which is to be
+    /// [sealed](Self::seal).
+    fn put(&self, tile: &mut [u8], row: usize, codes: &[i8]) {
+        let padded = Self { columns: codes.len(), ..*self };
+        padded.units(row, |column, byte, place| {
+            let bytes = tile[byte..byte + UNIT_COLUMNS].iter_mut().zip(&codes[column..column + UNIT_COLUMNS]);
+            match place {
+                Place::Bits { shift, mask, code_shift } => {
+                    bytes.for_each(|(to, &code)| *to |= ((code as u8 >> code_shift) & mask) << shift)
+                }
+                Place::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * trits::worth(digit)),
+            }
+        });
     }
 
     /// What is left to do once all codes are in.
@@ -133,21 +140,28 @@ impl Tiling {
         }
     }
 
-    /// Reads a code from a tile.
-    pub fn get(&self, tile: &[u8], row: usize, column: usize) -> i8 {
-        match self.scheme.code.packing() {
-            Packing::Planes(planes) => {
-                let mut code = 0u8;
-                let plane = |byte: usize, shift: usize, bits: usize| (tile[byte] >> shift) & mask(bits);
-                self.places(planes, row, column, |byte, shift, bits, code_shift| code |= plane(byte, shift, bits) << code_shift);
-                code as i8
+    /// Reads the codes of a row from a tile.
+    fn get(&self, tile: &[u8], row: usize, codes: &mut [i8]) {
+        codes.fill(0);
+        self.units(row, |column, byte, place| {
+            let end = (column + UNIT_COLUMNS).min(self.columns);
+            let bytes = codes[column..end].iter_mut().zip(&tile[byte..byte + UNIT_COLUMNS]);
+            match place {
+                Place::Bits { shift, mask, code_shift } => {
+                    bytes.for_each(|(code, from)| *code |= (((from >> shift) & mask) << code_shift) as i8)
+                }
+                Place::Digit(digit) => bytes.for_each(|(code, &from)| *code = trits::digit(from, digit) as i8),
             }
-            Packing::Trits => {
-                let (byte, place) = self.digit(row, column);
-                trits::digit(tile[byte], place) as i8
-            }
-        }
+        });
     }
+}
+
+/// Where in its byte a code is, or a bit plane of it.
+enum Place {
+    /// Bits from `shift` on, which are those of the code from `code_shift` on.
+    Bits { shift: usize, mask: u8, code_shift: usize },
+    /// A digit of [`trits`].
+    Digit(usize),
 }
 
 const fn mask(bits: usize) -> u8 {
@@ -204,16 +218,16 @@ impl PackedTensor {
         let padded = columns.next_multiple_of(tiling.span_columns());
         let mut codes = vec![0u8; tiling.code_bytes()];
         codes.par_chunks_exact_mut(tiling.tile_bytes()).enumerate().for_each(|(t, tile)| {
+            let mut line = vec![0i8; padded];
             for r in 0..tile_rows {
                 let row = t * tile_rows + r;
-                for column in 0..padded {
-                    let code = match () {
-                        () if row >= rows => tensor.scheme.code.middle() as i8,
-                        () if column >= columns => tensor.zero_points[[row, (columns - 1) / width]],
-                        () => tensor.codes[[row, column]],
-                    };
-                    tiling.put(tile, r, column, code);
+                if row < rows {
+                    line[..columns].copy_from_slice(tensor.codes.row(row).as_slice().expect("standard layout"));
+                    line[columns..].fill(tensor.zero_points[[row, (columns - 1) / width]]);
+                } else {
+                    line.fill(tensor.scheme.code.middle() as i8);
                 }
+                tiling.put(tile, r, &line);
             }
             tiling.seal(tile);
         });
@@ -267,11 +281,13 @@ impl PackedTensor {
         let (tile, r) = self.place(row);
         let tile = self.tile(tile);
         let width = self.tiling.scheme.group_columns(self.tiling.columns);
-        for group in 0..self.tiling.groups() {
+        let mut codes = vec![0i8; self.tiling.columns];
+        self.tiling.get(tile, r, &mut codes);
+        for (group, codes) in codes.chunks(width).enumerate() {
             let grid = self.grid(row, group);
-            for column in group * width..((group + 1) * width).min(self.tiling.columns) {
+            for (column, &code) in (group * width..).zip(codes) {
                 let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = grid.decode_by(self.book.as_deref(), self.tiling.get(tile, r, column));
+                out[place] = grid.decode_by(self.book.as_deref(), code);
             }
         }
         if let Some(outliers) = &self.outliers {
@@ -289,9 +305,7 @@ impl PackedTensor {
         for row in 0..rows {
             let (tile, r) = self.place(row);
             let tile = self.tile(tile);
-            for column in 0..columns {
-                tensor.codes[[row, column]] = self.tiling.get(tile, r, column);
-            }
+            self.tiling.get(tile, r, tensor.codes.row_mut(row).as_slice_mut().expect("standard layout"));
             for group in 0..self.tiling.groups() {
                 tensor.set_grid(row, group, self.grid(row, group));
             }

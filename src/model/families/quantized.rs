@@ -1,0 +1,65 @@
+//! What a configuration says of weights that are quantised already.
+
+use super::Config;
+use crate::error::Result;
+
+/// How a BitNet checkpoint holds its linear layers.
+///
+/// Source: transformers, `BitNetQuantConfig` and `integrations/bitnet.py`.
+pub struct BitNet {
+    /// Whether products are divided by the scale that is stored.
+    pub divides: bool,
+    /// Whether weights are stored as they are trained, and rounded in each product.
+    pub online: bool,
+    /// Modules that are not rounded, by their names or how these begin or end.
+    kept: Vec<String>,
+}
+
+impl BitNet {
+    /// Whether a weight is not rounded, by its name in the file.
+    pub fn keeps(&self, weight: &str) -> bool {
+        let module = weight.trim_end_matches(".weight");
+        let begins =
+            |key: &str| module.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || key.ends_with('.'));
+        self.kept.iter().any(|key| begins(key) || module.ends_with(key.as_str()))
+    }
+}
+
+/// `None` where weights are in full precision; fails where they are quantised in a way that
+/// is not known.
+pub fn quantized(config: &Config) -> Result<Option<BitNet>> {
+    let Some(says) = config.object("quantization_config")? else { return Ok(None) };
+    let method = says.string_or("quant_method", "none")?;
+    if method != "bitnet" {
+        let why = format!("this checkpoint is quantised already, by {method}: start from the full-precision one");
+        config.forbid("quantization_config", &why)?;
+    }
+    says.refuse("use_rms_norm", "norms inside linear layers are not known yet")?;
+    let kept = says.strings_opt("modules_to_not_convert")?.unwrap_or_else(|| vec!["lm_head"]);
+    let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
+    if let Some(pattern) = kept.iter().find(|key| key.contains(|c: char| !c.is_alphanumeric() && !"._-".contains(c))) {
+        return Err(config.error(format!("\"modules_to_not_convert\": {pattern:?} is a pattern; only names are read")));
+    }
+    Ok(Some(BitNet {
+        divides: says.string_or("linear_class", "bitlinear")? == "bitlinear",
+        online: says.string_or("quantization_mode", "offline")? == "online",
+        kept,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_kept_as_transformers_keeps_them() {
+        let kept = ["lm_head", "model.layers.1", "fc1"].map(str::to_owned).to_vec();
+        let bitnet = BitNet { divides: false, online: true, kept };
+        for name in ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.7.fc1.weight"] {
+            assert!(bitnet.keeps(name), "{name}");
+        }
+        for name in ["model.layers.11.mlp.up_proj.weight", "model.layers.0.fc10.weight"] {
+            assert!(!bitnet.keeps(name), "{name}");
+        }
+    }
+}
