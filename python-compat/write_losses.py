@@ -94,16 +94,19 @@ def main():
     # Hidden states and attention: [batch, tokens, hidden], scores [batch, heads, queries, keys].
     own, its = (torch.randn(2, 5, 8, generator=generator, dtype=torch.float64) for _ in range(2))
     q, k, tq, tk = (torch.randn(2, 2, 5, 4, generator=generator, dtype=torch.float64) for _ in range(4))
+    v, tv = (torch.randn(2, 2, 5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     seen = torch.ones(5, 5, dtype=torch.bool).tril()
     scores, teachers = (a @ b.transpose(-1, -2) * 0.5 for a, b in ((q, k), (tq, tk)))
     maps, teachers_maps = (torch.softmax(s.masked_fill(~seen, float("-inf")), -1) for s in (scores, teachers))
     rows = teachers_maps[..., 0].numel()
+    alike = lambda x: torch.softmax(x @ x.transpose(-1, -2) / 2, -1)  # MiniLMv2, equation 1; 2 is the root of 4
     matching = {
         "last_cosine": F.cosine_embedding_loss(own.flatten(0, 1), its.flatten(0, 1), torch.ones(10)).item(),
         "mean_square": F.mse_loss(own, its).item(),
         "normalised_mean_square": F.mse_loss(F.layer_norm(own, (8,), eps=1e-12), F.layer_norm(its, (8,), eps=1e-12)).item(),
         "scores": F.mse_loss(scores[..., seen], teachers[..., seen]).item(),
         "distributions": torch.where(seen, teachers_maps * ((teachers_maps + 1e-300).log() - (maps + 1e-300).log()), 0.0).sum().item() / rows,
+        "relations": sum(kl(alike(t), alike(s)).mean().item() for s, t in ((q, tq), (k, tk), (v, tv))),
     }
     found = {
         "student": student.tolist(),
@@ -112,7 +115,7 @@ def main():
         "hard": {"values": hard.tolist(), "gradient": z.grad.tolist()},
         "divergences": list(divergences(student, teacher)),
         "hidden": {"own": own.tolist(), "its": its.tolist()},
-        "attention": {"own": [q.tolist(), k.tolist()], "its": [tq.tolist(), tk.tolist()], "scale": 0.5},
+        "attention": {"own": [q.tolist(), k.tolist(), v.tolist()], "its": [tq.tolist(), tk.tolist(), tv.tolist()], "scale": 0.5},
         "matching": matching,
         "optimisers": list(optimisers()),
     }

@@ -172,6 +172,37 @@ fn packed_logits_are_those_of_the_trained_forward() {
     }
 }
 
+/// Where training moves nothing, what was solved first is what is stored.
+#[test]
+fn training_begins_with_what_was_solved() {
+    for scale in ["'tensor'", "'row'", "32"] {
+        let trained = TRAINED.replace("PACKING", "two_bits").replace("SCALE", scale);
+        let trained = trained.replace("sub_norms = NORMS", "start = 'gptq'\nrounds = 2").replace("2048", "128").replace("3e-3", "1e-12");
+        let solved =
+            "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[stage.ternary]\nrounds = 2\n[evaluate]\nwindow = 16\nmax_windows = 2\n";
+        let solved = solved.replace("rounds", &format!("scale = {scale}\nskip = ['embeddings']\nrounds"));
+        let made = [trained, solved].map(|recipe| {
+            let out = tempfile::tempdir().unwrap();
+            write_ids(&out.path().join("ids.bin"));
+            compress::run(&recipe, &data::fixture("llama-gqa-tied"), out.path()).unwrap();
+            runtime::open(out.path(), None).unwrap()
+        });
+        let mut layers = 0;
+        for parameter in made[0].spec().parameters() {
+            let [Weight::Packed(begun), Weight::Packed(found)] = made.each_ref().map(|model| model.store.weight(&parameter.name).unwrap())
+            else {
+                continue;
+            };
+            if begun.tiling.scheme.code.is_ternary() {
+                // Where all codes of a group are zero, any scale is the same.
+                assert_eq!(begun.unpack().dequantize(), found.unpack().dequantize(), "{scale}: {}", parameter.name);
+                layers += 1;
+            }
+        }
+        assert_eq!(layers, 14, "{scale}");
+    }
+}
+
 /// Wherever it is stopped: while norms' inputs are read, in training, in packing.
 #[test]
 fn a_run_that_was_stopped_ends_with_the_same_file() {
@@ -242,6 +273,8 @@ fn what_cannot_be_done_is_refused() {
             "blend is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]",
         ),
         ("llama-gqa-tied", "sub_norms = true", "sub_norms is for training: leave it out"),
+        ("llama-gqa-tied", "start = 'gptq'", "start is for training: leave it out"),
+        ("llama-gqa-tied", &format!("rounds = 3\n{training}"), "are for solver = \"gptq\"; leave them out"),
         ("llama-gqa-tied", &format!("blend = 1.5\n{training}"), "blend 1.5 is a share of the steps"),
         ("llama-gqa-tied", &format!("solver = 'gptq'\n{training}"), "finds other codes than those that were trained"),
         ("llama-gqa-tied", "[stage.ternary.distil]\nsoft = 1.0", "text names nothing to train on"),

@@ -72,7 +72,7 @@ fn all(spec: &ModelSpec) -> Trained {
     Trained::Parameters(spec.parameters().into_iter().map(|p| p.name).collect())
 }
 
-const PLANS: [(&str, &str); 4] = [
+const PLANS: [(&str, &str); 5] = [
     ("hard and soft", "hard = 0.5\nsoft = 2.0\ntemperature = 2.0\ndivergence = { jensen_shannon = 0.3 }"),
     ("DistilBERT's", "hard = 1.0\nhidden = { loss = 'last_cosine', weight = 1.0 }"),
     (
@@ -83,6 +83,7 @@ const PLANS: [(&str, &str); 4] = [
         "MobileBERT's",
         "soft = 0.0\nhidden = { loss = 'normalised_mean_square', weight = 1.0 }\nattention = { loss = 'distributions', weight = 1.0 }",
     ),
+    ("MiniLM's", "attention = { loss = 'relations', weight = 1.0 }"),
 ];
 
 /// Through the head, the tape and every kind of block, in double precision, with and

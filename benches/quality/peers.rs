@@ -188,7 +188,9 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
     );
     for row in rows {
         for (side, ours) in [("ours", true), ("gptqmodel", false)] {
-            let cell = |(mean, error): (f64, f64), digits: usize| format!("{mean:.digits$} ± {error:.digits$}");
+            // One seed has no error.
+            let error = |error: f64, digits: usize| if row.runs.len() > 1 { format!(" ± {error:.digits$}") } else { String::new() };
+            let cell = |(mean, of): (f64, f64), digits: usize| format!("{mean:.digits$}{}", error(of, digits));
             let cells = [0, 1]
                 .map(|t| format!("{} | {}", cell(row.side(ours, |q| q.perplexity[t]), [4, 3][t]), cell(row.side(ours, |q| q.kl[t]), 5)));
             let (name, i) = if ours { (row.name.as_str(), 0) } else { ("", 1) };
@@ -196,7 +198,6 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
         }
         for (what, of) in [("perplexity", (|q| q.perplexity[0]) as fn(&Quality) -> f64), ("KL", |q| q.kl[0])] {
             let (difference, error) = mean(&row.differences(of));
-            // One seed has no error to be judged by.
             if row.runs.len() > 1 && difference > error {
                 missed.push(format!("{}: {what} {} is {difference:+.5} ± {error:.5} from theirs, which is worse", row.name, TEXTS[0].0));
             }

@@ -59,6 +59,13 @@ impl Bytes {
     }
 }
 
+impl PartialEq for Bytes {
+    /// Whether they are the same bytes, wherever they lie.
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

@@ -72,11 +72,13 @@ pub mod inputs {
     pub const FFN_HIDDEN: &str = "ffn.hidden";
     /// Into the output projection of RWKV's time mixing.
     pub const WKV: &str = "wkv.mixed";
-    /// Of no linear layer, but heard as well: queries and keys as they meet, `[batch,
-    /// heads, tokens, head_dim]`.
+    /// Of no linear layer, but heard as well: queries and keys as they meet, and values,
+    /// `[batch, heads, tokens, head_dim]`.
     pub const QUERIES: &str = "attn.queries";
     /// See [`QUERIES`].
     pub const KEYS: &str = "attn.keys";
+    /// See [`QUERIES`].
+    pub const VALUES: &str = "attn.values";
 }
 
 /// The part of a model that a parameter is loaded, compressed and stored with.

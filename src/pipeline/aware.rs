@@ -11,9 +11,11 @@ use crate::compress::decoder::Entrance;
 use crate::compress::train::Rounded;
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter, inputs, roles};
+use crate::quant::ternary::beginning;
 use crate::quant::{Assembled, Weight, WeightStore};
-use crate::recipe::{Aware, Method, Quantize};
+use crate::recipe::{Aware, Method, Quantize, TernaryOptions, TernarySolver};
 use crate::runtime::Model;
+use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tch::Kind;
@@ -27,19 +29,23 @@ pub fn run(
     threads: usize,
 ) -> Result<Done> {
     let Walk { compute, journal, progress, .. } = *walk;
-    let (mut student, mut inserted) = (store.clone(), BTreeMap::new());
+    let (mut spec, mut inserted) = (store.spec().clone(), BTreeMap::new());
     if aware.sub_norms {
         // What stages before it have searched for was not known when the recipe was checked.
-        let spec = plan.with_sub_norms(store.spec()).map_err(|reason| Error::Usage(format!("ternary: {reason}")))?;
+        spec = plan.with_sub_norms(store.spec()).map_err(|reason| Error::Usage(format!("ternary: {reason}")))?;
         inserted = journal.value("norms", || magnitudes(&spec, walk))?;
-        let weight = |p: Parameter| {
-            let Some(&magnitude) = inserted.get(&p.name) else { return Ok((p.name.clone(), store.weight(&p.name)?)) };
-            let values = vec![magnitude; p.shape.iter().product()];
-            Ok((p.name.clone(), Weight::from_f32(&p.name, p.shape, &values)))
-        };
-        let weights = spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?;
-        student = Arc::new(Assembled::new(spec, weights));
     }
+    let begun = aware.start.map_or_else(|| Ok(BTreeMap::new()), |solver| beginnings(plan, solver, walk))?;
+    let weight = |p: Parameter| {
+        let weight = match (inserted.get(&p.name), begun.get(&p.name)) {
+            (Some(&magnitude), _) => Weight::from_f32(&p.name, p.shape.clone(), &vec![magnitude; p.shape.iter().product()]),
+            (None, Some(begun)) => begun.clone(),
+            (None, None) => store.weight(&p.name)?,
+        };
+        Ok((p.name, weight))
+    };
+    let weights = spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?;
+    let student = Arc::new(Assembled::new(spec, weights));
     let rounded = Some(rounded(plan, aware, inserted.into_keys().collect()));
     let trained = Lessons { plan: &aware.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
     let mut done = quantize::run(plan, &Walk { store: &*trained.model, ..*walk })?;
@@ -56,6 +62,25 @@ fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
     let Method::Ternary(options) = plan.method else { unreachable!("no other method is trained for") };
     let layers = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, _)| name.clone()).collect();
     Rounded::new(layers, Some(options.scale), aware.round_inputs, norms, aware.blend)
+}
+
+/// What training begins with where layers are solved first, by canonical name: weights that
+/// are rounded to what was solved.
+fn beginnings(plan: &Quantize, solver: TernarySolver, walk: &Walk) -> Result<BTreeMap<String, Weight>> {
+    let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
+    let schemes = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, scheme)| (name.clone(), *scheme));
+    let plan =
+        Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes: schemes.collect(), aware: None };
+    let solved = quantize::run(&plan, &Walk { journal: &walk.journal.step("start")?, ..*walk })?;
+    let begin = |name: &String| {
+        let Weight::Packed(packed) = solved.model.weight(name)? else { unreachable!("{name} is ternary") };
+        let (values, shape) = (walk.store.weight(name)?, packed.tiling);
+        let values = values.to_f32();
+        let matrix = ArrayView2::from_shape((shape.rows, shape.columns), &values).expect("shapes are checked");
+        let begun = beginning(matrix, &packed.unpack(), scale);
+        Ok((name.clone(), Weight::from_f32(name, vec![shape.rows, shape.columns], begun.as_slice().expect("standard layout"))))
+    };
+    plan.schemes.keys().map(begin).collect()
 }
 
 /// What the norms that are inserted begin with, by canonical name: the root mean square of

@@ -127,6 +127,13 @@ impl StageJournal {
         once(&self.file(&format!("{name}.json")), make)
     }
 
+    /// What a step of the stage has done so far, which walks over the model by itself.
+    pub fn step(&self, name: &str) -> Result<Self> {
+        let dir = self.file(name);
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(Self { dir, resumed: self.resumed.clone() })
+    }
+
     /// A file that stages share.
     pub fn shared(&self, name: &str) -> PathBuf {
         self.dir.with_file_name(name)
@@ -211,7 +218,7 @@ impl Made {
         for (name, weight) in &made.weights {
             let read = self.weights.iter().find(|(n, _)| n == name).map(|(_, w)| w);
             let same = match (weight, read) {
-                (Weight::Packed(a), Some(Weight::Packed(b))) => a.unpack() == b.unpack(),
+                (Weight::Packed(a), Some(Weight::Packed(b))) => a == b,
                 (Weight::Dense(a), Some(Weight::Dense(b))) => a.shape == b.shape && a.float_type == b.float_type && *a.bytes == *b.bytes,
                 _ => false,
             };

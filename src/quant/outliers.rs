@@ -83,7 +83,7 @@ impl Outliers {
 
 /// Kept columns as bytes, usually views of a mapped file: a dense matrix that the
 /// kernels of dense weights read as it lies, rows of any number and width.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct PackedOutliers {
     /// Which.
     pub columns: Arc<Columns>,

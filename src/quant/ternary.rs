@@ -69,3 +69,82 @@ pub fn round(weight: ArrayView2<f32>, scheme: Scheme, scales: Array2<f16>) -> Qu
     });
     tensor
 }
+
+/// How far from the middle of two codes, in scales, a weight is kept that is to be rounded
+/// to one of them.
+const MARGIN: f32 = 0.01;
+
+/// A weight `[out, in]` to begin training with: the nearest to `weight`, but for a shift of
+/// all magnitudes that share a scale, whose mean magnitudes are the scales of `solved` and
+/// whose nearest codes are its codes.
+pub fn beginning(weight: ArrayView2<f32>, solved: &QuantizedTensor, share: Share) -> Array2<f32> {
+    let columns = weight.ncols().max(1);
+    let mut begun = weight.as_standard_layout().into_owned();
+    let (values, codes) = (begun.as_slice_mut().expect("standard layout"), solved.codes.as_slice().expect("standard layout"));
+    let middle = solved.scheme.code.middle() as i8;
+    if share == Share::Tensor {
+        begin(values, codes, middle, solved.scales[[0, 0]]);
+        return begun;
+    }
+    let width = solved.scheme.group_columns(columns);
+    values.par_chunks_mut(columns).zip(codes.par_chunks(columns)).enumerate().for_each(|(row, (values, codes))| {
+        for (group, (values, codes)) in values.chunks_mut(width).zip(codes.chunks(width)).enumerate() {
+            begin(values, codes, middle, solved.scales[[row, group]]);
+        }
+    });
+    begun
+}
+
+/// The same of weights that share a scale.
+fn begin(values: &mut [f32], codes: &[i8], middle: i8, scale: f16) {
+    let scale = f32::from(scale);
+    // Zeros alone have no mean magnitude but zero.
+    if codes.iter().all(|&code| code == middle) {
+        return values.fill(0.0);
+    }
+    let magnitude = |value: f32, code: i8, shift: f32| match f32::from(code - middle) {
+        0.0 => (value.abs() + shift).clamp(0.0, (0.5 - MARGIN) * scale),
+        sign => (value * sign + shift).max((0.5 + MARGIN) * scale),
+    };
+    let mean = |shift: f32| {
+        let sum: f64 = values.iter().zip(codes).map(|(&value, &code)| f64::from(magnitude(value, code, shift))).sum();
+        sum / values.len() as f64
+    };
+    // Where all are as small as they may be, and where those that are not zero make up the
+    // mean by themselves.
+    let greatest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let (mut low, mut high) = (-greatest - scale, greatest + scale * values.len() as f32);
+    for _ in 0..60 {
+        let between = 0.5 * (low + high);
+        *(if mean(between) > f64::from(scale) { &mut high } else { &mut low }) = between;
+    }
+    for (value, &code) in values.iter_mut().zip(codes) {
+        let sign = if code == middle { value.signum() } else { f32::from(code - middle) };
+        *value = sign * magnitude(*value, code, low);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    /// What training begins with is rounded to what was solved.
+    #[test]
+    fn beginnings_have_the_scales_and_codes_that_were_solved() {
+        for (share, rows, columns) in [(Share::Tensor, 5, 40), (Share::Row, 6, 33), (Share::Group(32), 3, 80)] {
+            let [first, second] = ["first", "second"].map(|name| Random::named(1, name));
+            let numbers = |random: &Random| Array2::from_shape_fn((rows, columns), |(r, c)| random.normal((r * columns + c) as u64) as f32);
+            let weight = numbers(&first) * 0.1;
+            let scheme = share.scheme(Code::Ternary);
+            let mut solved = QuantizedTensor::blank(scheme, rows, columns);
+            // Codes and scales that are far from the nearest: of weights with noise.
+            let other = &weight * 1.4 + numbers(&second) * 0.05;
+            solved.scales = mean_magnitudes(other.view(), share);
+            solved = round(other.view(), scheme, solved.scales);
+            let begun = beginning(weight.view(), &solved, share);
+            let rounded = round(begun.view(), scheme, mean_magnitudes(begun.view(), share));
+            assert_eq!(rounded, solved, "{share:?}");
+        }
+    }
+}

@@ -116,6 +116,9 @@ pub enum AttentionLoss {
     Scores,
     /// KL of the distributions over keys (MobileBERT, section 3.3).
     Distributions,
+    /// KL of how much tokens are like each other in queries, in keys and in values (MiniLMv2,
+    /// section 3.1), which asks for no equal number of heads.
+    Relations,
 }
 
 /// A loss on attention.

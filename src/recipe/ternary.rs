@@ -37,6 +37,10 @@ pub enum TernarySolver {
 /// straight through.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Aware {
+    /// What solves the layers first, so that training begins with weights that are rounded to
+    /// what it finds; the model's own where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<TernarySolver>,
     /// What is learnt, and on what.
     pub distil: Distil,
     /// Share of the steps over which rounding is blended in.
@@ -57,6 +61,7 @@ pub(super) struct RawTernary {
     damp_percent: Option<f64>,
     rounds: Option<usize>,
     distil: Option<Distil>,
+    start: Option<SolverName>,
     blend: Option<f64>,
     round_inputs: Option<bool>,
     sub_norms: Option<bool>,
@@ -74,6 +79,7 @@ impl Default for RawTernary {
             damp_percent: None,
             rounds: None,
             distil: None,
+            start: None,
             blend: None,
             round_inputs: None,
             sub_norms: None,
@@ -147,8 +153,12 @@ impl RawTernary {
     /// How what a plan rounds is trained.
     fn aware(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
         let Some(distil) = &self.distil else {
-            let given =
-                [("blend", self.blend.is_some()), ("round_inputs", self.round_inputs.is_some()), ("sub_norms", self.sub_norms.is_some())];
+            let given = [
+                ("start", self.start.is_some()),
+                ("blend", self.blend.is_some()),
+                ("round_inputs", self.round_inputs.is_some()),
+                ("sub_norms", self.sub_norms.is_some()),
+            ];
             return match given.into_iter().find(|(_, given)| *given) {
                 Some((key, _)) => {
                     Err(format!("{key} is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]"))
@@ -156,7 +166,12 @@ impl RawTernary {
                 None => Ok(None),
             };
         };
-        let blend = self.blend.unwrap_or(0.2);
+        let start = match self.start {
+            None | Some(SolverName::Absmean) => None,
+            Some(SolverName::Gptq) => Some(self.gptq()?),
+        };
+        // What was solved is rounded, and blending it in would leave it first.
+        let blend = self.blend.unwrap_or(if start.is_some() { 0.0 } else { 0.2 });
         let sub_norms = self.sub_norms.unwrap_or(false);
         let student = if sub_norms { plan.with_sub_norms(spec)? } else { spec.clone() };
         let distil = distil.checked(&student, folder)?;
@@ -169,27 +184,34 @@ impl RawTernary {
             () if sub_norms && !matches!(distil.training.trains, Trains::Named(_)) => {
                 Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trains out".into())
             }
-            () => Ok(Some(Aware { distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
+            () => Ok(Some(Aware { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }
     }
 
-    /// What is trained is rounded as it was in training.
+    /// What finds what is stored: what is trained is rounded as it was in training.
     fn solver(&self) -> Result<TernarySolver, String> {
         let trained = self.distil.is_some();
-        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(0.01), self.rounds.unwrap_or(4));
+        let uses_gptq = [self.solver, self.start].contains(&Some(SolverName::Gptq));
         match self.solver.unwrap_or(if trained { SolverName::Absmean } else { SolverName::Gptq }) {
             SolverName::Gptq if trained => {
-                Err("solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out".into())
+                Err("solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out, or set start = \"gptq\" to begin with them".into())
             }
-            SolverName::Absmean if self.damp_percent.is_some() || self.rounds.is_some() => {
+            SolverName::Absmean if !uses_gptq && (self.damp_percent.is_some() || self.rounds.is_some()) => {
                 Err("damp_percent and rounds are for solver = \"gptq\"; leave them out".into())
             }
             SolverName::Absmean => Ok(TernarySolver::Absmean),
-            SolverName::Gptq if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
+            SolverName::Gptq => self.gptq(),
+        }
+    }
+
+    fn gptq(&self) -> Result<TernarySolver, String> {
+        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(0.01), self.rounds.unwrap_or(4));
+        match () {
+            () if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
                 Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))
             }
-            SolverName::Gptq if !(1..=100).contains(&rounds) => Err(format!("rounds {rounds} must be from 1 to 100")),
-            SolverName::Gptq => Ok(TernarySolver::Gptq { damp_percent, rounds }),
+            () if !(1..=100).contains(&rounds) => Err(format!("rounds {rounds} must be from 1 to 100")),
+            () => Ok(TernarySolver::Gptq { damp_percent, rounds }),
         }
     }
 }

@@ -57,6 +57,7 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
     }
     hear(inputs::QUERIES, &q)?;
     hear(inputs::KEYS, &k)?;
+    hear(inputs::VALUES, &v)?;
     let context = attend(spec, &q, &k, &v);
     let context = context.transpose(1, 2).reshape([batch, tokens, spec.q_width() as i64]);
     let context = norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context);

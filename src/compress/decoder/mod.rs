@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use tch::Tensor;
 
 /// Hears what has a name in [`crate::model::inputs`]: the input of each
-/// [`crate::model::InputGroup`], `[batch, tokens, in]`, queries and keys. It says whether
+/// [`crate::model::InputGroup`], `[batch, tokens, in]`, queries, keys and values. It says whether
 /// to go on.
 pub type Listener<'a> = dyn FnMut(&'static str, &Tensor) -> ControlFlow<()> + 'a;
 

@@ -1,7 +1,8 @@
 //! What a student's hidden states, attention and embedded tokens are drawn to.
 //!
 //! Sanh et al., "DistilBERT" (2019), section 3 (cosine of hidden states); Jiao et al., "TinyBERT"
-//! (2020), section 3.1, equations 7 to 9; Sun et al., "MobileBERT" (2020), section 3.3.
+//! (2020), section 3.1, equations 7 to 9; Sun et al., "MobileBERT" (2020), section 3.3; Wang et al.,
+//! "MiniLMv2" (2021), section 3.1.
 
 use crate::compress::decoder::attention_scores;
 use crate::compress::tensors::wide;
@@ -12,14 +13,17 @@ use crate::random::Random;
 use crate::recipe::{AttentionLoss, Distil, HiddenLoss};
 use tch::{Device, Kind, Tensor};
 
-/// What is heard inside blocks for the sake of attention.
-pub const HEARD: [&str; 2] = [inputs::QUERIES, inputs::KEYS];
+/// What is heard inside blocks for the sake of attention; relations are of all three.
+const HEARD: [&str; 3] = [inputs::QUERIES, inputs::KEYS, inputs::VALUES];
 
 /// Losses beside those of the prediction.
 pub struct Matching {
     hidden: Option<(HiddenLoss, f64)>,
     attention: Option<(AttentionLoss, f64)>,
     embedding: f64,
+    /// Pieces that queries, keys and values of a block are cut into, where it is attention
+    /// that is compared: as many as both sides' heads can be put together to.
+    relations: Vec<i64>,
     /// The teacher's block that each of the student's is compared with.
     pub map: Vec<usize>,
     /// Those of the student that are compared, where it is not all.
@@ -40,13 +44,16 @@ impl Matching {
         if let Some(block) = map.iter().find(|&&block| block >= teacher.blocks.len()) {
             return Err(format!("layers: the teacher has no block {block}, it has {}", teacher.blocks.len()));
         }
-        if plan.attention.is_some() {
+        let mut relations = Vec::new();
+        if let Some(wanted) = plan.attention {
             for (i, &at) in map.iter().enumerate() {
                 match (attention(student, i), attention(teacher, at)) {
-                    (Some(own), Some(its)) if own.n_heads == its.n_heads => (),
+                    (Some(own), Some(its)) if own.n_heads == its.n_heads || wanted.loss == AttentionLoss::Relations => {
+                        relations.push(common_divisor(own.n_kv_heads, its.n_kv_heads) as i64);
+                    }
                     (Some(own), Some(its)) => {
                         return Err(format!(
-                            "attention: block {i} has {} heads and the teacher's block {at} has {}; it can be compared where they are as many",
+                            "attention: block {i} has {} heads and the teacher's block {at} has {}; their scores can be compared where they are as many, their relations (loss = \"relations\") anywhere",
                             own.n_heads, its.n_heads
                         ));
                     }
@@ -63,6 +70,7 @@ impl Matching {
             hidden: plan.hidden.map(|h| (h.loss, h.weight)),
             attention: plan.attention.map(|a| (a.loss, a.weight)),
             embedding: plan.embedding,
+            relations,
             map,
             only,
             projections,
@@ -76,7 +84,11 @@ impl Matching {
 
     /// What must be heard inside blocks.
     pub fn hear(&self) -> &'static [&'static str] {
-        if self.attention.is_some() { &HEARD } else { &[] }
+        match self.attention {
+            None => &[],
+            Some((AttentionLoss::Relations, _)) => &HEARD,
+            Some((AttentionLoss::Scores | AttentionLoss::Distributions, _)) => &HEARD[..2],
+        }
     }
 
     /// The teacher's segment that one of the student's is compared with, where it is.
@@ -120,32 +132,51 @@ impl Matching {
             losses.push(("hidden", value * weight));
         }
         if let (Some((loss, weight)), Some(spec)) = (self.attention, attention(student, block)) {
-            let scores = |made: &Segment| {
-                let [q, k] = HEARD.map(|name| wide(&made.heard[name]));
-                attention_scores(spec, &q, &k)
+            let heard = |made: &Segment, name| wide(&made.heard[name]);
+            let scores = |made| attention_scores(spec, &heard(made, inputs::QUERIES), &heard(made, inputs::KEYS));
+            let value = match loss {
+                AttentionLoss::Scores => squared(&scores(own), &scores(its)),
+                AttentionLoss::Distributions => divergence(&scores(own), &scores(its)),
+                AttentionLoss::Relations => {
+                    let relations = |made, name| relations(&heard(made, name), self.relations[block]);
+                    HEARD.map(|name| divergence(&relations(own, name), &relations(its, name))).into_iter().sum()
+                }
             };
-            losses.push(("attention", attention_loss(loss, &scores(own), &scores(its)) * weight / compared));
+            losses.push(("attention", value * weight / compared));
         }
         losses
     }
 }
 
-/// Scores `[batch, heads, queries, keys]`, −∞ where a key is not seen.
-fn attention_loss(loss: AttentionLoss, own: &Tensor, its: &Tensor) -> Tensor {
+/// Mean squared distance of scores `[batch, heads, queries, keys]`, −∞ where a key is not
+/// seen.
+fn squared(own: &Tensor, its: &Tensor) -> Tensor {
     let seen = its.isfinite().logical_and(&own.isfinite());
-    let count = seen.sum(Kind::Int64);
-    match loss {
-        AttentionLoss::Scores => {
-            let zero = |x: &Tensor| x.masked_fill(&seen.logical_not(), 0.0);
-            (zero(own) - zero(its)).square().sum(None) / count
-        }
-        AttentionLoss::Distributions => {
-            let [log_q, log_p] = [own, its].map(|x| x.log_softmax(-1, None).masked_fill(&seen.logical_not(), 0.0));
-            let p = log_p.exp().masked_fill(&seen.logical_not(), 0.0);
-            let rows: i64 = its.size()[..3].iter().product();
-            (p * (log_p - log_q)).sum(None) / rows as f64
-        }
-    }
+    let zero = |x: &Tensor| x.masked_fill(&seen.logical_not(), 0.0);
+    (zero(own) - zero(its)).square().sum(None) / seen.sum(Kind::Int64)
+}
+
+/// KL of the distributions over keys that such scores make, a mean over queries.
+fn divergence(own: &Tensor, its: &Tensor) -> Tensor {
+    let unseen = its.isfinite().logical_and(&own.isfinite()).logical_not();
+    let [log_q, log_p] = [own, its].map(|x| x.log_softmax(-1, None).masked_fill(&unseen, 0.0));
+    let p = log_p.exp().masked_fill(&unseen, 0.0);
+    let rows: i64 = its.size()[..3].iter().product();
+    (p * (log_p - log_q)).sum(None) / rows as f64
+}
+
+/// How much tokens are like each other, `[batch, relations, tokens, tokens]`: products of
+/// what heads `[batch, heads, tokens, head_dim]` have, side by side and cut into as many
+/// pieces as there are to be relations.
+fn relations(x: &Tensor, relations: i64) -> Tensor {
+    let (batch, heads, tokens, size) = x.size4().expect("[batch, heads, tokens, head_dim]");
+    let width = heads * size / relations;
+    let pieces = x.transpose(1, 2).reshape([batch, tokens, relations, width]).transpose(1, 2);
+    pieces.matmul(&pieces.transpose(-2, -1)) / (width as f64).sqrt()
+}
+
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 fn normalised(x: &Tensor) -> Tensor {
@@ -183,7 +214,7 @@ mod tests {
         }
     }
 
-    fn segment(output: Tensor, heard: [Tensor; 2]) -> Segment {
+    fn segment(output: Tensor, heard: [Tensor; 3]) -> Segment {
         Segment { output, heard: HEARD.into_iter().zip(heard).collect() }
     }
 
@@ -201,8 +232,8 @@ mod tests {
     fn losses_are_those_of_torch() {
         let found: Value = serde_json::from_str(include_str!("../../../tests/data/losses.json")).unwrap();
         let side = |which: &str| {
-            let qk = found["attention"][which].as_array().unwrap();
-            segment(tensor(&found["hidden"][which]), [tensor(&qk[0]), tensor(&qk[1])])
+            let qkv = found["attention"][which].as_array().unwrap();
+            segment(tensor(&found["hidden"][which]), [0, 1, 2].map(|i| tensor(&qkv[i])))
         };
         let (own, its) = (side("own"), side("its"));
         let spec = spec(found["attention"]["scale"].as_f64().unwrap());
@@ -218,6 +249,7 @@ mod tests {
             ("normalised_mean_square", "hidden"),
             ("scores", "attention"),
             ("distributions", "attention"),
+            ("relations", "attention"),
         ] {
             let expected = found["matching"][name].as_f64().unwrap();
             let value = loss(&format!("{kind} = {{ loss = '{name}', weight = 0.5 }}"));

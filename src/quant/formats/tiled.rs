@@ -189,7 +189,7 @@ pub const fn span_bytes(code: Code) -> usize {
 }
 
 /// A packed weight: planes of bytes, usually views of a mapped file.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct PackedTensor {
     /// Shape, scheme and layout.
     pub tiling: Tiling,
