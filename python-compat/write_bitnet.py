@@ -18,7 +18,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # what it compiles needs a compiler
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BitNetConfig, Phi3Config, PreTrainedConfig
+from transformers import AutoModelForCausalLM, BitNetConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 from transformers.integrations.bitnet import pack_weights
 from transformers.utils import logging
 
@@ -64,6 +64,7 @@ ROWS = (
         {"linear_class": "autobitlinear", "quantization_mode": "offline"},
         packs=False,
     ),
+    Checkpoint("autobitlinear-biases", Qwen2Config(**SIZES), {"linear_class": "autobitlinear"}),
     Checkpoint(
         "online",
         BitNetConfig(**SIZES),

@@ -1,6 +1,9 @@
 //! BitNet's checkpoints against the logits that transformers' own layers compute (see
 //! `python-compat/write_bitnet.py`).
 
+#[cfg(feature = "torch")]
+#[path = "common/compress.rs"]
+mod compress;
 #[path = "common/damage.rs"]
 mod damage;
 #[path = "common/data.rs"]
@@ -15,11 +18,29 @@ use thimble::runtime::{self, Activations, Decoder, NativeLogits};
 const TOLERANCE: f32 = 1e-5;
 
 /// Folder, and whether its layers `o_proj` are kept.
-const CHECKPOINTS: [(&str, bool); 5] =
-    [("bitlinear", false), ("bitlinear-fused", false), ("autobitlinear", false), ("autobitlinear-unpacked", false), ("online", true)];
+const CHECKPOINTS: [(&str, bool); 6] = [
+    ("bitlinear", false),
+    ("bitlinear-fused", false),
+    ("autobitlinear", false),
+    ("autobitlinear-unpacked", false),
+    ("autobitlinear-biases", false),
+    ("online", true),
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bitnet").join(name)
+}
+
+/// In a folder of its own.
+fn copy(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(folder(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    (dir, model)
 }
 
 fn expected(name: &str) -> (Vec<u32>, Vec<f32>) {
@@ -66,14 +87,38 @@ fn damage_is_found() {
         ("autobitlinear-unpacked", up, &f32_bytes(0.5), &[up, "none of −1, 0 and 1"]),
     ];
     for (name, tensor, bytes, said) in cases {
-        let dir = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(folder(name)).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-        }
-        damage::edit_tensors(&dir.path().join("model.safetensors"), |t| t.put(tensor, 0, bytes));
-        let opened = runtime::open(dir.path(), None).and_then(|model| model.store.weight("blocks.1.ffn.up"));
+        let (_dir, model) = copy(name);
+        damage::edit_tensors(&model.join("model.safetensors"), |t| t.put(tensor, 0, bytes));
+        let opened = runtime::open(&model, None).and_then(|model| model.store.weight("blocks.1.ffn.up"));
         let error = opened.map(|_| ()).unwrap_err().to_string();
         assert!(said.iter().all(|part| error.contains(part)), "{name}: {error}");
+    }
+}
+
+/// Ternary layers go to the native file as they are; what would round them anew to less, or
+/// needs full precision, is refused.
+#[cfg(feature = "torch")]
+#[test]
+fn compressing_keeps_what_is_ternary() {
+    let (_dir, model) = copy("autobitlinear");
+    let out = tempfile::tempdir().unwrap();
+    let recipe =
+        |stage: &str| format!("[calibration]\nsequences = 2\nlength = 16\n[[stage]]\n{stage}\n[evaluate]\nwindow = 16\nmax_windows = 2\n");
+    compress::run(&recipe("[stage.rtn]\nbits = 8\nskip = ['blocks.*']"), &model, out.path()).unwrap();
+    let [before, after] = [&model, &out.path().to_path_buf()].map(|path| runtime::open(path, None).unwrap());
+    for parameter in before.spec().parameters().iter().filter(|p| p.kind == ParameterKind::Linear) {
+        let [Weight::Packed(before), Weight::Packed(after)] = [&before, &after].map(|m| m.store.weight(&parameter.name).unwrap()) else {
+            panic!("{} is packed", parameter.name)
+        };
+        assert!(before == after && after.tiling.scheme.code == Code::Ternary, "{}", parameter.name);
+    }
+    assert!(matches!(after.store.weight(thimble::model::parameters::EMBEDDINGS).unwrap(), Weight::Packed(_)));
+    for (stage, says) in [
+        ("[stage.ternary]", "ternary needs full-precision ones"),
+        ("[stage.sparsify]\nmethod = 'magnitude'\nsparsity = 0.5", "sparsify needs full-precision ones"),
+        ("[stage.rtn]\nbits = 8\n[output]\nformat = 'hf'", "native"),
+    ] {
+        let error = compress::run(&recipe(stage), &model, out.path()).unwrap_err().to_string();
+        assert!(error.contains(says), "{stage}: {error}");
     }
 }

@@ -208,7 +208,7 @@ fn training_begins_with_what_was_solved() {
 fn a_run_that_was_stopped_ends_with_the_same_file() {
     let folder = tempfile::tempdir().unwrap();
     write_ids(&folder.path().join("ids.bin"));
-    let text = TRAINED.replace("PACKING", "two_bits").replace("SCALE", "'row'").replace("NORMS", "true");
+    let text = TRAINED.replace("PACKING", "two_bits").replace("SCALE", "'row'").replace("NORMS", "true\nstart = 'gptq'");
     let recipe = RawRecipe::parse(&text, &folder.path().join("recipe.toml"), &["ternary.distil.training.tokens=512".into()]).unwrap();
     let (dir, [whole, stopped]) = (data::fixture("llama-gqa-tied"), ["whole", "stopped"].map(|name| folder.path().join(name)));
     let options = Options { out: &whole, compute: Compute::CPU, threads: 0, unfinished: Unfinished::Resume };
@@ -274,7 +274,7 @@ fn what_cannot_be_done_is_refused() {
         ),
         ("llama-gqa-tied", "sub_norms = true", "sub_norms is for training: leave it out"),
         ("llama-gqa-tied", "start = 'gptq'", "start is for training: leave it out"),
-        ("llama-gqa-tied", &format!("rounds = 3\n{training}"), "are for solver = \"gptq\"; leave them out"),
+        ("llama-gqa-tied", &format!("rounds = 3\n{training}"), "are for start = \"gptq\"; leave them out"),
         ("llama-gqa-tied", &format!("blend = 1.5\n{training}"), "blend 1.5 is a share of the steps"),
         ("llama-gqa-tied", &format!("solver = 'gptq'\n{training}"), "finds other codes than those that were trained"),
         ("llama-gqa-tied", "[stage.ternary.distil]\nsoft = 1.0", "text names nothing to train on"),

@@ -31,6 +31,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, DenseTensor>,
     /// Tensors that cannot be weights as they are.
     unread: BTreeMap<String, Unread>,
+    /// Tensors that stand for other numbers than they hold.
+    scaled: BTreeMap<String, bitnet::Scaled>,
 }
 
 /// A tensor of another format than weights have.
@@ -45,7 +47,7 @@ struct Unread {
 impl Checkpoint {
     /// A checkpoint over tensors that a container's reader has found.
     fn new(origin: &Path) -> Self {
-        Self { origin: origin.to_owned(), tensors: BTreeMap::new(), unread: BTreeMap::new() }
+        Self { origin: origin.to_owned(), tensors: BTreeMap::new(), unread: BTreeMap::new(), scaled: BTreeMap::new() }
     }
 
     /// Adds a tensor; two of one name are an error.
@@ -56,6 +58,12 @@ impl Checkpoint {
         }
         self.tensors.insert(tensor.name.clone(), tensor);
         Ok(())
+    }
+
+    /// Has a tensor read as what it stands for.
+    fn stand_for(&mut self, scaled: bitnet::Scaled) {
+        self.tensors.insert(scaled.name().to_owned(), scaled.tensor());
+        self.scaled.insert(scaled.name().to_owned(), scaled);
     }
 
     /// The file or folder it was opened from.
@@ -77,6 +85,9 @@ impl Checkpoint {
 
     /// A view of a tensor.
     pub fn tensor(&self, name: &str) -> Result<DenseTensor> {
+        if let Some(scaled) = self.scaled.get(name) {
+            return Ok(scaled.tensor());
+        }
         let (name, path) = (name.to_owned(), self.origin.clone());
         match (self.tensors.get(&name), self.unread.get(&name)) {
             (Some(tensor), _) => Ok(tensor.clone()),

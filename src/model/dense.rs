@@ -64,17 +64,18 @@ impl DenseModel {
         if !bitnet.online && ternary.is_empty() {
             return Err("no weight has a \"weight_scale\" beside it".into());
         }
+        if bitnet.online && self.spec.tied && !bitnet.keeps_head() && !bitnet.keeps("lm_head") {
+            return Err("the head is rounded, and the embedding that it is tied to is not".into());
+        }
         for Parameter { name, kind, .. } in self.spec.parameters() {
             let place = self.parameters.get_mut(&name).expect("every parameter has a place");
             let tensors = &place.source.tensors;
+            let linear = place.shape.len() == 2 && (kind == ParameterKind::Linear || kind == ParameterKind::Head && !bitnet.keeps_head());
             place.held = match () {
-                () if tensors.iter().any(|tensor| ternary.contains(tensor)) => Held::Ternary,
-                () if !bitnet.online
-                    || !matches!(kind, ParameterKind::Linear | ParameterKind::Head)
-                    || tensors.iter().any(|tensor| bitnet.keeps(tensor)) =>
-                {
-                    continue;
-                }
+                () if place.shape.len() == 2 && tensors.iter().any(|tensor| ternary.contains(tensor)) => Held::Ternary,
+                // transformers rounds what it calls linear, and a transposed matrix is not.
+                () if !bitnet.online || !linear || place.source.transposed => continue,
+                () if tensors.iter().any(|tensor| bitnet.keeps(tensor)) => continue,
                 // Its mean would be that of all that lies there.
                 () if matches!(place.source.rows, Rows::Runs { .. }) || tensors.len() > 1 => {
                     return Err(format!("{} is rounded as a whole, but it is several layers", tensors[0]));

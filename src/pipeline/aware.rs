@@ -12,7 +12,7 @@ use crate::compress::train::Rounded;
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter, inputs, roles};
 use crate::quant::ternary::beginning;
-use crate::quant::{Assembled, Weight, WeightStore};
+use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Aware, Method, Quantize, TernaryOptions, TernarySolver};
 use crate::runtime::Model;
 use ndarray::ArrayView2;
@@ -35,21 +35,27 @@ pub fn run(
         spec = plan.with_sub_norms(store.spec()).map_err(|reason| Error::Usage(format!("ternary: {reason}")))?;
         inserted = journal.value("norms", || magnitudes(&spec, walk))?;
     }
-    let begun = aware.start.map_or_else(|| Ok(BTreeMap::new()), |solver| beginnings(plan, solver, walk))?;
-    let weight = |p: Parameter| {
-        let weight = match (inserted.get(&p.name), begun.get(&p.name)) {
-            (Some(&magnitude), _) => Weight::from_f32(&p.name, p.shape.clone(), &vec![magnitude; p.shape.iter().product()]),
-            (None, Some(begun)) => begun.clone(),
-            (None, None) => store.weight(&p.name)?,
+    let begin = || {
+        let (begun, seconds) = aware.start.map_or_else(|| Ok((BTreeMap::new(), 0.0)), |solver| beginnings(plan, solver, walk))?;
+        let weight = |p: Parameter| {
+            let weight = match (inserted.get(&p.name), begun.get(&p.name)) {
+                (Some(&magnitude), _) => Weight::from_f32(&p.name, p.shape.clone(), &vec![magnitude; p.shape.iter().product()]),
+                (None, Some(begun)) => begun.clone(),
+                (None, None) => store.weight(&p.name)?,
+            };
+            Ok((p.name, weight))
         };
-        Ok((p.name, weight))
+        Ok((spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?, seconds))
     };
-    let weights = spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?;
-    let student = Arc::new(Assembled::new(spec, weights));
+    let (mut student, mut seconds) = (store.clone(), 0.0);
+    if aware.sub_norms || aware.start.is_some() {
+        let begun = journal.phase("beginning", &spec, begin)?;
+        (student, seconds) = (Arc::new(begun.0), begun.1);
+    }
     let rounded = Some(rounded(plan, aware, inserted.into_keys().collect()));
     let trained = Lessons { plan: &aware.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
     let mut done = quantize::run(plan, &Walk { store: &*trained.model, ..*walk })?;
-    done.report.seconds += trained.report.seconds;
+    done.report.seconds += seconds + trained.report.seconds;
     done.report.training = trained.report.training;
     done.report.remarks.push(
         "errors of layers are from the weights that training moves, which no forward sees: perplexity and KL tell what was lost".into(),
@@ -65,8 +71,8 @@ fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
 }
 
 /// What training begins with where layers are solved first, by canonical name: weights that
-/// are rounded to what was solved.
-fn beginnings(plan: &Quantize, solver: TernarySolver, walk: &Walk) -> Result<BTreeMap<String, Weight>> {
+/// are rounded to what was solved; and the seconds of that.
+fn beginnings(plan: &Quantize, solver: TernarySolver, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
     let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
     let schemes = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, scheme)| (name.clone(), *scheme));
     let plan =
@@ -80,7 +86,7 @@ fn beginnings(plan: &Quantize, solver: TernarySolver, walk: &Walk) -> Result<BTr
         let begun = beginning(matrix, &packed.unpack(), scale);
         Ok((name.clone(), Weight::from_f32(name, vec![shape.rows, shape.columns], begun.as_slice().expect("standard layout"))))
     };
-    plan.schemes.keys().map(begin).collect()
+    Ok((plan.schemes.keys().map(begin).collect::<Result<_>>()?, solved.report.seconds))
 }
 
 /// What the norms that are inserted begin with, by canonical name: the root mean square of

@@ -3,6 +3,7 @@
 
 use crate::compress::Compute;
 use crate::error::{Error, Result};
+use crate::model::families::CONFIG;
 use crate::progress::Progress;
 use crate::recipe::{Recipe, Training};
 use crate::runtime::{Model, open_weights};
@@ -51,6 +52,11 @@ pub fn teacher(
 }
 
 fn add_weights(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress) -> Result<()> {
+    // What its numbers stand for is said there.
+    if model.is_packed()? && model.native.is_none() {
+        let config = model.path.join(CONFIG);
+        hasher.update(&std::fs::read(&config).map_err(Error::io("read", &config))?);
+    }
     let files = model.store.files();
     progress.begin("fingerprinting the model", files.len() as u64);
     for file in files {

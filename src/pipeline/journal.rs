@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::quant::{Assembled, Weight};
-use crate::report::{LayerReport, TrainingReport};
+use crate::report::LayerReport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
@@ -131,7 +131,7 @@ impl StageJournal {
     pub fn step(&self, name: &str) -> Result<Self> {
         let dir = self.file(name);
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        Ok(Self { dir, resumed: self.resumed.clone() })
+        Ok(Self { dir, resumed: Rc::default() })
     }
 
     /// A file that stages share.
@@ -164,14 +164,14 @@ impl StageJournal {
         Ok(found)
     }
 
-    /// A whole model that was trained, and how that went: from the folder where it is
-    /// finished, otherwise made and written.
-    pub fn phase(
+    /// A whole model, and what there is to say of how it was made: from the folder where it
+    /// is finished, otherwise made and written.
+    pub fn phase<T: Serialize + DeserializeOwned>(
         &self,
         name: &str,
         spec: &ModelSpec,
-        make: impl FnOnce() -> Result<(Vec<(String, Weight)>, TrainingReport)>,
-    ) -> Result<(Assembled, TrainingReport)> {
+        make: impl FnOnce() -> Result<(Vec<(String, Weight)>, T)>,
+    ) -> Result<(Assembled, T)> {
         let path = self.file(&format!("{name}.thimble"));
         let read = || {
             let file = NativeFile::open(&path)?;

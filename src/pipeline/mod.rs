@@ -21,10 +21,11 @@ use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, windows};
 use crate::export::{self, Format};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
+use crate::model::families::CONFIG;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::Notes;
-use crate::recipe::{Gate, RawRecipe, Recipe, Stage, TextSource};
+use crate::recipe::{Gate, Method, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
@@ -312,12 +313,17 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// Weights that are codes already can be rounded anew, and nothing else.
+/// Weights that are codes already can be rounded anew, to more than they are, and nothing
+/// else.
 fn check_stages(recipe: &Recipe, model: &Model) -> Result<()> {
-    let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if plan.aware.is_none());
+    let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if !matches!(plan.method, Method::Ternary(_)));
     match recipe.stages.iter().find(|stage| !rounds(stage)) {
         Some(stage) if model.is_packed()? => {
-            let reason = format!("its weights are quantised already, and {} needs full-precision ones: start from those", stage.method());
+            let reason = format!(
+                "its weights are quantised already, and {} needs full-precision ones: start from those (where this checkpoint's are, \
+                 and are rounded in use, take quantization_config out of its {CONFIG})",
+                stage.method()
+            );
             Err(Error::format(&model.path, reason))
         }
         _ => Ok(()),

@@ -59,7 +59,7 @@ fn ternary(tensor: &DenseTensor, held: Held) -> Result<QuantizedTensor> {
             vec![(sum / values.len() as f64).max(1e-5) as f32; matrix.nrows()]
         }
         // A row without weights has any scale. Rows that lay in one matrix have one.
-        Held::Ternary | Held::Plainly => {
+        _ => {
             let greatest = |row: ndarray::ArrayView1<f32>| row.iter().fold(0f32, |m, v| m.max(v.abs()));
             let all = values.iter().fold(0f32, |m, v| m.max(v.abs()));
             matrix

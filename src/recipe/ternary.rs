@@ -197,7 +197,8 @@ impl RawTernary {
                 Err("solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out, or set start = \"gptq\" to begin with them".into())
             }
             SolverName::Absmean if !uses_gptq && (self.damp_percent.is_some() || self.rounds.is_some()) => {
-                Err("damp_percent and rounds are for solver = \"gptq\"; leave them out".into())
+                let key = if trained { "start" } else { "solver" };
+                Err(format!("damp_percent and rounds are for {key} = \"gptq\"; leave them out"))
             }
             SolverName::Absmean => Ok(TernarySolver::Absmean),
             SolverName::Gptq => self.gptq(),

@@ -257,6 +257,19 @@ mod tests {
         }
     }
 
+    /// Heads are laid side by side before they are cut: as many relations as a model of
+    /// fewer, wider heads has.
+    #[test]
+    fn relations_are_of_any_number_of_heads() {
+        tch::manual_seed(1);
+        let wide = Tensor::randn([2, 2, 5, 6], (Kind::Double, Device::Cpu));
+        // Of each head of 6, three of 2.
+        let narrow = wide.view([2, 2, 5, 3, 2]).permute([0, 1, 3, 2, 4]).reshape([2, 6, 5, 2]);
+        let off = (relations(&wide, 2) - relations(&narrow, 2)).abs().max().double_value(&[]);
+        assert!(off < 1e-12, "{off}");
+        assert_eq!(common_divisor(6, 4), 2);
+    }
+
     #[test]
     fn blocks_are_compared_evenly() {
         assert_eq!(evenly(3, 6), [1, 3, 5]);

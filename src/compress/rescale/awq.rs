@@ -10,6 +10,7 @@
 //! reads the same, pay for them.
 
 use super::{Channels, Reader, Rescaling};
+use crate::compress::solve::relative_error::energy;
 use crate::compress::tensors::{from_array, to_array};
 use crate::model::FedBy;
 use crate::quant::Scheme;
@@ -97,9 +98,4 @@ fn relative_magnitude(weight: &Tensor, scheme: Scheme) -> Tensor {
 fn output_error(weight: &Tensor, scheme: Scheme, scales: &Tensor, hessian: &Tensor) -> f64 {
     let difference = from_array(&rounded(to_array(&(weight * scales)).view(), scheme)).to_device(weight.device()) / scales - weight;
     energy(&difference, hessian)
-}
-
-/// ‖W X‖², up to the same factor.
-fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
-    (weight.matmul(hessian) * weight).sum(Kind::Double).double_value(&[])
 }

@@ -60,8 +60,8 @@ fn factor(matrix: &Tensor) -> Option<Tensor> {
     (info.int64_value(&[]) == 0 && factor.isfinite().all().int64_value(&[]) == 1).then_some(factor)
 }
 
-/// Turns an upper triangular matrix into its inverse, in place: a third of the work, and
-/// none of the memory, of solving for the columns of the identity.
+/// Turns an upper triangular matrix into its inverse, in place: a third of the work of
+/// solving for the columns of the identity, and at most three quarters of its size beside it.
 ///
 /// `[A B; 0 C]⁻¹ = [A⁻¹ −A⁻¹BC⁻¹; 0 C⁻¹]`, and A and C in the same way.
 fn invert(upper: &Tensor) {

@@ -11,8 +11,9 @@ pub struct BitNet {
     pub divides: bool,
     /// Whether weights are stored as they are trained, and rounded in each product.
     pub online: bool,
-    /// Modules that are not rounded, by their names or how these begin or end.
-    kept: Vec<String>,
+    /// Modules that are not rounded, by their names or how these begin or end; without them,
+    /// the head alone.
+    kept: Option<Vec<String>>,
 }
 
 impl BitNet {
@@ -21,7 +22,12 @@ impl BitNet {
         let module = weight.trim_end_matches(".weight");
         let begins =
             |key: &str| module.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || key.ends_with('.'));
-        self.kept.iter().any(|key| begins(key) || module.ends_with(key.as_str()))
+        self.kept.iter().flatten().any(|key| begins(key) || module.ends_with(key.as_str()))
+    }
+
+    /// Whether the head is not rounded whatever its name.
+    pub fn keeps_head(&self) -> bool {
+        self.kept.is_none()
     }
 }
 
@@ -35,16 +41,24 @@ pub fn quantized(config: &Config) -> Result<Option<BitNet>> {
         config.forbid("quantization_config", &why)?;
     }
     says.refuse("use_rms_norm", "norms inside linear layers are not known yet")?;
-    let kept = says.strings_opt("modules_to_not_convert")?.unwrap_or_else(|| vec!["lm_head"]);
-    let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
-    if let Some(pattern) = kept.iter().find(|key| key.contains(|c: char| !c.is_alphanumeric() && !"._-".contains(c))) {
+    let kept = says.strings_opt("modules_to_not_convert")?.map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    if let Some(pattern) = kept.iter().flatten().find(|key| key.contains(|c: char| !c.is_alphanumeric() && !"._-".contains(c))) {
         return Err(config.error(format!("\"modules_to_not_convert\": {pattern:?} is a pattern; only names are read")));
     }
     Ok(Some(BitNet {
-        divides: says.string_or("linear_class", "bitlinear")? == "bitlinear",
-        online: says.string_or("quantization_mode", "offline")? == "online",
+        divides: first_of(&says, "linear_class", ["bitlinear", "autobitlinear"])?,
+        online: !first_of(&says, "quantization_mode", ["offline", "online"])?,
         kept,
     }))
+}
+
+/// Whether a key is the first of two words, which it is where it is absent.
+fn first_of(config: &Config, key: &str, words: [&str; 2]) -> Result<bool> {
+    let word = config.string_or(key, words[0])?;
+    if !words.contains(&word) {
+        return Err(config.error(format!("\"{key}\": expected {} or {}, found {word}", words[0], words[1])));
+    }
+    Ok(word == words[0])
 }
 
 #[cfg(test)]
@@ -54,7 +68,7 @@ mod tests {
     #[test]
     fn modules_are_kept_as_transformers_keeps_them() {
         let kept = ["lm_head", "model.layers.1", "fc1"].map(str::to_owned).to_vec();
-        let bitnet = BitNet { divides: false, online: true, kept };
+        let bitnet = BitNet { divides: false, online: true, kept: Some(kept) };
         for name in ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.7.fc1.weight"] {
             assert!(bitnet.keeps(name), "{name}");
         }
