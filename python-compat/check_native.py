@@ -38,9 +38,11 @@ OUTSIDE = {"embeddings": "model.embed_tokens", "final_norm": "model.norm", "head
 def unpack_codes(data, scheme):
     """u8 bytes -> codes [rows, columns], padding taken off."""
     rows, columns = scheme["shape"]
-    width = int(scheme["code"][-1])
     tile_rows = 16 if scheme["layout"] == "tiles" else 1
     tiles = -(-rows // 16) * 16 // tile_rows
+    if scheme["code"] == "trits":
+        return unpack_trits(data.reshape(tiles, -1, tile_rows, 4))[:rows, :columns]
+    width = bits_of(scheme)
     spans = -(-columns // SPAN[width])
     units = SPAN[width] // 4
     data = data.reshape(tiles, spans, -1)
@@ -61,6 +63,31 @@ def unpack_codes(data, scheme):
     return codes[:rows, :columns]
 
 
+def unpack_trits(data):
+    """Bytes [tiles, spans, tile_rows, 4] of five units each, the first in the first digit -> codes [rows, columns]"""
+    digits, rest = [], data.astype(np.int32)
+    for _ in range(5):
+        rest = rest * 3
+        digits.append(rest >> 8)
+        rest = rest & 255
+    # [unit, tile, span, row, column] -> [tile, row, span, unit, column]
+    codes = np.stack(digits).transpose(1, 3, 2, 0, 4)
+    return codes.reshape(codes.shape[0] * codes.shape[1], -1)
+
+
+def bits_of(scheme):
+    """Bits that the planes of a code have."""
+    return 2 if scheme["code"] == "ternary" else int(scheme["code"][-1])
+
+
+def middle(scheme):
+    """The code of zero, where a scheme is symmetric."""
+    if scheme["code"] in ("ternary", "trits"):
+        return 1
+    bits = bits_of(scheme)
+    return 0 if bits == 8 else 1 << (bits - 1)
+
+
 def by_row(plane, rows):
     """[tiles, groups, tile_rows] -> [rows, groups]"""
     return plane.transpose(0, 2, 1).reshape(-1, plane.shape[1])[:rows]
@@ -75,14 +102,13 @@ def weight(name, tensors, schemes):
     codes = unpack_codes(tensors[f"{name}.codes"], scheme)
     group = np.arange(columns) // (scheme["group_size"] or columns)
     scales = by_row(tensors[f"{name}.scales"], rows).astype(np.float32)
-    bits = int(scheme["code"][-1])
     if "book" in scheme:
         stored = scales[:, group] * tensors[scheme["book"]][codes]
         if not scheme["symmetric"]:
             stored = stored + by_row(tensors[f"{name}.zeros"], rows).astype(np.float32)[:, group]
         return in_order(stored, name, scheme, tensors)
     if scheme["symmetric"]:
-        zeros = np.full_like(scales, 0 if bits == 8 else 1 << (bits - 1), dtype=np.int32)
+        zeros = np.full_like(scales, middle(scheme), dtype=np.int32)
     else:
         zeros = by_row(tensors[f"{name}.zeros"].view(np.int8), rows).astype(np.int32)
     return in_order(scales[:, group] * (codes - zeros[:, group]), name, scheme, tensors)

@@ -88,13 +88,15 @@ pub fn run(choice: &Choice) -> Found {
     let page = format!(
         "Bits of a weight, everything counted, against perplexity and mean KL from the original, first 64 windows of 512 tokens \
          (of the context where it is shorter), activations in f32, one calibration seed, {SEQUENCES} sequences. Whole models: each tool as it comes, so that ours has \
-         its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers.\n{page}"
+         its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers. \
+         gptqmodel's AWQ is not there where it refuses a model: it wants rows in multiples of 64.\n{page}"
     );
     Found { page, json: json!(figures), missed: Vec::new() }
 }
 
 impl Series {
     fn points(&self, subject: &Subject, scope: Scope, group: usize, ids: &[Vec<u32>]) -> Vec<Point> {
+        // A library may refuse a model: AWQ's of gptqmodel does where rows are no multiple of 64.
         let point = |&nominal: &usize| {
             let (bits, quality) = match self.side {
                 Side::Ours(stage) => {
@@ -104,14 +106,15 @@ impl Series {
                 }
                 Side::Theirs(settings) => {
                     let made = peer::make(subject, &format!("{settings} --bits {nominal} --group-size {group}"), ids);
+                    let made = made.inspect_err(|said| eprintln!("{}, {nominal} bits: {said}", self.name)).ok()?;
                     ([made.notes.bits_per_weight, made.notes.bits_per_weight_linear], subject.quality(&made.model))
                 }
             };
             let point = Point { series: self.name, bits: bits[scope as usize], perplexity: quality.perplexity, kl: quality.kl, nominal };
             eprintln!("{} {nominal} bits: {:.3} bits, perplexity {:.4}, KL {:.5}", self.name, point.bits, point.perplexity[0], point.kl[0]);
-            point
+            Some(point)
         };
-        self.bits.iter().map(point).collect()
+        self.bits.iter().filter_map(point).collect()
     }
 }
 

@@ -28,17 +28,18 @@ pub struct Made {
 
 /// `settings` are the method and the script's other options:
 /// `gptq --bits 4 --group-size 128 --set sym=false`.
-pub fn make(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> Made {
+/// Fails with what the library says where it cannot.
+pub fn make(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> Result<Made, String> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers").join(key(subject, settings, ids));
     let notes = dir.join("peer.json");
     if !notes.exists() {
-        run(subject, settings, ids, &dir);
+        run(subject, settings, ids, &dir)?;
     }
     let notes = serde_json::from_slice(&std::fs::read(notes).unwrap()).unwrap();
-    Made { model: runtime::open(&dir, None).unwrap(), notes }
+    Ok(Made { model: runtime::open(&dir, None).unwrap(), notes })
 }
 
-fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) {
+fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) -> Result<(), String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let flat: Vec<u8> = ids.iter().flatten().flat_map(|&id| (id as i32).to_le_bytes()).collect();
     let shape = vec![ids.len(), ids[0].len()];
@@ -55,7 +56,8 @@ fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) {
         .expect("`make .venv-peers/ready` makes its environment");
     let said = String::from_utf8_lossy(&run.stderr);
     let last: Vec<&str> = said.lines().rev().take(20).collect();
-    assert!(run.status.success(), "{settings}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    let failed = || format!("{settings}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    if run.status.success() { Ok(()) } else { Err(failed()) }
 }
 
 fn key(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> String {

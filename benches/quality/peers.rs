@@ -93,7 +93,7 @@ pub fn compare(choice: &Choice) -> Found {
                 (ids, inputs)
             });
             let settings = format!("{} --bits {bits} --group-size {group}", pair.theirs);
-            let theirs = peer::make(&subject, &settings, ids);
+            let theirs = peer::make(&subject, &settings, ids).unwrap_or_else(|said| panic!("{said}"));
             let ours =
                 ours::make(&subject, &format!("{} bits={bits} group_size={group} skip=['embeddings']", pair.ours), pair.sequences, seed);
             let errors = [&ours.model, &theirs.model].map(|model| inputs.errors(&*subject.original.store, &*model.store));
