@@ -313,8 +313,8 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// Weights that are codes already can be rounded anew, to more than they are, and nothing
-/// else.
+/// Weights that are codes already can be kept, or rounded by another method than to −1, 0 and
+/// 1, whose scales would be those of codes; nothing else.
 fn check_stages(recipe: &Recipe, model: &Model) -> Result<()> {
     let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if !matches!(plan.method, Method::Ternary(_)));
     match recipe.stages.iter().find(|stage| !rounds(stage)) {
