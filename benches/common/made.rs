@@ -33,11 +33,12 @@ fn run(subject: &Subject, recipe: &str, out: &Path) {
     compress(&recipe, runtime::open(&subject.dir, None).unwrap(), &options, &Silent).unwrap();
 }
 
-fn key(subject: &Subject, recipe: &str) -> String {
+/// The same wherever the data lie.
+pub fn key(subject: &Subject, recipe: &str) -> String {
     let mut hash = Sha256::new();
     let files: [PathBuf; 2] = ["config.json", "model.safetensors"].map(|part| subject.dir.join(part));
     files.iter().for_each(|file| hash.update(std::fs::read(file).unwrap()));
     hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(recipe);
+    hash.update(recipe.replace(&*subject.data.to_string_lossy(), ""));
     hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
 //! A model under test: its original, the texts it is measured on, and what was found
 //! of a smaller form of it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thimble::compress::{Compute, TorchLogits};
 use thimble::eval::{Evaluation, Protocol, evaluate, windows};
@@ -15,7 +15,11 @@ pub const WINDOWS: usize = 64;
 pub const TEXTS: [(&str, &str); 2] = [("at home", "tinystories/valid.txt"), ("away", "wikitext-2-raw/wiki.test.raw")];
 
 pub struct Subject {
-    data: PathBuf,
+    /// Where the data lie.
+    pub data: PathBuf,
+    /// Its folder inside the data's models.
+    #[allow(dead_code)] // not every benchmark asks
+    pub name: &'static str,
     /// Its Hugging Face directory.
     pub dir: PathBuf,
     pub original: Model,
@@ -25,7 +29,7 @@ pub struct Subject {
 }
 
 /// A compressed form against its original, on each text.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Quality {
     pub perplexity: Vec<f64>,
     pub kl: Vec<f64>,
@@ -33,12 +37,12 @@ pub struct Quality {
 
 impl Subject {
     /// `folder` inside the data's models.
-    pub fn open(folder: &str) -> Self {
+    pub fn open(folder: &'static str) -> Self {
         let data =
             std::env::var_os("THIMBLE_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
         let dir = data.join("models").join(folder);
         let original = runtime::open(&dir, None).unwrap_or_else(|e| panic!("{e}; THIMBLE_DATA names the data"));
-        let mut subject = Self { data, dir, original, texts: Vec::new(), before: Vec::new() };
+        let mut subject = Self { data, name: folder, dir, original, texts: Vec::new(), before: Vec::new() };
         let window = subject.window();
         let cut = |(_, file): &(&str, &str)| {
             let text = std::fs::read_to_string(subject.text(file)).unwrap();

@@ -8,6 +8,8 @@
 //! run, make a run small: it prints its page, and leaves the committed one as it is.
 //! The last line is JSON.
 
+#[path = "../common/found.rs"]
+mod found;
 #[path = "../common/made.rs"]
 mod made;
 mod memory;

@@ -2,11 +2,13 @@
 //! teacher at home and away; of those that learn from their own texts, what these are
 //! like.
 
+use crate::Choice;
+use crate::found::found;
 use crate::rows::{BEFORE, HARD, ROWS, Row};
 use crate::samples::{GRAMS, LENGTH, SAMPLES, Samples};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
-use crate::{Choice, Found};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -19,6 +21,12 @@ const LEFT: f64 = 0.8;
 /// A row and what was found of it.
 struct Line {
     row: &'static Row,
+    found: Found,
+}
+
+/// What is kept of a row.
+#[derive(Deserialize, Serialize)]
+struct Found {
     quality: Quality,
     tokens: u64,
     diverged: bool,
@@ -26,13 +34,13 @@ struct Line {
     samples: Option<Samples>,
 }
 
-pub fn compare(choice: &Choice) -> Found {
+pub fn compare(choice: &Choice) -> crate::Found {
     let subject = Subject::open(TEACHER);
     let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.has(row.name)).collect();
     let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.tokens.unwrap_or(TOKENS))).collect();
     let teacher = Samples::of(&subject.original, &subject.original);
     let [home, away] = subject::TEXTS;
-    let tokens = lines.iter().map(|line| line.tokens).max().unwrap_or(0);
+    let tokens = lines.iter().map(|line| line.found.tokens).max().unwrap_or(0);
     let page = format!(
         "## What students learn\n\n\
          Every second layer of {TEACHER}, trained on {:.2} million tokens of {} in the ways below, each with the recipe's defaults of \
@@ -50,25 +58,28 @@ pub fn compare(choice: &Choice) -> Found {
         GRAMS.map(|n| n.to_string()).join(", "),
         written(&teacher, &lines),
     );
-    let figures: Vec<_> = lines
-        .iter()
-        .map(|Line { row, quality, tokens, samples, .. }| {
-            json!({ "name": row.name, "quality": quality, "tokens": tokens, "samples": samples })
-        })
-        .collect();
+    let figures: Vec<_> = lines.iter().map(|Line { row, found }| json!({ "name": row.name, "found": found })).collect();
     let targets = format!(
         "at home every distilled student has a lower perplexity and a lower KL than one of hard labels only; what the students of their \
          own texts write is likelier to the teacher than what they wrote before, with at least {LEFT} of the distinct 4-grams."
     );
-    Found::new(page, json!({ "teacher": { "perplexity": subject.before, "samples": teacher }, "rows": figures }), &targets, missed(&lines))
+    crate::Found::new(
+        page,
+        json!({ "teacher": { "perplexity": subject.before, "samples": teacher }, "rows": figures }),
+        &targets,
+        missed(&lines),
+    )
 }
 
 fn measure(row: &'static Row, subject: &Subject, tokens: u64) -> Line {
-    let Student { model, tokens, diverged } = Student::make(subject, &row.recipe(subject, tokens));
-    let quality = subject.quality(&model);
-    let samples = (row.is_on_policy() || row.name == BEFORE).then(|| Samples::of(&model, &subject.original));
-    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, quality.perplexity[0], quality.kl[0]);
-    Line { row, quality, tokens, diverged, samples }
+    let recipe = row.recipe(subject, tokens);
+    let found = found("distillation", subject, row.name, &recipe, || {
+        let Student { model, tokens, diverged } = Student::make(subject, &recipe);
+        let samples = (row.is_on_policy() || row.name == BEFORE).then(|| Samples::of(&model, &subject.original));
+        Found { quality: subject.quality(&model), tokens, diverged, samples }
+    });
+    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
+    Line { row, found }
 }
 
 fn table(subject: &Subject, lines: &[Line]) -> String {
@@ -79,7 +90,7 @@ fn table(subject: &Subject, lines: &[Line]) -> String {
          | the teacher | {:.4} | 0 | {:.3} | 0 |\n",
         subject.before[0], subject.before[1]
     );
-    for Line { row, quality: Quality { perplexity, kl }, .. } in lines {
+    for Line { row, found: Found { quality: Quality { perplexity, kl }, .. } } in lines {
         writeln!(table, "| {} | {:.4} | {:.5} | {:.3} | {:.5} |", row.name, perplexity[0], kl[0], perplexity[1], kl[1]).unwrap();
     }
     table
@@ -88,7 +99,7 @@ fn table(subject: &Subject, lines: &[Line]) -> String {
 fn written(teacher: &Samples, lines: &[Line]) -> String {
     let grams = GRAMS.map(|n| format!("distinct {n}-grams"));
     let mut table = format!("| writer | log-likelihood | {} |\n|---|---|{}\n", grams.join(" | "), "---|".repeat(GRAMS.len()));
-    let own = lines.iter().filter_map(|line| Some((line.row.name, line.samples.as_ref()?)));
+    let own = lines.iter().filter_map(|line| Some((line.row.name, line.found.samples.as_ref()?)));
     for (name, Samples { likelihood, distinct }) in [("the teacher", teacher)].into_iter().chain(own) {
         writeln!(table, "| {name} | {likelihood:.4} | {} |", distinct.map(|share| format!("{share:.3}")).join(" | ")).unwrap();
     }
@@ -98,16 +109,19 @@ fn written(teacher: &Samples, lines: &[Line]) -> String {
 fn missed(lines: &[Line]) -> Vec<String> {
     let of = |name: &str| lines.iter().find(|line| line.row.name == name);
     let mut missed: Vec<String> =
-        lines.iter().filter(|line| line.diverged).map(|line| format!("{}: training diverged", line.row.name)).collect();
+        lines.iter().filter(|line| line.found.diverged).map(|line| format!("{}: training diverged", line.row.name)).collect();
     if let Some(hard) = of(HARD) {
-        for Line { row, quality, .. } in lines.iter().filter(|line| line.row.is_distilled()) {
-            let figures = [("perplexity", quality.perplexity[0], hard.quality.perplexity[0]), ("KL", quality.kl[0], hard.quality.kl[0])];
+        for Line { row, found: Found { quality, .. } } in lines.iter().filter(|line| line.row.is_distilled()) {
+            let figures =
+                [("perplexity", quality.perplexity[0], hard.found.quality.perplexity[0]), ("KL", quality.kl[0], hard.found.quality.kl[0])];
             let worse = figures.into_iter().filter(|(_, own, its)| own >= its);
             missed.extend(worse.map(|(what, own, its)| format!("{}: {what} {own:.4} at home, hard labels only have {its:.4}", row.name)));
         }
     }
-    if let Some(before) = of(BEFORE).and_then(|line| line.samples.as_ref()) {
-        for (row, own) in lines.iter().filter(|line| line.row.is_on_policy()).filter_map(|line| Some((line.row, line.samples.as_ref()?))) {
+    if let Some(before) = of(BEFORE).and_then(|line| line.found.samples.as_ref()) {
+        for (row, own) in
+            lines.iter().filter(|line| line.row.is_on_policy()).filter_map(|line| Some((line.row, line.found.samples.as_ref()?)))
+        {
             if own.likelihood <= before.likelihood {
                 missed.push(format!("{}: log-likelihood {:.4}, {:.4} before", row.name, own.likelihood, before.likelihood));
             }

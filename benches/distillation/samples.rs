@@ -1,7 +1,7 @@
 //! What a model writes by itself: how likely its teacher finds it, and whether it
 //! repeats itself.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use thimble::compress::{Compute, TorchLogits};
 use thimble::eval::{Protocol, evaluate};
@@ -19,7 +19,7 @@ pub const GRAMS: [usize; 3] = [1, 2, 4];
 /// Stream of random numbers.
 const STREAM: u64 = 0x5a3d;
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub struct Samples {
     /// The teacher's mean log-likelihood of a token.
     pub likelihood: f64,

@@ -3,9 +3,11 @@
 //! `speed` (of the device's runtime, on a random model of 1.1 billion parameters). All of
 //! them together make `benches/ternary.md`. `--tokens`, of a row that is trained, and
 //! `--only`, a part of rows' names, make a run small: it prints its page, and leaves the
-//! committed one as it is. What is made is kept in the build folder, so that a run that was
-//! stopped goes on. The last line is JSON.
+//! committed one as it is. What is found of a row is kept in `benches/found/`, what is made
+//! in the build folder, so that a run that was stopped goes on. The last line is JSON.
 
+#[path = "../common/found.rs"]
+mod found;
 #[path = "../common/made.rs"]
 mod made;
 mod quality;

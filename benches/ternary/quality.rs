@@ -1,10 +1,12 @@
 //! What ternary weights lose: perplexity and divergence from the original, on the device's
 //! runtime with activations in int8 by tokens, as ternary models are trained.
 
+use crate::found::found;
 use crate::rows::{ROWS, Row, TOKENS};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
 use crate::{Choice, Found};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
 use thimble::eval::Footprint;
@@ -16,6 +18,12 @@ const GREATEST: f64 = 1.15;
 
 struct Line {
     row: &'static Row,
+    found: Measured,
+}
+
+/// What is kept of a row.
+#[derive(Deserialize, Serialize)]
+struct Measured {
     footprint: Footprint,
     quality: Quality,
     tokens: u64,
@@ -49,7 +57,7 @@ pub fn compare(choice: &Choice) -> Found {
         }
         write!(page, "\n### {model}\n\n{}", table(&subject, &lines)).unwrap();
         missed.extend(failed(&subject, &lines).into_iter().map(|reason| format!("{model}: {reason}")));
-        let row = |line: &Line| json!({ "name": line.row.name, "bits": line.footprint, "quality": line.quality, "tokens": line.tokens });
+        let row = |line: &Line| json!({ "name": line.row.name, "found": line.found });
         figures.push(json!({ "model": model, "original": subject.before, "rows": lines.iter().map(row).collect::<Vec<_>>() }));
     }
     let verdict = if missed.is_empty() { "All targets are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
@@ -64,10 +72,13 @@ pub fn compare(choice: &Choice) -> Found {
 }
 
 fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {
-    let Student { model, tokens, .. } = row.make(subject, tokens);
-    let quality = subject.quality_on_device(&model);
-    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, quality.perplexity[0], quality.kl[0]);
-    Line { row, footprint: Footprint::of(&*model.store).unwrap(), quality, tokens }
+    let recipe = row.recipe(subject, tokens);
+    let found = found("ternary", subject, row.name, &recipe, || {
+        let Student { model, tokens, .. } = Student::make(subject, &recipe);
+        Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
+    });
+    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
+    Line { row, found }
 }
 
 fn table(subject: &Subject, lines: &[Line]) -> String {
@@ -77,7 +88,7 @@ fn table(subject: &Subject, lines: &[Line]) -> String {
          |---|---|---|---|---|---|---|---|\n| full precision | | 32 | 32 | {:.4} | 0 | {:.3} | 0 |\n",
         subject.before[0], subject.before[1]
     );
-    for Line { row, footprint, quality: Quality { perplexity, kl }, tokens } in lines {
+    for Line { row, found: Measured { footprint, quality: Quality { perplexity, kl }, tokens } } in lines {
         let tokens = if *tokens > 0 { format!("{:.2} million", *tokens as f64 / 1e6) } else { String::new() };
         let bits = format!("{:.2} | {:.3}", footprint.bits_per_weight, footprint.bits_per_weight_linear);
         let quality = format!("{:.4} | {:.5} | {:.3} | {:.5}", perplexity[0], kl[0], perplexity[1], kl[1]);
@@ -87,7 +98,7 @@ fn table(subject: &Subject, lines: &[Line]) -> String {
 }
 
 fn failed(subject: &Subject, lines: &[Line]) -> Vec<String> {
-    let perplexity = |line: &Line| line.quality.perplexity[0];
+    let perplexity = |line: &Line| line.found.quality.perplexity[0];
     let best = |wanted: &dyn Fn(&Row) -> bool| {
         let of = lines.iter().filter(|line| wanted(line.row));
         of.min_by(|a, b| perplexity(a).total_cmp(&perplexity(b)))

@@ -1,6 +1,6 @@
 //! The models that are compared, as recipes say them.
 
-use crate::student::{Student, TEXTS};
+use crate::student::TEXTS;
 use crate::subject::Subject;
 
 /// Of a row that is trained.
@@ -57,7 +57,7 @@ impl Row {
         self.distil.is_some_and(|keys| !keys.contains("soft = 0.0"))
     }
 
-    pub fn make(&self, subject: &Subject, tokens: u64) -> Student {
+    pub fn recipe(&self, subject: &Subject, tokens: u64) -> String {
         let (method, keys) = self.stage.split_once('\n').unwrap_or((self.stage, ""));
         let text = |name: &str| format!("'{}'", subject.text(name).display());
         let training = self.distil.map_or(String::new(), |distil| {
@@ -68,14 +68,11 @@ impl Row {
                 subject.window().min(256),
             )
         });
-        Student::make(
-            subject,
-            &format!(
-                "[calibration]\ntext = {0}\nsequences = 64\nlength = {1}\n[[stage]]\n[stage.{method}]\n{keys}\n{training}\
-                 [evaluate]\ntext = {0}\nmax_windows = 1\n",
-                text(TEXTS[0]),
-                subject.window(),
-            ),
+        format!(
+            "[calibration]\ntext = {0}\nsequences = 64\nlength = {1}\n[[stage]]\n[stage.{method}]\n{keys}\n{training}\
+             [evaluate]\ntext = {0}\nmax_windows = 1\n",
+            text(TEXTS[0]),
+            subject.window(),
         )
     }
 }

@@ -1,0 +1,34 @@
+//! What was found of a row that takes long, kept in `benches/found/` and committed with the
+//! page: such rows are made once, in as many sittings and on as many machines as it takes.
+//!
+//! A row is told by a hash of its recipe, the model and our version. To measure one anew,
+//! take it out of the file.
+
+use crate::made::key;
+use crate::subject::Subject;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// From the file of `benchmark`, otherwise found now and written there.
+pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, subject: &Subject, name: &str, recipe: &str, find: impl FnOnce() -> T) -> T {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/found/{benchmark}.json"));
+    let key = key(subject, recipe);
+    if let Some(row) = read(&file).get(&key) {
+        return serde_json::from_value(row["found"].clone()).unwrap_or_else(|e| panic!("{}: {key}: {e}", file.display()));
+    }
+    let found = find();
+    // Read again: another row may have been found meanwhile.
+    let mut all = read(&file);
+    all.insert(key, json!({ "model": subject.name, "row": name, "found": found }));
+    all.sort_keys();
+    std::fs::create_dir_all(file.parent().expect("a folder")).unwrap();
+    std::fs::write(&file, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+    found
+}
+
+fn read(file: &Path) -> Map<String, Value> {
+    std::fs::read(file)
+        .map_or_else(|_| Map::new(), |text| serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display())))
+}
