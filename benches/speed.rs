@@ -19,11 +19,10 @@ const SHAPE: Shape = Shape { hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vo
 const SEQUENCES: usize = 32;
 const LENGTH: usize = 512;
 
-/// What is run on both sides, 4 bits in groups of 128; the library's settings follow
-/// its method.
+/// What is run on both sides, 4 bits in groups of 128; settings follow the method.
 struct Row {
     name: &'static str,
-    ours: &'static str,
+    ours: &'static [&'static str],
     theirs: &'static [&'static str],
     /// Number formats of the forwards: ours, theirs.
     formats: &'static [(&'static str, &'static str)],
@@ -31,29 +30,27 @@ struct Row {
     target: Option<(f64, f64)>,
 }
 
+const FORMATS: [(&str, &str); 2] = [("bf16", "bfloat16"), ("f32", "float32")];
+
 /// A new comparison = one row.
-const ROWS: [Row; 2] = [
+const ROWS: [Row; 3] = [
+    // As the library has it unless told otherwise, in the model's own format first.
     Row {
-        name: "GPTQ, act-order",
-        ours: "gptq",
-        theirs: &[
-            "gptq",
-            "--set",
-            "sym=false",
-            "--set",
-            "desc_act=true",
-            "--set",
-            "act_group_aware=false",
-            "--set",
-            "damp_percent=0.01",
-            "--set",
-            "true_sequential=false",
-        ],
-        formats: &[("f32", "float32"), ("bf16", "bfloat16")],
+        name: "GPTQ, act-order, layers in turn",
+        ours: &["gptq", "true_sequential = true"],
+        theirs: &["gptq", "sym=false", "desc_act=true", "act_group_aware=false", "damp_percent=0.01", "true_sequential=true"],
+        formats: &FORMATS,
+        target: Some((3.0, 0.5)),
+    },
+    Row {
+        name: "GPTQ, act-order, layers at once",
+        ours: &["gptq"],
+        theirs: &["gptq", "sym=false", "desc_act=true", "act_group_aware=false", "damp_percent=0.01", "true_sequential=false"],
+        formats: &FORMATS,
         target: Some((3.0, 0.5)),
     },
     // In one format: the library searches for a quarter of an hour.
-    Row { name: "AWQ", ours: "awq", theirs: &["awq", "--set", "sym=false"], formats: &[("bf16", "bfloat16")], target: None },
+    Row { name: "AWQ", ours: &["awq"], theirs: &["awq", "sym=false"], formats: &[FORMATS[0]], target: None },
 ];
 
 /// What a process says of itself.
@@ -134,27 +131,30 @@ fn write_ids(model: &Path, text: &Path, file: &Path) {
     safetensors::serialize_to_file([("ids", view)], None, file).unwrap();
 }
 
-fn ours(model: &Path, method: &str, text: &Path, format: &str, work: &Path) -> Cost {
+fn ours(model: &Path, settings: &[&str], text: &Path, format: &str, work: &Path) -> Cost {
     let recipe = work.join("recipe.toml");
-    let out = work.join(format!("ours-{method}-{format}"));
+    let (method, keys) = (settings[0], settings[1..].join("\n"));
+    let out = work.join("ours");
     let text = text.display();
-    let settings = format!(
-        "[calibration]\ntext = '{text}'\nsequences = {SEQUENCES}\nlength = {LENGTH}\n[[stage]]\n[stage.{method}]\nbits = 4\ngroup_size = 128\n\
+    let text_of_recipe = format!(
+        "[calibration]\ntext = '{text}'\nsequences = {SEQUENCES}\nlength = {LENGTH}\n[[stage]]\n[stage.{method}]\n{keys}\nbits = 4\ngroup_size = 128\n\
          skip = ['embeddings']\n[evaluate]\ntext = '{text}'\nwindow = 64\nmax_windows = 1\n"
     );
-    std::fs::write(&recipe, settings).unwrap();
+    std::fs::write(&recipe, text_of_recipe).unwrap();
     let mut run = Command::new(env!("CARGO_BIN_EXE_thimble"));
     run.args(["compress", "--json", "--dtype", format]).arg(&recipe).arg("--model").arg(model).arg("--out").arg(&out);
     let report = said(run);
+    std::fs::remove_dir_all(&out).unwrap();
     let seconds = report["stages"][0]["seconds"].as_f64().unwrap();
     Cost { seconds: seconds / SHAPE.layers as f64, bytes: report["peak_memory_bytes"].as_f64().unwrap() }
 }
 
 fn theirs_of(model: &Path, settings: &[&str], ids: &Path, format: &str, work: &Path) -> Cost {
-    let out = work.join(format!("theirs-{}-{format}", settings[0]));
+    let out = work.join("theirs");
     let mut run = Command::new(root().join(".venv-peers/bin/python"));
     run.current_dir(work).arg(root().join("python-compat/peers/quantize.py")).args([model, ids, &out]);
-    run.arg("--method").args(settings).args(["--bits", "4", "--group-size", "128", "--dtype", format]);
+    run.args(["--bits", "4", "--group-size", "128", "--dtype", format, "--method", settings[0]]);
+    run.args(settings[1..].iter().flat_map(|setting| ["--set", setting]));
     let note = said(run);
     std::fs::remove_dir_all(out).unwrap();
     let seconds = note["seconds"].as_f64().unwrap();

@@ -280,7 +280,7 @@ proptest! {
     fn codes_ascend_with_values((bits, which) in (3usize..=8, 0usize..16), mut values in prop::collection::vec(-3.0f32..3.0, 2..50)) {
         let types = data_types(bits);
         let weight = Array2::from_shape_vec((1, values.len()), values.clone()).unwrap();
-        let rounding = Rounding::new(scheme(types[which % types.len()], bits, 0, false), GridChoice::MinMax, weight.view());
+        let rounding = Rounding::new(scheme(types[which % types.len()], bits, 0, false), GridChoice::MinMax, || weight.clone());
         let grid = rounding.grid(&values, None);
         values.sort_by(f32::total_cmp);
         let codes: Vec<u8> = values.iter().map(|v| rounding.encode(grid, *v) as u8).collect();

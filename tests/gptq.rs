@@ -12,7 +12,7 @@ use obq::Problem;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, gptq};
-use thimble::compress::solve::relative_error::relative_error;
+use thimble::compress::solve::relative_error::{energy, relative_error};
 use thimble::quant::grid::{Grid, GridChoice, GridSearch};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::{Code, DataType, Scheme};
@@ -104,7 +104,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
         let scheme = Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
+        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
         assert!(outcome.remarks.is_empty());
 
         let group = if group_size == 0 { columns } else { group_size };
@@ -214,8 +214,8 @@ fn single_precision_loses_nothing_that_matters() {
             relative_error(&weight, &q, &hessian_tensor)
         };
         let solve = |kind| Site { name: "w".into(), scheme, weight: weight.to_kind(kind) };
-        let single = error(gptq::<f32>(&[solve(Kind::Float)], &hessian_tensor, options, "p").unwrap()[0].tensor.dequantize());
-        let double = error(gptq::<f64>(&[solve(Kind::Double)], &hessian_tensor, options, "p").unwrap()[0].tensor.dequantize());
+        let single = error(gptq::<f32>(&[solve(Kind::Float)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
+        let double = error(gptq::<f64>(&[solve(Kind::Double)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
         println!("relative error {single:.5} in f32, {double:.5} in f64");
         assert!((single / double - 1.0).abs() < 0.02, "{single} against {double}");
     }
@@ -233,11 +233,13 @@ fn dead_columns_cost_nothing() {
     let scheme = Scheme::integers(Code::Int4, 32, false);
     for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
         let options = GptqOptions { act_order, ..GptqOptions::default() };
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], &tensor(&hessian), options, "p").unwrap().remove(0);
+        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
         let solved = outcome.tensor.dequantize();
         assert!(solved.iter().all(|v| v.is_finite()));
         assert!(solved.column(17).iter().all(|&v| v == 0.0), "a dead column is set to zero");
         let error = relative_error(&tensor(&weight), &tensor(&solved.mapv(f64::from)), &tensor(&hessian));
+        let lost = energy(&(tensor(&weight) - tensor(&solved.mapv(f64::from))), &tensor(&hessian));
+        assert!((outcome.squared_error / lost - 1.0).abs() < 1e-5, "{act_order:?}: {} is lost, {} said", lost, outcome.squared_error);
         let rounded = thimble::quant::rounding::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme).dequantize();
         let rtn = relative_error(&tensor(&weight), &tensor(&rounded.mapv(f64::from)), &tensor(&hessian));
         assert!(error < rtn, "{act_order:?}: {error} against {rtn} by rounding");
@@ -251,7 +253,7 @@ fn sites_of_one_input_share_the_permutation() {
     let scheme = Scheme::integers(Code::Int4, 32, false);
     let sites = [1, 2].map(|seed| site(&normal(Random::new(seed, 1), (8, 64)), scheme));
     let options = GptqOptions::default();
-    let outcomes = gptq::<f32>(&sites, &tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
+    let outcomes = gptq::<f32>(&sites, tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
     let [a, b] = [&outcomes[0], &outcomes[1]].map(|o| o.tensor.permutation.as_ref().unwrap());
     assert!(std::sync::Arc::ptr_eq(a, b));
     assert_eq!(a.name, "blocks.0.attn.q.perm");

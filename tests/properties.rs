@@ -6,7 +6,9 @@ use ndarray::Array2;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
+use thimble::compress::from_array;
 use thimble::compress::quantize::{Outcome, Site, layer_method};
+use thimble::compress::solve::relative_error::energy;
 use thimble::quant::grid::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
 use thimble::quant::{Code, Scheme};
@@ -97,7 +99,7 @@ fn case(seed: u64, kind: Peculiar, rows: usize, columns: usize) -> Case {
 fn run(method: Method, case: &Case, scheme: Scheme) -> Outcome {
     let (rows, columns) = case.weight.dim();
     let weight = Tensor::from_slice(case.weight.as_slice().unwrap()).view([rows as i64, columns as i64]);
-    layer_method(method).compress(&[Site { name: "w".into(), scheme, weight }], &case.input).unwrap().remove(0)
+    layer_method(method).compress(&[Site { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
 }
 
 proptest! {
@@ -118,13 +120,18 @@ proptest! {
         let case = case(seed, KINDS[kind], rows, columns);
         for (method, scheme) in methods().into_iter().map(|method| (method, scheme)).chain(ternary_methods()) {
             let name = format!("{method:?}, {:?}", KINDS[kind]);
-            let tensor = run(method, &case, scheme).tensor;
+            let Outcome { tensor, squared_error, .. } = run(method, &case, scheme);
             let (first, last) = scheme.code.range();
             prop_assert!(tensor.codes.iter().all(|&c| (first..=last).contains(&i32::from(c))), "{name}: codes");
             prop_assert!(tensor.zero_points.iter().all(|&z| (first..=last).contains(&i32::from(z))), "{name}: zero points");
             prop_assert!(tensor.scales.iter().all(|s| s.is_finite() && s.to_f32() > 0.0), "{name}: scales");
             let made = tensor.dequantize();
             prop_assert!(made.iter().all(|v| v.is_finite()), "{name}: values");
+            // What a method says it costs is what it costs.
+            let hessian = case.input.hessian.to_kind(Kind::Double);
+            let weight = from_array(&case.weight).to_kind(Kind::Double);
+            let [lost, whole] = [&weight - from_array(&made).to_kind(Kind::Double), weight].map(|of| energy(&of, &hessian));
+            prop_assert!((squared_error - lost).abs() <= 1e-3 * lost + 1e-5 * whole, "{name}: {lost} is lost, {squared_error} said, of {whole}");
             // A row of zeros stays one.
             for (made, row) in made.rows().into_iter().zip(case.weight.rows()) {
                 if row.iter().all(|&w| w == 0.0) {

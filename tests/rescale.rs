@@ -190,7 +190,7 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
         for layer in &layers {
             let site = Site { name: "w".into(), scheme, weight: f32s(&layer.weight) };
             let method = layer_method(Method::Awq(AwqOptions { clip: true }));
-            let outcome = method.compress(&[site], &input).unwrap().remove(0);
+            let outcome = method.compress(&[site], input.copy()).unwrap().remove(0);
             let (ours, naive) = (outcome.tensor.dequantize().mapv(f64::from), awq::clipped(layer, &x));
             let apart = (&ours - &naive).mapv(f64::abs).iter().copied().fold(0.0, f64::max);
             assert!(apart < 1e-6, "clipped layers are {apart} apart");

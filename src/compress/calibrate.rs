@@ -4,10 +4,13 @@
 use super::decoder::{Entrance, block_forward, block_until};
 use super::importance::Importance;
 use super::solve::panels;
-use super::tensors::Parameters;
+use super::tensors::{Parameters, in_place, lent_bf16};
+use crate::error::Result;
+use crate::kernels::gram;
 use crate::model::spec::Block;
 use crate::progress::Progress;
 use crate::recipe::TokenImportance;
+use half::bf16;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -27,6 +30,8 @@ pub struct Stream {
     /// `[batch, tokens, hidden]` each.
     batches: Vec<Tensor>,
     importance: Rc<Importance>,
+    /// Blocks that are behind it.
+    passed: usize,
 }
 
 /// What is gathered of the input of each group of linear layers.
@@ -38,7 +43,7 @@ pub struct Statistics {
 /// Over the tokens so far, each as often as it counts.
 struct Sums {
     tokens: f64,
-    /// Σ x xᵀ `[in, in]`; below the diagonal of panels nothing counts (see [`mirror`]).
+    /// Σ x xᵀ `[in, in]`; below the diagonal nothing counts (see [`mirror`]).
     products: Tensor,
     /// Σ |x| `[in]`
     magnitudes: Tensor,
@@ -57,6 +62,14 @@ pub struct InputStatistics {
     pub greatest_magnitude: Tensor,
 }
 
+impl InputStatistics {
+    /// The same once more.
+    pub fn copy(&self) -> Self {
+        let Self { hessian, mean_magnitude, greatest_magnitude } = self;
+        Self { hessian: hessian.copy(), mean_magnitude: mean_magnitude.copy(), greatest_magnitude: greatest_magnitude.copy() }
+    }
+}
+
 impl Stream {
     /// The embedded sequences, all of one length, and how much their tokens count.
     pub fn start(sequences: &[Vec<u32>], entrance: &Entrance, importance: TokenImportance) -> Self {
@@ -67,12 +80,23 @@ impl Stream {
         };
         let batch = batch(entrance.device());
         let importance = Rc::new(Importance::new(importance, sequences, batch, entrance.device()));
-        Self { batches: sequences.chunks(batch).map(read).collect(), importance }
+        Self { batches: sequences.chunks(batch).map(read).collect(), importance, passed: 0 }
+    }
+
+    /// The block that it stands before.
+    pub fn block(&self) -> usize {
+        self.passed
     }
 
     /// Steps of one pass, for progress.
     pub fn len(&self) -> u64 {
         self.batches.len() as u64
+    }
+
+    /// Bytes of an input of so many columns, of all sequences.
+    pub fn bytes_of(&self, width: usize) -> usize {
+        let tokens = |x: &Tensor| (x.size()[0] * x.size()[1]) as usize * x.kind().elt_size_in_bytes();
+        self.batches.iter().map(tokens).sum::<usize>() * width
     }
 
     /// Whether there is nothing.
@@ -93,7 +117,7 @@ impl Stream {
 
     /// The same place once more.
     pub fn again(&self) -> Self {
-        Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone() }
+        Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone(), passed: self.passed }
     }
 
     /// Runs a block and gathers statistics of some of its inputs; the stream stays
@@ -105,9 +129,9 @@ impl Stream {
             let weights_of_tokens = self.importance.of(i, x);
             let mut left = inputs.len();
             // What comes behind the last of them need not be computed.
-            let _ = block_until(spec, weights, x, &mut |input, x| {
+            let _ = block_until(spec, weights, vec![x.shallow_clone()], &mut |input, x| {
                 if inputs.contains(&input) {
-                    statistics.add(input, x, weights_of_tokens.as_ref());
+                    statistics.add(input, &x[0], weights_of_tokens.as_ref());
                     left -= 1;
                 }
                 if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -135,6 +159,40 @@ impl Stream {
         statistics
     }
 
+    /// Moves past a block whose layers are solved on the way, all sequences abreast, so that each
+    /// is met once: `solve` is given what is known of each of `inputs`, made by the layers solved
+    /// before, and puts those that read it into `weights`. Behind the last one it stops where
+    /// what the block makes `is_read` by none.
+    pub fn advance_solving(
+        &mut self,
+        spec: &Block,
+        weights: &Parameters,
+        inputs: &[&str],
+        is_read: bool,
+        progress: &dyn Progress,
+        solve: &mut dyn FnMut(&'static str, Statistics) -> Result<()>,
+    ) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let steps = self.len();
+        let tokens: Vec<Option<Tensor>> = (0..self.batches.len()).map(|batch| self.importance(batch)).collect();
+        let (mut solved, mut left) = (Ok(()), inputs.len());
+        let behind = block_until(spec, weights, std::mem::take(&mut self.batches), &mut |input, x| {
+            if inputs.contains(&input) {
+                let mut statistics = Statistics::default();
+                x.iter().zip(&tokens).for_each(|(x, tokens)| statistics.add(input, x, tokens.as_ref()));
+                progress.advance(steps);
+                left -= 1;
+                solved = solve(input, statistics);
+            }
+            if solved.is_err() || (left == 0 && !is_read) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        solved?;
+        self.batches = behind.continue_value().unwrap_or_default();
+        self.passed += 1;
+        progress.advance(steps);
+        Ok(())
+    }
+
     /// The same; `hear` is told of inputs, and of how much their tokens count.
     pub fn advance_heard(
         &mut self,
@@ -149,32 +207,20 @@ impl Stream {
             *x = block_forward(spec, weights, x, &mut |input, x| hear(input, x, weights_of_tokens.as_ref()));
             progress.advance(1);
         }
+        self.passed += 1;
     }
 }
 
 impl Statistics {
     /// Adds inputs `[…, in]`, whose tokens count as much as `weights` `[tokens]` say, or 1.
     fn add(&mut self, input: &'static str, x: &Tensor, weights: Option<&Tensor>) {
-        let x = x.reshape([-1, *x.size().last().expect("not a scalar")]).to_kind(Kind::Float);
+        let x = x.reshape([-1, *x.size().last().expect("not a scalar")]);
         let (tokens, width) = x.size2().expect("[tokens, in]");
-        let magnitudes = x.abs();
-        let greatest = magnitudes.amax(0, false);
-        let (x, magnitudes, tokens) = match weights.map(|weights| weights.unsqueeze(1)) {
-            None => (x, magnitudes, tokens as f64),
-            Some(weights) => (x * weights.sqrt(), magnitudes * &weights, weights.sum(Kind::Double).double_value(&[])),
-        };
-        let sums = self.sums.entry(input).or_insert_with(|| {
-            let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, x.device()));
-            Sums { tokens: 0.0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
-        });
-        for (start, count) in panels(width) {
-            let rest = width - start;
-            let mut products = sums.products.narrow(0, start, count).narrow(1, start, rest);
-            let _ = products.addmm_(&x.narrow(1, start, count).tr(), &x.narrow(1, start, rest));
+        let sums = self.sums.entry(input).or_insert_with(|| Sums::none(width, x.device()));
+        match (weights, lent_bf16(&x), gram::kernel()) {
+            (None, Some(numbers), Some(kernel)) => sums.add_bf16(numbers, tokens, kernel),
+            _ => sums.add(x.to_kind(Kind::Float), tokens, weights),
         }
-        let _ = sums.magnitudes.g_add_(&magnitudes.sum_dim_intlist(0, false, Kind::Float));
-        sums.greatest = sums.greatest.maximum(&greatest);
-        sums.tokens += tokens;
     }
 
     /// Adds what others have of an input, where they have any.
@@ -218,6 +264,42 @@ impl Statistics {
 }
 
 impl Sums {
+    fn none(width: i64, device: Device) -> Self {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, device));
+        Self { tokens: 0.0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
+    }
+
+    /// Inputs `[tokens, in]`.
+    fn add(&mut self, x: Tensor, tokens: i64, weights: Option<&Tensor>) {
+        let width = x.size()[1];
+        let magnitudes = x.abs();
+        let greatest = magnitudes.amax(0, false);
+        let (x, magnitudes, tokens) = match weights.map(|weights| weights.unsqueeze(1)) {
+            None => (x, magnitudes, tokens as f64),
+            Some(weights) => (x * weights.sqrt(), magnitudes * &weights, weights.sum(Kind::Double).double_value(&[])),
+        };
+        for (start, count) in panels(width) {
+            let rest = width - start;
+            let mut products = self.products.narrow(0, start, count).narrow(1, start, rest);
+            let _ = products.addmm_(&x.narrow(1, start, count).tr(), &x.narrow(1, start, rest));
+        }
+        let _ = self.magnitudes.g_add_(&magnitudes.sum_dim_intlist(0, false, Kind::Float));
+        self.greatest = self.greatest.maximum(&greatest);
+        self.tokens += tokens;
+    }
+
+    /// The same of tokens that all count alike, by a kernel of our own: products of numbers
+    /// in bf16 are exact in f32, as are those of the other way, at twice its speed.
+    fn add_bf16(&mut self, x: &[bf16], tokens: i64, kernel: gram::Kernel) {
+        let pairs = gram::Pairs::new(x, self.magnitudes.numel());
+
+        kernel.add(&pairs, in_place(&mut self.products).expect("made here"));
+
+        let _ = self.magnitudes.g_add_(&Tensor::from_slice(&pairs.magnitudes));
+        self.greatest = self.greatest.maximum(&Tensor::from_slice(&pairs.greatest));
+        self.tokens += tokens as f64;
+    }
+
     fn copy(&self) -> Self {
         let Self { tokens, products, magnitudes, greatest } = self;
         Self { tokens: *tokens, products: products.copy(), magnitudes: magnitudes.copy(), greatest: greatest.copy() }
@@ -234,12 +316,16 @@ impl Sums {
     }
 }
 
-/// Puts what lies right of each panel's square below it.
+/// Puts what lies above the diagonal below it.
 fn mirror(products: &Tensor) {
     let width = products.size()[0];
     for (start, count) in panels(width) {
+        let rows = products.narrow(0, start, count);
+        let mut square = rows.narrow(1, start, count);
+        let upper = square.triu(0);
+        square.copy_(&(&upper + upper.triu(1).tr()));
         let behind = start + count;
-        let right = products.narrow(0, start, count).narrow(1, behind, width - behind);
+        let right = rows.narrow(1, behind, width - behind);
         products.narrow(0, behind, width - behind).narrow(1, start, count).copy_(&right.tr());
     }
 }
@@ -250,22 +336,26 @@ mod tests {
     use tch::Kind::{Double, Float};
 
     /// Sums by panels, put together from two places and divided, are those of the
-    /// whole; the Hessian that is taken is that which was looked at.
+    /// whole; the Hessian that is taken is that which was looked at. In bf16 too, where
+    /// tokens count alike and a kernel may add them up.
     #[test]
     fn sums_by_panels_are_those_of_the_whole() {
         tch::manual_seed(1);
-        for width in [3, 512, 513, 1300] {
-            let x = Tensor::randn([2, 40, width], (Float, Device::Cpu));
+        for (width, kind) in [3, 512, 513, 1300].into_iter().flat_map(|width| [(width, Float), (width, Kind::BFloat16)]) {
+            let x = Tensor::randn([2, 40, width], (Float, Device::Cpu)).to_kind(kind);
             let scales = Tensor::rand([width], (Float, Device::Cpu)) + 0.5;
             let (mut statistics, mut others) = (Statistics::default(), Statistics::default());
-            let weights = Tensor::rand([80], (Float, Device::Cpu));
-            statistics.add("x", &x.narrow(0, 0, 1), Some(&weights.narrow(0, 0, 40)));
-            others.add("x", &x.narrow(0, 1, 1), Some(&weights.narrow(0, 40, 40)));
+            let drawn = (kind == Float).then(|| Tensor::rand([80], (Float, Device::Cpu)));
+            let of_first = drawn.as_ref().map(|weights| weights.narrow(0, 0, 40));
+            let of_second = drawn.as_ref().map(|weights| weights.narrow(0, 40, 40));
+            statistics.add("x", &x.narrow(0, 0, 1), of_first.as_ref());
+            others.add("x", &x.narrow(0, 1, 1), of_second.as_ref());
             statistics.take_over(&mut others.copy(), "x");
             statistics.divide("x", &scales);
 
             let flat = x.view([80, width]).to_kind(Double) / scales.to_kind(Double);
-            let weights = weights.to_kind(Double).unsqueeze(1);
+            let weights =
+                drawn.map_or_else(|| Tensor::ones([80, 1], (Double, Device::Cpu)), |weights| weights.to_kind(Double).unsqueeze(1));
             let tokens = weights.sum(Double);
             let expected = flat.tr().matmul(&(&flat * &weights)) * 2.0 / &tokens;
             let looked = statistics.of("x");

@@ -5,7 +5,9 @@ use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
 use crate::model::{ModelSpec, ParameterKind};
 use crate::quant::{Weight, WeightStore};
+use half::bf16;
 use ndarray::Array2;
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -70,9 +72,10 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
     unsafe { Tensor::from_blob(start, shape, &strides, kind, Device::Cpu) }
 }
 
-/// The parameters of a part of a model, by name inside that part.
+/// The parameters of a part of a model, by name inside that part. One may be replaced while
+/// the part is computed, by what hears of its input.
 pub struct Parameters {
-    by_role: BTreeMap<String, Parameter>,
+    by_role: RefCell<BTreeMap<String, Parameter>>,
     blend: Blend,
 }
 
@@ -103,7 +106,7 @@ impl Parameters {
     }
 
     fn plain(by_role: BTreeMap<String, Parameter>) -> Self {
-        Self { by_role, blend: Blend::default() }
+        Self { by_role: RefCell::new(by_role), blend: Blend::default() }
     }
 
     /// The same, which do something to what they meet.
@@ -118,17 +121,27 @@ impl Parameters {
 
     /// Whether a weight had to be decoded, which is worth doing once.
     pub fn any_packed(&self) -> bool {
-        self.by_role.values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
+        self.by_role.borrow().values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
+    }
+
+    /// Puts a parameter in the place of that name; none may be lent out.
+    pub fn put(&self, role: &str, parameter: Parameter) {
+        self.by_role.borrow_mut().insert(role.to_owned(), parameter);
+    }
+
+    /// Lets go of a parameter that nothing will ask for again.
+    pub fn drop(&self, role: &str) {
+        self.by_role.borrow_mut().remove(role);
     }
 
     /// A parameter that must be there.
-    pub(crate) fn get(&self, role: &str) -> &Tensor {
-        self.by_role[role].tensor()
+    pub(crate) fn get(&self, role: &str) -> Ref<'_, Tensor> {
+        self.find(role).unwrap_or_else(|| panic!("{role} is among the parameters"))
     }
 
     /// A parameter that may be there.
-    pub(crate) fn find(&self, role: &str) -> Option<&Tensor> {
-        self.by_role.get(role).map(Parameter::tensor)
+    pub(crate) fn find(&self, role: &str) -> Option<Ref<'_, Tensor>> {
+        Ref::filter_map(self.by_role.borrow(), |parameters| parameters.get(role).map(Parameter::tensor)).ok()
     }
 }
 
@@ -161,7 +174,7 @@ pub fn wide(tensor: &Tensor) -> Tensor {
 /// The numbers of a tensor, where they lie in f32 on the CPU one behind the other, to be
 /// changed in place.
 pub fn in_place(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    if tensor.device() != Device::Cpu || tensor.kind() != Kind::Float || !tensor.is_contiguous() {
+    if !lies_plainly(tensor, Kind::Float) {
         return None;
     }
     let count = tensor.numel();
@@ -170,6 +183,40 @@ pub fn in_place(tensor: &mut Tensor) -> Option<&mut [f32]> {
     // handles of the same storage are neither read nor written meanwhile: what calls this
     // holds the only thread that computes with it.
     Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), count) })
+}
+
+/// The numbers of a tensor, where they lie in f32 on the CPU one behind the other.
+pub fn lent_f32(tensor: &Tensor) -> Option<&[f32]> {
+    lent(tensor, Kind::Float)
+}
+
+/// The same in bf16. (tch calls that type f16.)
+pub fn lent_bf16(tensor: &Tensor) -> Option<&[bf16]> {
+    lent(tensor, Kind::BFloat16)
+}
+
+fn lent<T: bytemuck::Pod>(tensor: &Tensor, kind: Kind) -> Option<&[T]> {
+    assert_eq!(kind.elt_size_in_bytes(), size_of::<T>());
+    // SAFETY: a contiguous tensor on the CPU owns so many aligned numbers of that size behind
+    // its pointer, for as long as it lives, and it is borrowed for as long as they are; any bits
+    // are one. Nothing writes to it meanwhile: what calls this holds the only thread that
+    // computes with it.
+    lies_plainly(tensor, kind).then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), tensor.numel()) })
+}
+
+/// Numbers of a kind on the CPU, one behind the other.
+fn lies_plainly(tensor: &Tensor, kind: Kind) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous()
+}
+
+/// Gives the system back what freed tensors have left behind: the allocator keeps it in case it
+/// is asked for again, and what is asked for next may be of another size.
+pub fn give_back() {
+    // SAFETY: it touches free memory alone, under the allocator's own locks.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Σ x · gradient: what is differentiated in place of a loss whose gradient with respect

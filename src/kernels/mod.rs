@@ -18,6 +18,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+pub mod gram;
 mod pool;
 mod scalar;
 mod tile;

@@ -4,11 +4,11 @@
 use super::Done;
 use super::journal::Made;
 use super::walk::{BlockWork, Walk, own_groups};
-use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::calibrate::{InputStatistics, Statistics, Stream};
 use crate::compress::quantize::{Site, layer_method};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
-use crate::compress::solve::relative_error::relative_error;
-use crate::compress::{Compute, Parameter, Parameters, dense};
+use crate::compress::solve::relative_error::{energy, relative};
+use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
 use crate::error::{Error, Result};
 use crate::export::kept;
 use crate::model::{FedBy, InputGroup, Part};
@@ -20,6 +20,14 @@ use crate::report::LayerReport;
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
+
+/// Most bytes that an input of all sequences may take where they go through a block abreast;
+/// beyond it they go through it again for each input, a few at a time.
+const ABREAST: usize = 1 << 30;
+
+/// Bytes of a Hessian that is not to lie beside what freed tensors have left behind; below it,
+/// asking the system for that memory again costs more than it is worth.
+const LARGE: usize = 64 << 20;
 
 /// Runs the stage.
 pub fn run(plan: &Quantize, walk: &Walk) -> Result<Done> {
@@ -80,63 +88,103 @@ impl BlockWork for Work<'_> {
 
     /// One block: statistics on the stream, and of later uses of its layers; scales;
     /// then each group of layers. What another block owns was done with that one.
-    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
-        let observe = |inputs: &[&str], changed: &Changed| {
+        let inputs: Vec<&str> = own.iter().map(|group| group.input).collect();
+        let observe = |stream: &Stream, inputs: &[&str], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
             Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
         };
-        let method = layer_method(self.plan.method);
         let sequential = self.plan.method.is_sequential();
         let mut later_uses = later_uses.unwrap_or_default();
         let mut statistics = Statistics::default();
-        let mut rescaled = Rescaled::default();
+        let mut solved = Solved::default();
         if !own.is_empty() && (!sequential || self.plan.rescale.is_some()) {
-            statistics = observe(&own.iter().map(|group| group.input).collect::<Vec<_>>(), &rescaled.weights)?;
+            statistics = observe(stream, &inputs, &solved.weights)?;
             // Where layers are solved in turn, each is observed anew, and they come in again.
             let mut merged = if sequential { later_uses.copy() } else { std::mem::take(&mut later_uses) };
             own.iter().for_each(|group| statistics.take_over(&mut merged, group.input));
             if let Some(rescale) = self.plan.rescale {
-                rescaled = self.rescale(&*rescaling(rescale), index, &own, &mut statistics, &mut later_uses)?;
+                let rescaled = self.rescale(&*rescaling(rescale), index, &own, &mut statistics, &mut later_uses)?;
+                solved = Solved { weights: rescaled.weights, left: rescaled.left, layers: Vec::new() };
             }
         }
-        // What the block's parameters have become so far.
-        let mut changed = std::mem::take(&mut rescaled.weights);
-        let mut layers = Vec::new();
-        for group in &own {
-            if sequential {
-                statistics = observe(&[group.input], &changed)?;
+        let all = block.input_groups(spec.hidden_size);
+        let widest = all.iter().map(|group| group.linears[0].inputs).max().unwrap_or(0);
+        if sequential && own.len() == all.len() && stream.bytes_of(widest) <= ABREAST {
+            self.solve_on_the_way(index, &own, stream, &mut solved)?;
+        } else {
+            for group in &own {
+                if sequential {
+                    statistics = observe(stream, &[group.input], &solved.weights)?;
+                }
+                statistics.take_over(&mut later_uses, group.input);
+                self.solve(index, group, statistics.take(group.input), &mut solved)?;
             }
-            statistics.take_over(&mut later_uses, group.input);
-            let input = statistics.take(group.input);
-            let sites = self.sites(index, group, &changed)?;
-            for (site, mut outcome) in sites.iter().zip(method.compress(&sites, &input)?) {
-                let solved = outcome.tensor.dequantize();
-                let solved =
-                    Tensor::from_slice(solved.as_slice().expect("standard layout")).view_as(&site.weight).to_device(self.compute.device);
-                outcome.remarks.extend(rescaled.left.get(group.input).map(|why| format!("not rescaled: {why}")));
-                layers.push(LayerReport {
-                    name: site.name.clone(),
-                    relative_error: relative_error(&site.weight, &solved, &input.hessian),
-                    bits: outcome.tensor.bits_per_weight(),
-                    remarks: outcome.remarks,
-                });
-                changed.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
-            }
-            self.progress.advance(1);
         }
         let parameters = spec.parameters_of(Part::Block(index));
         let weight = |parameter: crate::model::Parameter| {
-            let weight = self.weight(&parameter.name, &changed)?;
+            let weight = self.weight(&parameter.name, &solved.weights)?;
             Ok((parameter.name, kept(weight, parameter.kind)))
         };
-        Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers })
+        Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers: solved.layers })
     }
 }
 
 impl Work<'_> {
+    /// All layers of a block, each on what the solved ones before it make: one pass does for
+    /// statistics and for what the block makes.
+    fn solve_on_the_way(&self, index: usize, groups: &[InputGroup], stream: &mut Stream, solved: &mut Solved) -> Result<()> {
+        let spec = self.store.spec();
+        // Those that are to be solved come in once they are.
+        let others = spec.roles(index).into_iter().filter_map(|(role, _, kind)| {
+            let name = spec.block_name(index, &role);
+            let weight = || Ok((role, kept(self.weight(&name, &solved.weights)?, kind)));
+            (!self.plan.schemes.contains_key(&name)).then(weight)
+        });
+        let parameters = Parameters::new(others.collect::<Result<Vec<_>>>()?, self.compute);
+        let inputs: Vec<&str> = groups.iter().map(|group| group.input).collect();
+        let is_read = index + 1 < spec.blocks.len();
+        let mut used: Vec<&str> = Vec::new();
+        stream.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
+            // What read the inputs before this one has done so, for all sequences.
+            used.drain(..).for_each(|role| parameters.drop(role));
+            let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
+            self.solve(index, group, statistics.take(input), solved)?;
+            for linear in &group.linears {
+                if let Some(weight) = solved.weights.get(&spec.block_name(index, linear.role)) {
+                    parameters.put(linear.role, Parameter::load(weight.clone(), self.compute));
+                    used.push(linear.role);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The layers of one input.
+    fn solve(&self, index: usize, group: &InputGroup, input: InputStatistics, solved: &mut Solved) -> Result<()> {
+        if 4 * input.hessian.numel() >= LARGE {
+            give_back();
+        }
+        let sites = self.sites(index, group, &solved.weights)?;
+        let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
+        let outcomes = layer_method(self.plan.method).compress(&sites, input)?;
+        for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
+            outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
+            solved.layers.push(LayerReport {
+                name: site.name.clone(),
+                relative_error: relative(outcome.squared_error, energy),
+                bits: outcome.tensor.bits_per_weight(),
+                remarks: outcome.remarks,
+            });
+            solved.weights.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
+        }
+        self.progress.advance(1);
+        Ok(())
+    }
+
     /// Scales of every input of a block that can be scaled: what it makes of the
     /// parameters, and of what is known of their inputs.
     fn rescale(
@@ -215,6 +263,15 @@ impl Work<'_> {
 /// Parameters of a block that are no longer those of the store, by canonical name.
 type Changed = BTreeMap<String, Weight>;
 
+/// What a block has become so far.
+#[derive(Default)]
+struct Solved {
+    weights: Changed,
+    /// Inputs that nothing could be rescaled for, and why.
+    left: BTreeMap<&'static str, &'static str>,
+    layers: Vec<LayerReport>,
+}
+
 /// What rescaling makes of a block.
 #[derive(Default)]
 struct Rescaled {
@@ -240,6 +297,7 @@ fn distance(original: &[f32], packed: &Weight) -> f64 {
 mod tests {
     use super::*;
     use crate::compress::decoder::Entrance;
+    use crate::compress::solve::relative_error::relative_error;
     use crate::model::{DenseModel, inputs};
     use crate::progress::Silent;
     use crate::recipe::TokenImportance;
@@ -260,14 +318,14 @@ mod tests {
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
             let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { unreachable!("it quantises") };
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
-            let made = work.block(0, &stream, None).unwrap();
+            let made = work.block(0, &mut stream.again(), None).unwrap();
 
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
             for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
                 let hessian = stream.observe(&spec.blocks[0], met, &[input], &Silent).take(input).hessian;
-                let expected = relative_error(original.get(role), solved.get(role), &hessian);
+                let expected = relative_error(&original.get(role), &solved.get(role), &hessian);
                 let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
                 assert!((expected / reported - 1.0).abs() < 1e-4, "{role}, sequential {sequential}: {expected}, reported {reported}");
             }

@@ -75,7 +75,7 @@ impl BlockWork for Work<'_> {
 
     /// All layers on what the block as it was makes of the calibration, as in both
     /// papers' programs.
-    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let own = own_groups(spec, index);
         let inputs: Vec<_> = own.iter().map(|group| group.input).collect();

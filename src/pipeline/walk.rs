@@ -41,9 +41,10 @@ pub trait BlockWork {
     /// The parameters before or behind the blocks.
     fn outside_blocks(&self, part: Part) -> Result<Made>;
 
-    /// One block. The stream stands before it; `later_uses` are statistics of the inputs
-    /// that its layers have in later blocks, where those share them.
-    fn block(&self, index: usize, stream: &Stream, later_uses: Option<Statistics>) -> Result<Made>;
+    /// One block. The stream stands before it, and may be moved behind it, as what is made of the
+    /// block moves it; `later_uses` are statistics of the inputs that its layers have in later
+    /// blocks, where those share them.
+    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made>;
 }
 
 /// What a walk goes over, and who hears of it.
@@ -83,7 +84,7 @@ impl Walk<'_> {
             let uses = later_uses.remove(&i);
             let made = journal.part(spec, Part::Block(i), || {
                 fresh = true;
-                work.block(i, &stream, uses)
+                work.block(i, &mut stream, uses)
             })?;
             if !fresh {
                 progress.advance(steps);
@@ -94,7 +95,7 @@ impl Walk<'_> {
             }
             finished.extend(made.weights);
             // What the last block makes of them is of use to none.
-            if i + 1 < spec.blocks.len() {
+            if i + 1 < spec.blocks.len() && stream.block() == i {
                 stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
             }
         }

@@ -23,12 +23,11 @@ pub struct Rounding {
 }
 
 impl Rounding {
-    /// For a weight `[out, in]`, from which the book is made where it is to be the
-    /// weight's own.
-    pub fn new(scheme: Scheme, choice: GridChoice, weight: ArrayView2<f32>) -> Self {
+    /// For a weight `[out, in]`, which is asked for where the book is to be made from it.
+    pub fn new(scheme: Scheme, choice: GridChoice, weight: impl FnOnce() -> Array2<f32>) -> Self {
         let bits = scheme.code.bits();
         let book = match scheme.data_type {
-            DataType::Quantile => Some(Book::of_quantiles(bits, normalised(scheme, weight))),
+            DataType::Quantile => Some(Book::of_quantiles(bits, normalised(scheme, weight().view()))),
             other => Book::shared(other, bits),
         };
         assert_eq!(book.is_some(), scheme.code.has_book(), "codes of a book have one: {scheme:?}");
@@ -136,7 +135,7 @@ pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTen
 pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);
-    let rounding = Rounding::new(scheme, choice, weight);
+    let rounding = Rounding::new(scheme, choice, || weight.to_owned());
     let mut quantized = rounding.blank(rows, columns);
     let codes = quantized.codes.as_slice_mut().expect("standard layout");
     let round = |(row, codes): (usize, &mut [i8])| {
@@ -158,7 +157,7 @@ pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, imp
 
 /// What rounding to nearest makes of a weight `[out, in]`.
 pub fn rounded(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
-    let rounding = Rounding::new(scheme, GridChoice::MinMax, weight);
+    let rounding = Rounding::new(scheme, GridChoice::MinMax, || weight.to_owned());
     let mut rounded = weight.as_standard_layout().into_owned();
     let columns = weight.ncols().max(1);
     let values = rounded.as_slice_mut().expect("standard layout");

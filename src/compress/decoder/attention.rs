@@ -1,6 +1,6 @@
 //! Softmax attention over whole sequences.
 
-use super::{Input, Listener, linear, norm_forward, norm_opt};
+use super::{Input, Listener, each, linear, norm_forward, norm_opt};
 use crate::compress::tensors::Parameters;
 use crate::model::spec::{Attention, QkSpan, Rotary};
 use crate::model::{inputs, roles};
@@ -8,7 +8,18 @@ use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
 /// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
-pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
+pub fn forward(spec: &Attention, weights: &Parameters, x: Vec<Tensor>, hear: &mut Listener) -> ControlFlow<(), Vec<Tensor>> {
+    hear(inputs::ATTENTION, &x)?;
+    let mut contexts = Vec::with_capacity(x.len());
+    for x in x {
+        contexts.push(context(spec, weights, &x, hear)?);
+    }
+    hear(inputs::CONTEXT, &contexts)?;
+    ControlFlow::Continue(each(contexts, |context| linear(weights, "attn.o", &Input::new(&context))))
+}
+
+/// x `[batch, tokens, hidden]` → `[batch, tokens, heads · head_dim]`
+fn context(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
     // All of them are named, so that one that is added cannot be forgotten here; biases
     // are found where they are, and `attend` sees to the scores.
     let Attention {
@@ -28,7 +39,6 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
         softcap: _,
     } = spec;
     let (batch, tokens, _) = x.size3().expect("[batch, tokens, hidden]");
-    hear(inputs::ATTENTION, x)?;
     let input = Input::new(x);
     let project = |role: &str| {
         let y = linear(weights, role, &input);
@@ -55,14 +65,12 @@ pub fn forward(spec: &Attention, weights: &Parameters, x: &Tensor, hear: &mut Li
         let factors: Vec<f32> = (0..tokens as usize).map(|position| growth.at(position)).collect();
         q *= Tensor::from_slice(&factors).view([-1, 1]).to_kind(x.kind()).to_device(x.device());
     }
-    hear(inputs::QUERIES, &q)?;
-    hear(inputs::KEYS, &k)?;
-    hear(inputs::VALUES, &v)?;
+    for (name, heard) in [(inputs::QUERIES, &q), (inputs::KEYS, &k), (inputs::VALUES, &v)] {
+        hear(name, std::slice::from_ref(heard))?;
+    }
     let context = attend(spec, &q, &k, &v);
     let context = context.transpose(1, 2).reshape([batch, tokens, spec.q_width() as i64]);
-    let context = norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context);
-    hear(inputs::CONTEXT, &context)?;
-    ControlFlow::Continue(linear(weights, "attn.o", &Input::new(&context)))
+    ControlFlow::Continue(norm_opt(context_norm, weights, roles::CONTEXT_NORM, &context))
 }
 
 /// Contexts `[batch, heads, tokens, head_dim]`.

@@ -148,7 +148,7 @@ impl Exit {
         if spec.embedding.width.is_some() {
             x = linear(&self.parameters, HEAD_PROJECTION, &Input::new(&x));
         }
-        let logits = x.linear(self.parameters.get(spec.head_name()), self.parameters.find(HEAD_BIAS));
+        let logits = x.linear(&self.parameters.get(spec.head_name()), self.parameters.find(HEAD_BIAS).as_deref());
         match spec.head.softcap.map(f64::from) {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

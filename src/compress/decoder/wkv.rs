@@ -1,6 +1,6 @@
 //! RWKV's time mixing over whole sequences, token by token.
 
-use super::{Input, Listener, linear, mixed, token_before};
+use super::{Input, Listener, each, linear, pairwise, project};
 use crate::compress::tensors::{Parameters, wide};
 use crate::model::spec::Wkv;
 use crate::model::{inputs, roles};
@@ -8,17 +8,14 @@ use std::ops::ControlFlow;
 use tch::Tensor;
 
 /// x `[batch, tokens, hidden]` → `[batch, tokens, hidden]`
-pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener) -> ControlFlow<(), Tensor> {
-    let before = token_before(x);
-    let mut project = |(role, mix): (&str, &'static str)| {
-        let x = mixed(weights, mix, x, &before);
-        hear(mix, &x)?;
-        ControlFlow::Continue(linear(weights, role, &Input::new(&x)))
-    };
-    let [key, value, receptance] = [project(roles::WKV_MIX[0])?, project(roles::WKV_MIX[1])?, project(roles::WKV_MIX[2])?];
-    let means = receptance.sigmoid() * means_of(spec, weights, &key, &value).to_kind(x.kind());
+pub fn forward(spec: &Wkv, weights: &Parameters, x: Vec<Tensor>, hear: &mut Listener) -> ControlFlow<(), Vec<Tensor>> {
+    let [key, value, receptance] = roles::WKV_MIX;
+    let [key, value] = [project(weights, key, &x, hear)?, project(weights, value, &x, hear)?];
+    let receptance = project(weights, receptance, &x, hear)?;
+    let means = pairwise(key, value, |key, value| means_of(spec, weights, &key, &value).to_kind(key.kind()));
+    let means = pairwise(receptance, means, |receptance, means| receptance.sigmoid() * means);
     hear(inputs::WKV, &means)?;
-    ControlFlow::Continue(linear(weights, "wkv.output", &Input::new(&means)))
+    ControlFlow::Continue(each(means, |means| linear(weights, "wkv.output", &Input::new(&means))))
 }
 
 /// Means of the values so far, weighted by exp(key), `[batch, tokens, width]`; sums
@@ -26,8 +23,8 @@ pub fn forward(spec: &Wkv, weights: &Parameters, x: &Tensor, hear: &mut Listener
 fn means_of(spec: &Wkv, weights: &Parameters, key: &Tensor, value: &Tensor) -> Tensor {
     let (batch, tokens, _) = key.size3().expect("[batch, tokens, width]");
     let (key, value) = (wide(key), wide(value));
-    let decay = wide(weights.get(roles::WKV_DECAY)).exp().neg();
-    let first = wide(weights.get(roles::WKV_FIRST));
+    let decay = wide(&weights.get(roles::WKV_DECAY)).exp().neg();
+    let first = wide(&weights.get(roles::WKV_FIRST));
     let zeros = Tensor::zeros([batch, spec.width as i64], (key.kind(), key.device()));
     let (mut numerator, mut denominator, mut greatest) = (zeros.copy(), zeros.copy(), zeros - 1e38);
     let mut all = Vec::with_capacity(tokens as usize);

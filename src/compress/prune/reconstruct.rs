@@ -63,11 +63,11 @@ fn paired(x: &Tensor, y: &Tensor, weights: Option<&Tensor>) -> Paired {
 /// `[tokens, in]`; products of so few are summed in double precision.
 fn heard(place: Place, x: &Tensor, input: &str) -> Tensor {
     let mut found = None;
-    let _ = block_until(place.block, place.weights, x, &mut |name, x| {
+    let _ = block_until(place.block, place.weights, vec![x.shallow_clone()], &mut |name, x| {
         if name != input {
             return ControlFlow::Continue(());
         }
-        found = Some(x.flatten(0, 1).to_kind(Kind::Float));
+        found = Some(x[0].flatten(0, 1).to_kind(Kind::Float));
         ControlFlow::Break(())
     });
     found.expect("every input of the block is heard")

@@ -30,7 +30,7 @@ pub struct Awq {
 }
 
 impl LayerMethod for Awq {
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         let round = |site: &Site| {
             let weight = to_array(&site.weight);
             let tensor = if self.options.clip {
@@ -38,7 +38,7 @@ impl LayerMethod for Awq {
             } else {
                 round_to_nearest(weight.view(), site.scheme)
             };
-            Outcome { tensor, remarks: Vec::new() }
+            Outcome::measured(site, tensor, &input.hessian, Vec::new())
         };
         Ok(sites.iter().map(round).collect())
     }
@@ -47,7 +47,7 @@ impl LayerMethod for Awq {
 /// Rounds to nearest, each group on the clipped grid of the least error.
 fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
-    let rounding = Rounding::new(scheme, GridChoice::LeastError(CLIP), weight);
+    let rounding = Rounding::new(scheme, GridChoice::LeastError(CLIP), || weight.to_owned());
     let mut tensor = rounding.blank(rows, columns);
     let width = scheme.group_columns(columns);
     for (group, start) in (0..columns).step_by(width).enumerate() {

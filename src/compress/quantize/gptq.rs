@@ -4,19 +4,19 @@
 //! Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate Post-Training
 //! Quantization for Generative Pre-trained Transformers" (2022), algorithm 1.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, Outcome, Site, lost};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
-use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
+use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::{Grid, Real};
+use crate::quant::grid::Grid;
 use crate::quant::rounding::Rounding;
 use crate::quant::{Permutation, QuantizedTensor};
 use crate::recipe::{ActOrder, GptqOptions, Precision};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Tensor, kind::Element};
+use tch::Tensor;
 
 /// The method.
 pub struct Gptq {
@@ -25,25 +25,28 @@ pub struct Gptq {
 }
 
 impl LayerMethod for Gptq {
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         let Some(first) = sites.first() else { return Ok(Vec::new()) };
         let permutation = format!("{}.perm", first.name);
         match self.options.precision {
-            Precision::F32 => gptq::<f32>(sites, &input.hessian, self.options, &permutation),
-            Precision::F64 => gptq::<f64>(sites, &input.hessian, self.options, &permutation),
+            Precision::F32 => gptq::<f32>(sites, input.hessian, self.options, &permutation),
+            Precision::F64 => gptq::<f64>(sites, input.hessian, self.options, &permutation),
         }
     }
 }
 
 /// Quantises all sites of one input with one factorisation, in the precision of
-/// `T`: `hessian` `[in, in]` and weights are converted to it. Permutations are
-/// named `permutation`. Sites have groups of one size.
-pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
+/// `T`: `hessian` `[in, in]`, which is used up, and weights are converted to it. Permutations
+/// are named `permutation`. Sites have groups of one size.
+pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let width = hessian.size()[0] as usize;
     let group = sites.first().map_or(width, |site| site.scheme.group_columns(width));
     assert!(sites.iter().all(|site| site.scheme.group_columns(width) == group), "groups of one size");
-    let columns = Columns::of::<T>(hessian.to_kind(T::KIND).copy(), options.act_order, group, options.damp_percent)?;
+    let converted = hessian.to_kind(T::KIND);
+    // Where it is another one; otherwise it is used up.
+    drop(hessian);
+    let columns = Columns::of::<T>(converted, options.act_order, group, options.damp_percent)?;
     // Only where groups follow the order must the file hold columns by it.
     let stored = (options.act_order == ActOrder::On && !options.static_groups).then(|| {
         let order = columns.order.iter().map(|&i| i as u32).collect();
@@ -52,10 +55,12 @@ pub fn gptq<T: Real + Element>(sites: &[Site], hessian: &Tensor, options: GptqOp
     let plan = Plan::new(&columns.order, group, options, stored.is_some());
     let solve = |site: &Site| {
         let weight = columns.live(&site.weight.to_kind(T::KIND));
-        let rounding = Rounding::new(site.scheme, options.grid, to_array(&weight).view());
-        let mut tensor = round_columns::<T>(weight, &columns, &rounding, &plan);
+        let rounding = Rounding::new(site.scheme, options.grid, || to_array(&weight));
+        let (mut tensor, damped_error) = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
-        Outcome { tensor, remarks: columns.factor.raised_from(options.damp_percent).into_iter().collect() }
+        let squared_error = damped_error - columns.of_damping(&lost(&columns.live(&site.weight), &tensor));
+        let remarks = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
+        Outcome { tensor, squared_error: squared_error.max(0.0), remarks }
     };
     Ok(sites.iter().map(solve).collect())
 }
@@ -100,8 +105,9 @@ struct Row {
     codes: Vec<i8>,
 }
 
-/// Rounds the columns of a weight `[out, in]` in their order.
-fn round_columns<T: Real + Element>(mut weight: Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> QuantizedTensor {
+/// Rounds the columns of a weight `[out, in]` in their order: what becomes of them, and the
+/// squared error of outputs by the damped Hessian.
+fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> (QuantizedTensor, f64) {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
     let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
@@ -126,7 +132,7 @@ fn round_columns<T: Real + Element>(mut weight: Tensor, solved: &Columns, roundi
         }
     };
     weight = weight.index_select(1, &solved.index);
-    compensate(weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
+    let error = compensate(weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
         if plan.fixed {
             row.grid = row.grids[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {
@@ -141,7 +147,7 @@ fn round_columns<T: Real + Element>(mut weight: Tensor, solved: &Columns, roundi
         row.grids.into_iter().enumerate().for_each(|(g, grid)| tensor.set_grid(i, g, grid));
         tensor.codes.row_mut(i).iter_mut().zip(row.codes).for_each(|(to, code)| *to = code);
     }
-    tensor
+    (tensor, error)
 }
 
 impl Row {
@@ -189,7 +195,7 @@ mod tests {
             weight: Tensor::from_slice2(&[[0.5f32, -0.25]]),
         };
         let options = GptqOptions { act_order: ActOrder::Off, ..GptqOptions::default() };
-        let outcome = gptq::<f32>(&[site], &hessian, options, "p").unwrap().remove(0);
+        let outcome = gptq::<f32>(&[site], hessian, options, "p").unwrap().remove(0);
         assert!(outcome.remarks[0].contains("damping raised from 0.01 to 10"), "{:?}", outcome.remarks);
     }
 }

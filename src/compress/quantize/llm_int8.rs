@@ -30,7 +30,7 @@ pub struct LlmInt8 {
 }
 
 impl LayerMethod for LlmInt8 {
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         let Some(first) = sites.first() else { return Ok(Vec::new()) };
         let magnitudes = to_vec(&input.greatest_magnitude);
         let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
@@ -50,7 +50,7 @@ impl LayerMethod for LlmInt8 {
             let outliers = columns.as_ref().map(|columns| Outliers::take(&mut weight, columns));
             let mut tensor = round_to_nearest(weight.view(), site.scheme);
             tensor.outliers = outliers;
-            Outcome { tensor, remarks }
+            Outcome::measured(site, tensor, &input.hessian, remarks)
         };
         let remarks = std::iter::once(remarks.into_iter().collect()).chain(std::iter::repeat(Vec::new()));
         Ok(sites.iter().zip(remarks).map(decompose).collect())

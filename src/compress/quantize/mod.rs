@@ -14,6 +14,8 @@ pub use rtn::Rtn;
 pub use ternary::{Ternary, in_turn};
 
 use super::calibrate::InputStatistics;
+use super::solve::relative_error::energy;
+use super::tensors::from_array;
 use crate::error::Result;
 use crate::quant::{QuantizedTensor, Scheme};
 use crate::recipe::Method;
@@ -33,14 +35,29 @@ pub struct Site {
 pub struct Outcome {
     /// Codes and scales.
     pub tensor: QuantizedTensor,
+    /// tr((W − Ŵ) H (W − Ŵ)ᵀ): what the layer's outputs lose.
+    pub squared_error: f64,
     /// What the user should know, such as damping that had to be raised.
     pub remarks: Vec<String>,
 }
 
+impl Outcome {
+    /// Of a tensor that is measured by the Hessian `[in, in]` of its input.
+    pub fn measured(site: &Site, tensor: QuantizedTensor, hessian: &Tensor, remarks: Vec<String>) -> Self {
+        Self { squared_error: energy(&lost(&site.weight, &tensor), hessian), tensor, remarks }
+    }
+}
+
+/// W − Ŵ `[out, in]`
+fn lost(weight: &Tensor, tensor: &QuantizedTensor) -> Tensor {
+    weight - from_array(&tensor.dequantize()).to_device(weight.device())
+}
+
 /// A method that works on linear layers which share an input. Pure: no I/O.
 pub trait LayerMethod {
-    /// Quantises all sites of one input by what is known of it.
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>>;
+    /// Quantises all sites of one input by what is known of it, which is used up: a Hessian is
+    /// the largest thing there is.
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>>;
 }
 
 /// What carries a method out.

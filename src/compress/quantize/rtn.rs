@@ -17,12 +17,12 @@ pub struct Rtn {
 }
 
 impl LayerMethod for Rtn {
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         // The Hessian's diagonal: second moments of the activations.
         let importance = self.options.importance.then(|| numbers::<f64>(&input.hessian.diag(0).to_kind(Kind::Double)));
-        let round = |site: &Site| Outcome {
-            tensor: round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref()),
-            remarks: Vec::new(),
+        let round = |site: &Site| {
+            let tensor = round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref());
+            Outcome::measured(site, tensor, &input.hessian, Vec::new())
         };
         Ok(sites.iter().map(round).collect())
     }

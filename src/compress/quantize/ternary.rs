@@ -9,17 +9,17 @@
 use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
-use crate::compress::solve::optimal_brain::{BLOCK, compensate, numbers};
+use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::solve::relative_error::energy;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::QuantizedTensor;
-use crate::quant::grid::{Grid, Real, storable};
+use crate::quant::grid::{Grid, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
 use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
 use ndarray::Array2;
-use tch::{Kind, Tensor, kind::Element};
+use tch::{Kind, Tensor};
 
 /// The method.
 pub struct Ternary {
@@ -28,30 +28,27 @@ pub struct Ternary {
 }
 
 impl LayerMethod for Ternary {
-    fn compress(&self, sites: &[Site], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         let share = self.options.scale;
         match self.options.solver {
-            TernarySolver::Absmean => Ok(sites.iter().map(|site| absmean(site, share)).collect()),
+            TernarySolver::Absmean => {
+                let measured = |site: &Site| Outcome::measured(site, absmean(site, share), &input.hessian, Vec::new());
+                Ok(sites.iter().map(measured).collect())
+            }
             TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(sites, &input.hessian, share, damp_percent, rounds),
         }
     }
 }
 
-fn absmean(site: &Site, share: Share) -> Outcome {
+fn absmean(site: &Site, share: Share) -> QuantizedTensor {
     let weight = to_array(&site.weight);
     let scales = mean_magnitudes(weight.view(), share);
-    Outcome { tensor: round(weight.view(), site.scheme, scales), remarks: Vec::new() }
+    round(weight.view(), site.scheme, scales)
 }
 
 /// All sites of one input, with one factorisation, in the precision of `T`: `rounds` times
 /// codes on given scales, then scales of given codes; the best of them is kept.
-pub fn in_turn<T: Real + Element>(
-    sites: &[Site],
-    hessian: &Tensor,
-    share: Share,
-    damp_percent: f64,
-    rounds: usize,
-) -> Result<Vec<Outcome>> {
+pub fn in_turn<T: Number>(sites: &[Site], hessian: &Tensor, share: Share, damp_percent: f64, rounds: usize) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND);
     // Each column has those behind it to make its error good: the most active go first.
@@ -61,8 +58,9 @@ pub fn in_turn<T: Real + Element>(
         let target = weight.matmul(&hessian);
         let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
         let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
-        let tensor = solver.run::<T>(absmean(site, share).tensor, rounds);
-        Outcome { tensor, remarks: columns.factor.raised_from(damp_percent).into_iter().collect() }
+        let (error, tensor) = solver.run::<T>(absmean(site, share), rounds);
+        let squared_error = error * solver.energy;
+        Outcome { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };
     Ok(sites.iter().map(solve).collect())
 }
@@ -81,7 +79,8 @@ struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    fn run<T: Real + Element>(&self, mut tensor: QuantizedTensor, rounds: usize) -> QuantizedTensor {
+    /// The best, and its error.
+    fn run<T: Number>(&self, mut tensor: QuantizedTensor, rounds: usize) -> (f64, QuantizedTensor) {
         let mut best = (self.error(&tensor), tensor.clone());
         for _ in 0..rounds {
             tensor.codes = self.codes::<T>(&tensor);
@@ -91,7 +90,7 @@ impl Solver<'_> {
                 best = (error, tensor.clone());
             }
         }
-        best.1
+        best
     }
 
     /// What the outputs lose, relative to all of it.
@@ -103,7 +102,7 @@ impl Solver<'_> {
     }
 
     /// The best codes on the scales of a tensor, as far as GPTQ finds them.
-    fn codes<T: Real + Element>(&self, tensor: &QuantizedTensor) -> Array2<i8> {
+    fn codes<T: Number>(&self, tensor: &QuantizedTensor) -> Array2<i8> {
         let columns = tensor.codes.ncols();
         let scheme = tensor.scheme;
         let width = scheme.group_columns(columns);

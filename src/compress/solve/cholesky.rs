@@ -3,19 +3,28 @@
 use crate::error::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// What [`inverse_factor`] found.
-pub struct InverseFactor {
+/// The factor of the inverse of a Hessian.
+pub struct Factor {
     /// Upper triangular U with UᵀU = H⁻¹, `[n, n]`.
     pub upper: Tensor,
-    /// The damping that was used, relative to the mean of the diagonal.
-    pub damp_percent: f64,
+    /// What the Hessian was damped by.
+    pub damping: Damping,
 }
 
-impl InverseFactor {
-    /// What to say where more damping was needed than was asked for.
+/// What the diagonal of a Hessian was raised by.
+#[derive(Clone, Copy)]
+pub struct Damping {
+    /// Relative to its mean.
+    pub percent: f64,
+    /// As a number.
+    pub added: f64,
+}
+
+impl Damping {
+    /// What to say where more was needed than was asked for.
     pub fn raised_from(&self, damp_percent: f64) -> Option<String> {
-        let raised = || format!("damping raised from {damp_percent} to {}: its Hessian is not positive definite", self.damp_percent);
-        (self.damp_percent > damp_percent).then(raised)
+        let raised = || format!("damping raised from {damp_percent} to {}: its Hessian is not positive definite", self.percent);
+        (self.percent > damp_percent).then(raised)
     }
 }
 
@@ -28,26 +37,31 @@ impl InverseFactor {
 ///
 /// Source: GPTQ (Frantar et al. 2022), section 3.3, step 3, which inverts and factors
 /// again.
-pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<InverseFactor> {
-    let mean = hessian.diag(0).mean(Kind::Double).double_value(&[]);
-    if !mean.is_finite() {
-        return Err(Error::Overflow("the activations that were calibrated on are not finite: the model overflows on this text".into()));
-    }
+pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<Factor> {
     let reversed = hessian.flip([0, 1]);
     // Each of these is as large as the Hessian, and one is let go before the next.
     drop(hessian);
-    let (mut damp, mut added) = (damp_percent, 0.0);
-    while damp <= 100.0 {
-        let _ = reversed.diagonal(0, 0, 1).g_add_scalar_((damp - added) * mean);
-        if let Some(lower) = factor(&reversed) {
+    inverse_factor_of_reversed(reversed, damp_percent)
+}
+
+/// The same of a Hessian whose rows and columns are in reverse.
+pub fn inverse_factor_of_reversed(reversed: Tensor, damp_percent: f64) -> Result<Factor> {
+    let mean = reversed.diag(0).mean(Kind::Double).double_value(&[]);
+    if !mean.is_finite() {
+        return Err(Error::Overflow("the activations that were calibrated on are not finite: the model overflows on this text".into()));
+    }
+    let (mut percent, mut added) = (damp_percent, 0.0);
+    while percent <= 100.0 {
+        let _ = reversed.diagonal(0, 0, 1).g_add_scalar_((percent - added) * mean);
+        if let Some(lower) = cholesky(&reversed) {
             drop(reversed);
             // Turned before it is inverted: the inverse is as it is wanted.
             let upper = lower.flip([0, 1]);
             drop(lower);
             invert(&upper);
-            return Ok(InverseFactor { upper, damp_percent: damp });
+            return Ok(Factor { upper, damping: Damping { percent, added: percent * mean } });
         }
-        (added, damp) = (damp, 10.0 * damp);
+        (added, percent) = (percent, 10.0 * percent);
     }
     Err(Error::Environment(format!(
         "the Hessian is not positive definite even with a hundred times its mean diagonal added (from {damp_percent})"
@@ -55,9 +69,10 @@ pub fn inverse_factor(hessian: Tensor, damp_percent: f64) -> Result<InverseFacto
 }
 
 /// The lower factor of a matrix that is positive definite.
-fn factor(matrix: &Tensor) -> Option<Tensor> {
+fn cholesky(matrix: &Tensor) -> Option<Tensor> {
     let (factor, info) = matrix.f_linalg_cholesky_ex(false, false).ok()?;
-    (info.int64_value(&[]) == 0 && factor.isfinite().all().int64_value(&[]) == 1).then_some(factor)
+    // The diagonal tells of all: each number of a row is taken off it, squared.
+    (info.int64_value(&[]) == 0 && factor.diag(0).isfinite().all().int64_value(&[]) == 1).then_some(factor)
 }
 
 /// Turns an upper triangular matrix into its inverse, in place: a third of the work of

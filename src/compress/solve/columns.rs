@@ -1,7 +1,7 @@
 //! The columns of a layer's input in the order they are solved in, with the factor of the
 //! inverse Hessian in that order.
 
-use super::cholesky::{InverseFactor, inverse_factor};
+use super::cholesky::{Factor, inverse_factor_of_reversed};
 use super::optimal_brain::numbers;
 use crate::error::Result;
 use crate::quant::grid::Real;
@@ -15,9 +15,12 @@ pub struct Columns {
     /// The same, `[in]`, where it is computed.
     pub index: Tensor,
     /// In that order.
-    pub factor: InverseFactor,
-    /// Those that are always zero in calibration, `[in]`, in the model's order.
-    dead: Tensor,
+    pub factor: Factor,
+    /// Those that are always zero in calibration, `[in]`, in the model's order; `None` where there
+    /// are none.
+    dead: Option<Tensor>,
+    /// What those have on the Hessian's diagonal instead.
+    stand_in: f64,
 }
 
 impl Columns {
@@ -27,20 +30,41 @@ impl Columns {
         // A column that is always zero in calibration has no say: any value will do,
         // and the mean of the others leaves the damping as it is.
         let dead = hessian.diag(0).eq(0.0);
-        let live = dead.logical_not().sum(Kind::Int64).int64_value(&[]).max(1);
-        let mean = hessian.diag(0).sum(Kind::Double).double_value(&[]) / live as f64;
-        let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, if mean > 0.0 { mean } else { 1.0 });
+        let width = hessian.size()[0];
+        let live = dead.logical_not().sum(Kind::Int64).int64_value(&[]);
+        let mean = hessian.diag(0).sum(Kind::Double).double_value(&[]) / live.max(1) as f64;
+        let stand_in = if mean > 0.0 { mean } else { 1.0 };
+        let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, stand_in);
         let order = order(by, &numbers::<T>(&hessian.diag(0)), group);
         let index = Tensor::from_slice(&order.iter().map(|&i| i as i64).collect::<Vec<_>>()).to_device(hessian.device());
         // One by one: each is as large as the Hessian.
-        hessian = hessian.index_select(0, &index);
-        hessian = hessian.index_select(1, &index);
-        Ok(Self { order, index, factor: inverse_factor(hessian, damp_percent)?, dead })
+        let reversed = index.flip([0]);
+        hessian = hessian.index_select(0, &reversed);
+        hessian = hessian.index_select(1, &reversed);
+        Ok(Self {
+            order,
+            index,
+            factor: inverse_factor_of_reversed(hessian, damp_percent)?,
+            dead: (live < width).then_some(dead),
+            stand_in,
+        })
     }
 
-    /// A weight `[out, in]` without what meets nothing.
+    /// What of tr(D H Dᵀ) comes from the damping, and from what stands in for columns that meet
+    /// nothing: D `[out, in]` is what a live weight loses.
+    pub fn of_damping(&self, lost: &Tensor) -> f64 {
+        let energy = |of: &Tensor| {
+            let flat = of.flatten(0, -1);
+            flat.dot(&flat).double_value(&[])
+        };
+        let of_dead = self.dead.as_ref().map_or(0.0, |dead| energy(&lost.masked_fill(&dead.logical_not().unsqueeze(0), 0.0)));
+        self.factor.damping.added * energy(lost) + self.stand_in * of_dead
+    }
+
+    /// A weight `[out, in]` without what meets nothing: the very weight where there is nothing of
+    /// that, so not to be written to.
     pub fn live(&self, weight: &Tensor) -> Tensor {
-        weight.masked_fill(&self.dead.unsqueeze(0), 0.0)
+        self.dead.as_ref().map_or_else(|| weight.shallow_clone(), |dead| weight.masked_fill(&dead.unsqueeze(0), 0.0))
     }
 }
 

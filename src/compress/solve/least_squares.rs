@@ -1,7 +1,7 @@
 //! The weights of a layer that sees other inputs than before, nearest to what it made of
 //! those.
 
-use super::cholesky::{InverseFactor, inverse_factor};
+use super::cholesky::{Factor, inverse_factor};
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
@@ -94,12 +94,12 @@ pub fn solve(weight: &Tensor, bias: Option<&Tensor>, stay: &Tensor, paired: &Pai
     // Inputs that are always zero, or the same, keep their weights.
     let dead = products.diagonal(0, 0, 1).le(0.0).to_kind(Kind::Double);
     let mean = products.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(f64::MIN_POSITIVE);
-    let InverseFactor { upper, damp_percent } = inverse_factor(products + (dead * mean).diag(0), damp_percent)?;
+    let Factor { upper, damping } = inverse_factor(products + (dead * mean).diag(0), damp_percent)?;
     // W₀ and what it leaves, through the inverse.
     let left = weight.matmul(across) - start.matmul(products);
     let solved = start + left.matmul(&upper.tr()).matmul(&upper);
     let bias = bias.map(|bias| bias.to_kind(Kind::Double) + (weight.matmul(&paired.before) - solved.matmul(&paired.after)) / paired.tokens);
-    Ok(Solved { weight: solved, bias, damp_percent })
+    Ok(Solved { weight: solved, bias, damp_percent: damping.percent })
 }
 
 /// The damping with which what is solved on one half of the text does best on the other;

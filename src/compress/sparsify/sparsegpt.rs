@@ -10,12 +10,11 @@ use super::{Outcome, Sparsifier};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::cholesky::inverse_factor;
 use crate::compress::solve::mask::{beyond, lowest, mark_lowest};
-use crate::compress::solve::optimal_brain::{compensate, numbers};
+use crate::compress::solve::optimal_brain::{Number, compensate, numbers};
 use crate::error::Result;
-use crate::quant::grid::Real;
 use crate::recipe::{Precision, SparseGptOptions, Sparsity};
 use std::ops::Range;
-use tch::{Tensor, kind::Element};
+use tch::Tensor;
 
 /// The method.
 pub struct SparseGpt {
@@ -36,12 +35,7 @@ impl Sparsifier for SparseGpt {
 
 /// Sparsifies all layers `[out, in]` of one input with one factorisation, in the
 /// precision of `T`: `hessian` `[in, in]` and weights are converted to it.
-pub fn sparsegpt<T: Real + Element>(
-    weights: &[Tensor],
-    hessian: &Tensor,
-    sparsity: Sparsity,
-    options: SparseGptOptions,
-) -> Result<Vec<Outcome>> {
+pub fn sparsegpt<T: Number>(weights: &[Tensor], hessian: &Tensor, sparsity: Sparsity, options: SparseGptOptions) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND).copy();
     // A column that is always zero in calibration has no say, and its weights go.
@@ -55,7 +49,7 @@ pub fn sparsegpt<T: Real + Element>(
             sparsity,
             options.block_size,
         ),
-        remarks: factor.raised_from(options.damp_percent).into_iter().collect(),
+        remarks: factor.damping.raised_from(options.damp_percent).into_iter().collect(),
     };
     Ok(weights.iter().map(solve).collect())
 }
@@ -67,7 +61,7 @@ struct Row<T> {
     values: Vec<T>,
 }
 
-fn prune_columns<T: Real + Element>(weight: Tensor, upper: &Tensor, sparsity: Sparsity, block_size: usize) -> Tensor {
+fn prune_columns<T: Number>(weight: Tensor, upper: &Tensor, sparsity: Sparsity, block_size: usize) -> Tensor {
     let (shape, device) = (weight.size(), weight.device());
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
