@@ -13,7 +13,7 @@
 //! | [`recipe`] | what to do, in TOML |
 //! | [`eval`] | perplexity, divergence, accuracy, size, speed |
 //! | [`runtime`] | the device: decoder, cache, sampler |
-//! | [`kernels`] | arithmetic of the device, one file or folder an instruction set |
+//! | [`kernels`] | arithmetic of the device, one file or folder an instruction set; second moments, for what compresses |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers, and the corpus to train on |

@@ -16,8 +16,8 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
-/// Sequences that go through a block together. On a CPU a few keep its cores busy, and
-/// what a block makes of them is most of the memory besides the block.
+/// Sequences that go through a layer together. On a CPU a few keep its cores busy, and what
+/// is made of more of them takes memory.
 fn batch(device: Device) -> usize {
     match device {
         Device::Cpu => 2,
@@ -193,7 +193,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The same; `hear` is told of inputs, and of how much their tokens count.
+    /// Moves past a block; `hear` is told of inputs, and of how much their tokens count.
     pub fn advance_heard(
         &mut self,
         spec: &Block,
@@ -289,7 +289,8 @@ impl Sums {
     }
 
     /// The same of tokens that all count alike, by a kernel of our own: products of numbers
-    /// in bf16 are exact in f32, as are those of the other way, at twice its speed.
+    /// in bf16 are exact in f32 (but for the very smallest, which count as zero), as are those of
+    /// the other way, at twice its speed.
     fn add_bf16(&mut self, x: &[bf16], tokens: i64, kernel: gram::Kernel) {
         let pairs = gram::Pairs::new(x, self.magnitudes.numel());
 

@@ -206,7 +206,8 @@ fn lent<T: bytemuck::Pod>(tensor: &Tensor, kind: Kind) -> Option<&[T]> {
 
 /// Numbers of a kind on the CPU, one behind the other.
 fn lies_plainly(tensor: &Tensor, kind: Kind) -> bool {
-    tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous()
+    // What is empty may lie nowhere.
+    tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous() && tensor.numel() > 0
 }
 
 /// Gives the system back what freed tensors have left behind: the allocator keeps it in case it

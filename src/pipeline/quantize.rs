@@ -114,7 +114,7 @@ impl BlockWork for Work<'_> {
         let all = block.input_groups(spec.hidden_size);
         let widest = all.iter().map(|group| group.linears[0].inputs).max().unwrap_or(0);
         if sequential && own.len() == all.len() && stream.bytes_of(widest) <= ABREAST {
-            self.solve_on_the_way(index, &own, stream, &mut solved)?;
+            self.solve_on_the_way(index, &own, stream, &mut later_uses, &mut solved)?;
         } else {
             for group in &own {
                 if sequential {
@@ -136,7 +136,14 @@ impl BlockWork for Work<'_> {
 impl Work<'_> {
     /// All layers of a block, each on what the solved ones before it make: one pass does for
     /// statistics and for what the block makes.
-    fn solve_on_the_way(&self, index: usize, groups: &[InputGroup], stream: &mut Stream, solved: &mut Solved) -> Result<()> {
+    fn solve_on_the_way(
+        &self,
+        index: usize,
+        groups: &[InputGroup],
+        stream: &mut Stream,
+        later_uses: &mut Statistics,
+        solved: &mut Solved,
+    ) -> Result<()> {
         let spec = self.store.spec();
         // Those that are to be solved come in once they are.
         let others = spec.roles(index).into_iter().filter_map(|(role, _, kind)| {
@@ -152,10 +159,12 @@ impl Work<'_> {
             // What read the inputs before this one has done so, for all sequences.
             used.drain(..).for_each(|role| parameters.drop(role));
             let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
+            statistics.take_over(later_uses, input);
             self.solve(index, group, statistics.take(input), solved)?;
             for linear in &group.linears {
-                if let Some(weight) = solved.weights.get(&spec.block_name(index, linear.role)) {
-                    parameters.put(linear.role, Parameter::load(weight.clone(), self.compute));
+                let name = spec.block_name(index, linear.role);
+                if self.plan.schemes.contains_key(&name) {
+                    parameters.put(linear.role, Parameter::load(solved.weights[&name].clone(), self.compute));
                     used.push(linear.role);
                 }
             }
@@ -299,35 +308,48 @@ mod tests {
     use crate::compress::decoder::Entrance;
     use crate::compress::solve::relative_error::relative_error;
     use crate::model::{DenseModel, inputs};
+    use crate::pipeline::walk::later_uses;
     use crate::progress::Silent;
     use crate::recipe::TokenImportance;
 
     /// Solved in turn, a layer meets what the solved ones before it make of the
-    /// calibration; otherwise what the original ones do.
+    /// calibration; otherwise what the original ones do. Later blocks' inputs of shared layers
+    /// count in both. The stream that is moved on the way is where it would be moved to.
     #[test]
     fn true_sequential_layers_meet_the_solved_ones_before_them() {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
-        let model = DenseModel::open_hugging_face(&dir).unwrap();
-        let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
-        let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-        let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
-        let original = Parameters::block(store, 0, Compute::CPU).unwrap();
-        for sequential in [true, false] {
+        for (fixture, sequential) in [("llama-gqa-tied", true), ("llama-gqa-tied", false), ("mobillama-shared", true)] {
+            let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures").join(fixture);
+            let model = DenseModel::open_hugging_face(&dir).unwrap();
+            let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
+            let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+            let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
+            let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
+            let uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
+            let original = Parameters::block(store, 0, Compute::CPU).unwrap();
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
             let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { unreachable!("it quantises") };
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
-            let made = work.block(0, &mut stream.again(), None).unwrap();
+            let mut moved = stream.again();
+            let made = work.block(0, &mut moved, Some(uses.copy())).unwrap();
 
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
             for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
-                let hessian = stream.observe(&spec.blocks[0], met, &[input], &Silent).take(input).hessian;
-                let expected = relative_error(&original.get(role), &solved.get(role), &hessian);
+                let mut statistics = stream.observe(&spec.blocks[0], met, &[input], &Silent);
+                statistics.take_over(&mut uses.copy(), input);
+                let expected = relative_error(&original.get(role), &solved.get(role), &statistics.take(input).hessian);
                 let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
-                assert!((expected / reported - 1.0).abs() < 1e-4, "{role}, sequential {sequential}: {expected}, reported {reported}");
+                let off = (expected / reported - 1.0).abs();
+                assert!(off < 1e-4, "{fixture}, {role}, sequential {sequential}: {expected}, reported {reported}");
+            }
+            assert_eq!(moved.block(), usize::from(sequential));
+            if sequential {
+                let mut advanced = stream.again();
+                advanced.advance(&spec.blocks[0], &solved, &Silent);
+                let pairs = advanced.batches().iter().zip(moved.batches());
+                assert!(pairs.into_iter().all(|(a, b)| a.equal(b)), "{fixture}: another place");
             }
         }
     }

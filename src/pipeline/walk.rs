@@ -135,7 +135,12 @@ fn warn_of_remarks(layers: &[LayerReport]) {
 /// Statistics of the inputs of shared layers in the blocks that use them again, by
 /// the block that owns them. Those blocks come later, so their inputs are those of
 /// the original model; what the owner reads itself is not in here.
-fn later_uses(store: &dyn WeightStore, start: &Stream, compute: Compute, progress: &dyn Progress) -> Result<BTreeMap<usize, Statistics>> {
+pub(super) fn later_uses(
+    store: &dyn WeightStore,
+    start: &Stream,
+    compute: Compute,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<usize, Statistics>> {
     let spec = store.spec();
     let mut uses: BTreeMap<usize, Statistics> = BTreeMap::new();
     if !spec.shares_weights() {

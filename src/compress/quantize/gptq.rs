@@ -18,6 +18,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
 
+/// Of the error that counts the damping, what must be left without it for the difference to be
+/// more than rounding.
+const LEAST: f64 = 1e-3;
+
 /// The method.
 pub struct Gptq {
     /// How it solves.
@@ -59,7 +63,10 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
         let (mut tensor, damped_error) = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
         let squared_error = damped_error - columns.of_damping(&lost(&columns.live(&site.weight), &tensor));
-        let remarks = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
+        let mut remarks: Vec<String> = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
+        if squared_error < LEAST * damped_error {
+            remarks.push("its error is too small beside the damping's to be told exactly".into());
+        }
         Outcome { tensor, squared_error: squared_error.max(0.0), remarks }
     };
     Ok(sites.iter().map(solve).collect())

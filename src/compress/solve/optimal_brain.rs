@@ -42,8 +42,8 @@ impl Number for f64 {
 /// `values[0]` is its value now, the rest are those after it in the block;
 /// it answers with the value the column is fixed to.
 ///
-/// What it all costs is the answer, tr((W − Ŵ) H (W − Ŵ)ᵀ) by the H that was factored: errors
-/// E = (w − q) / U[i,i] add up to W − Ŵ = E U, and U H Uᵀ = 1.
+/// What it all costs is the answer, `tr((W − Ŵ) H (W − Ŵ)ᵀ)` by the H that was factored: errors
+/// `E[i] = (w[i] − q) / U[i,i]` add up to `W − Ŵ = E U`, and `U H Uᵀ = 1`.
 pub fn compensate<T: Number, S: Send>(
     weight: Tensor,
     upper: &Tensor,
