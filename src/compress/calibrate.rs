@@ -293,9 +293,7 @@ impl Sums {
     /// the other way, at twice its speed.
     fn add_bf16(&mut self, x: &[bf16], tokens: i64, kernel: gram::Kernel) {
         let pairs = gram::Pairs::new(x, self.magnitudes.numel());
-
         kernel.add(&pairs, in_place(&mut self.products).expect("made here"));
-
         let _ = self.magnitudes.g_add_(&Tensor::from_slice(&pairs.magnitudes));
         self.greatest = self.greatest.maximum(&Tensor::from_slice(&pairs.greatest));
         self.tokens += tokens as f64;
