@@ -8,6 +8,7 @@ use crate::model::spec::{Embedding, Positions};
 use crate::model::{ModelSpec, Part};
 use crate::quant::Weight;
 use rayon::prelude::*;
+use std::cell::Ref;
 use tch::Tensor;
 
 /// What comes before the blocks.
@@ -144,14 +145,27 @@ impl Exit {
 
     /// Logits `[…, vocab]` of hidden states behind the last block `[…, hidden]`.
     pub fn forward(&self, spec: &ModelSpec, x: &Tensor) -> Tensor {
-        let mut x = norm_opt(&spec.final_norm, &self.parameters, FINAL_NORM, x);
-        if spec.embedding.width.is_some() {
-            x = linear(&self.parameters, HEAD_PROJECTION, &Input::new(&x));
-        }
-        let logits = x.linear(&self.parameters.get(spec.head_name()), self.parameters.find(HEAD_BIAS).as_deref());
+        self.logits(spec, &self.read(spec, x))
+    }
+
+    /// What the head reads, `[…, width]`, of hidden states behind the last block `[…, hidden]`.
+    pub fn read(&self, spec: &ModelSpec, x: &Tensor) -> Tensor {
+        let x = norm_opt(&spec.final_norm, &self.parameters, FINAL_NORM, x);
+        if spec.embedding.width.is_some() { linear(&self.parameters, HEAD_PROJECTION, &Input::new(&x)) } else { x }
+    }
+
+    /// Logits `[…, vocab]` of what the head reads.
+    pub fn logits(&self, spec: &ModelSpec, read: &Tensor) -> Tensor {
+        let (weight, bias) = self.head(spec);
+        let logits = read.linear(&weight, bias.as_deref());
         match spec.head.softcap.map(f64::from) {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }
+    }
+
+    /// The head's matrix `[vocab, width]` and its bias.
+    pub(crate) fn head(&self, spec: &ModelSpec) -> (Ref<'_, Tensor>, Option<Ref<'_, Tensor>>) {
+        (self.parameters.get(spec.head_name()), self.parameters.find(HEAD_BIAS))
     }
 }

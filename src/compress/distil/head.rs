@@ -2,8 +2,10 @@
 //! vocabulary needs no more memory than a small one.
 
 use super::divergence::Slope;
+use crate::compress::decoder::Exit;
 use crate::compress::tensors::{along, wide};
 use crate::compress::train::{Network, Part};
+use crate::model::ModelSpec;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -33,16 +35,18 @@ pub fn predict(
     losses: &mut dyn FnMut(i64, i64, &Tensor) -> Vec<Weighted>,
 ) -> (Vec<Part>, Tensor) {
     let flat = hidden.view([-1, *hidden.size().last().expect("[…, hidden]")]);
-    let exit = network.exit();
+    let (spec, exit) = (network.spec(), network.exit());
     let tokens = flat.size()[0];
-    let at_a_time = stretch(network.spec().vocab_size);
+    let at_a_time = stretch(spec.vocab_size);
     let (mut sums, mut gradients) = (BTreeMap::new(), Vec::new());
+    let mut head = HeadGradient { spec, exit: &exit, weight: None, bias: None };
     for start in (0..tokens).step_by(at_a_time) {
         let count = (at_a_time as i64).min(tokens - start);
         let x = flat.narrow(0, start, count).detach().set_requires_grad(learn);
-        let logits = exit.forward(network.spec(), &x);
+        let read = exit.read(spec, &x);
+        let logits = tch::no_grad(|| exit.logits(spec, &read));
         let mut gradient: Option<Tensor> = None;
-        for Weighted { name, mut slope, weights } in losses(start, count, &wide(&logits.detach())) {
+        for Weighted { name, mut slope, weights } in losses(start, count, &wide(&logits)) {
             *sums.entry(name).or_insert(0.0) += (slope.values * &weights).sum(Kind::Double).double_value(&[]);
             let part = slope.gradient.g_mul_(&weights.unsqueeze(-1));
             gradient = Some(gradient.map_or_else(|| part.shallow_clone(), |mut sum| sum.g_add_(&part)));
@@ -50,18 +54,121 @@ pub fn predict(
         if learn {
             gradients.push(match gradient {
                 Some(gradient) => {
-                    along(&logits, &gradient).backward();
+                    along(&read, &head.back(&read.detach(), &logits, gradient)).backward();
                     x.grad()
                 }
                 None => x.zeros_like().detach(),
             });
         }
     }
+    head.hand_on();
     let gradient = if learn { Tensor::cat(&gradients, 0).view_as(hidden) } else { hidden.zeros_like() };
     (sums.into_iter().collect(), gradient)
+}
+
+/// The way back through the head, by hand: its logits are the largest there is in a step,
+/// and a loss that libtorch could differentiate in their place would read them once more.
+struct HeadGradient<'a> {
+    spec: &'a ModelSpec,
+    exit: &'a Exit,
+    /// Summed over stretches, in single precision at least, where they are to be learnt.
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+}
+
+impl HeadGradient<'_> {
+    /// From the gradient of logits `[tokens, vocab]` to that of what the head has `read`,
+    /// `[tokens, width]`.
+    fn back(&mut self, read: &Tensor, logits: &Tensor, gradient: Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let (weight, bias) = self.exit.head(self.spec);
+        let gradient = match self.spec.head.softcap.map(f64::from) {
+            // The derivative of cap · tanh(z / cap) is 1 − tanh².
+            Some(cap) => gradient * (1.0 - (wide(logits) / cap).square()),
+            None => gradient,
+        };
+        if bias.is_some_and(|bias| bias.requires_grad()) {
+            add(&mut self.bias, gradient.sum_dim_intlist(0, false, gradient.kind()));
+        }
+        let gradient = gradient.to_kind(read.kind());
+        if weight.requires_grad() {
+            add(&mut self.weight, wide(&gradient.tr().matmul(read)));
+        }
+        gradient.matmul(&weight)
+    }
+
+    /// Adds what was summed to the gradients of the parameters.
+    fn hand_on(self) {
+        let (weight, bias) = self.exit.head(self.spec);
+        for (parameter, gradient) in [(Some(weight), self.weight), (bias, self.bias)] {
+            if let (Some(parameter), Some(gradient)) = (parameter, gradient) {
+                along(&parameter, &gradient).backward();
+            }
+        }
+    }
+}
+
+fn add(sum: &mut Option<Tensor>, part: Tensor) {
+    match sum {
+        Some(sum) => drop(sum.g_add_(&part)),
+        None => *sum = Some(part),
+    }
 }
 
 /// Tokens that are taken together.
 fn stretch(vocab_size: usize) -> usize {
     (LOGITS / vocab_size).max(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::Compute;
+    use crate::compress::distil::divergence::cross_entropy;
+    use crate::compress::train::Trained;
+    use crate::model::DenseModel;
+    use tch::Device;
+
+    /// Over several stretches: a head that is the embeddings, one with a bias, one that caps
+    /// its logits.
+    #[test]
+    fn the_way_back_is_libtorchs() {
+        for fixture in ["llama-gqa-tied", "phi-partial", "gemma2-softcaps"] {
+            let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures").join(fixture);
+            let store = DenseModel::open_hugging_face(&dir).unwrap();
+            let names = Trained::Parameters(store.spec().parameters().into_iter().map(|p| p.name).collect());
+            let double = Compute { device: Device::Cpu, kind: Kind::Double };
+            let [ours, theirs] = [0, 1].map(|_| Network::trained(&store, double, &names).unwrap());
+            let spec = ours.spec();
+            let tokens = 2 * stretch(spec.vocab_size) as i64 + 3;
+            tch::manual_seed(1);
+            let numbers = (Kind::Double, Device::Cpu);
+            let hidden = Tensor::randn([1, tokens, spec.hidden_size as i64], numbers);
+            let next = Tensor::randint(spec.vocab_size as i64, [tokens], (Kind::Int64, Device::Cpu));
+            let weights = Tensor::rand([tokens], numbers);
+
+            let (parts, gradient) = predict(&ours, &hidden, true, &mut |start, count, logits| {
+                let slope = cross_entropy(logits, &next.narrow(0, start, count));
+                vec![Weighted { name: "hard", slope, weights: weights.narrow(0, start, count) }]
+            });
+
+            let x = hidden.set_requires_grad(true);
+            let logits = theirs.exit().forward(spec, &x).squeeze_dim(0);
+            let loss = -(logits.log_softmax(-1, None).gather(-1, &next.unsqueeze(-1), false).squeeze_dim(-1) * &weights).sum(None);
+            loss.backward();
+
+            let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            assert!((parts[0].1 - loss.double_value(&[])).abs() < 1e-9, "{fixture}");
+            assert!(apart(&gradient, &x.grad()) < 1e-10, "{fixture}");
+            let mut learnt = 0;
+            for (own, its) in ours.variables().iter().zip(&theirs.variables()) {
+                assert_eq!(own.tensor.grad().defined(), its.tensor.grad().defined(), "{fixture}: {}", own.name);
+                if own.tensor.grad().defined() {
+                    assert!(apart(&own.tensor.grad(), &its.tensor.grad()) < 1e-10, "{fixture}: {}", own.name);
+                    learnt += 1;
+                }
+            }
+            assert!(learnt >= 2, "{fixture}: the norm and the head");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use crate::quant::Assembled;
 use crate::random::Random;
 use crate::runtime::{Activations, Decoder, KvCache, Sampler, Step};
 use crate::text::corpus::Piece;
+use rayon::prelude::*;
 
 /// How texts are written.
 pub struct Writing {
@@ -44,7 +45,8 @@ impl Writing {
         let mut importance = vec![1f32; pieces.len() * (whole - 1)];
         for place in self.prompt..whole {
             let said = authors.iter_mut().map(|author| author.next(&texts, self.temperature)).collect::<Result<Vec<_>>>()?;
-            for (i, text) in texts.iter_mut().enumerate() {
+            let of_texts = importance.par_chunks_exact_mut(whole - 1);
+            texts.par_iter_mut().zip(of_texts).enumerate().for_each(|(i, (text, importance))| {
                 let sampler = Sampler::new(1.0, 1.0, self.random.bits(first + i as u64));
                 let own = &said[0][i];
                 let chosen = match said.get(1) {
@@ -52,12 +54,12 @@ impl Writing {
                     Some(its) => {
                         let mixed: Vec<f32> = own.iter().zip(&its[i]).map(|(&q, &p)| self.mixture(q, p)).collect();
                         let chosen = sampler.sample(&mixed, place as u64);
-                        importance[i * (whole - 1) + place - 1] = (own[chosen as usize] - mixed[chosen as usize]).exp();
+                        importance[place - 1] = (own[chosen as usize] - mixed[chosen as usize]).exp();
                         chosen
                     }
                 };
                 text.push(chosen);
-            }
+            });
         }
         let scored: Vec<bool> = (1..whole).map(|place| place >= self.prompt).collect();
         Ok(Written { pieces: texts.into_iter().map(|ids| Piece { ids, scored: scored.clone() }).collect(), importance })
@@ -95,14 +97,15 @@ impl<'a> Author<'a> {
         let hidden = self.decoder.read_all(&mut steps)?;
         let last: Vec<f32> = ends.iter().flat_map(|end| &hidden[(end - 1) * hidden_size..end * hidden_size]).copied().collect();
         let logits = self.decoder.logits(&last);
-        Ok(logits.chunks_exact(self.decoder.spec().vocab_size).map(|logits| log_softmax(logits, temperature)).collect())
+        Ok(logits.par_chunks_exact(self.decoder.spec().vocab_size).map(|logits| log_softmax(logits, temperature)).collect())
     }
 }
 
 fn log_softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f32 = logits.iter().map(|l| ((l - greatest) / temperature).exp()).sum();
-    logits.iter().map(|l| (l - greatest) / temperature - total.ln()).collect()
+    let log_total = total.ln();
+    logits.iter().map(|l| (l - greatest) / temperature - log_total).collect()
 }
 
 #[cfg(test)]
