@@ -1,10 +1,10 @@
 //! What was found of a row that takes long, kept in `benches/found/` and committed with the
 //! page: such rows are made once, in as many sittings and on as many machines as it takes.
 //!
-//! A row is told by a hash of its recipe, the model and our version. To measure one anew,
-//! take it out of the file.
+//! A row is told by a hash of all that decides it: of ours, its recipe, the model and our
+//! version ([`crate::made::key`]); of a library's, its pins, scripts, the model, ids and
+//! settings. To measure one anew, take it out of the file.
 
-use crate::made::key;
 use crate::subject::Subject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,9 +12,8 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// From the file of `benchmark`, otherwise found now and written there.
-pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, subject: &Subject, name: &str, recipe: &str, find: impl FnOnce() -> T) -> T {
+pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, key: String, subject: &Subject, name: &str, find: impl FnOnce() -> T) -> T {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/found/{benchmark}.json"));
-    let key = key(subject, recipe);
     if let Some(row) = read(&file).get(&key) {
         return serde_json::from_value(row["found"].clone()).unwrap_or_else(|e| panic!("{}: {key}: {e}", file.display()));
     }

@@ -63,6 +63,12 @@ impl Subject {
         self.data.join("text").join(name)
     }
 
+    /// Of all texts, one after the other.
+    #[allow(dead_code)] // not every benchmark asks
+    pub fn windows(&self) -> impl Iterator<Item = &Window> {
+        self.texts.iter().flatten()
+    }
+
     /// Perplexity and divergence, activations in f32 on both sides.
     #[allow(dead_code)] // not every benchmark asks
     pub fn quality(&self, model: &Model) -> Quality {

@@ -4,8 +4,9 @@
 
 use crate::Choice;
 use crate::found::found;
+use crate::made::key;
 use crate::rows::{BEFORE, HARD, ROWS, Row};
-use crate::samples::{GRAMS, LENGTH, SAMPLES, Samples};
+use crate::samples::{GIVEN, GRAMS, LENGTH, SAMPLES, Samples};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub fn compare(choice: &Choice) -> crate::Found {
     let subject = Subject::open(TEACHER);
     let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.has(row.name)).collect();
     let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.tokens.unwrap_or(TOKENS))).collect();
-    let teacher = Samples::of(&subject.original, &subject.original);
+    let teacher = Samples::of(&subject.original, &subject);
     let [home, away] = subject::TEXTS;
     let tokens = lines.iter().map(|line| line.found.tokens).max().unwrap_or(0);
     let page = format!(
@@ -46,8 +47,8 @@ pub fn compare(choice: &Choice) -> crate::Found {
          Every second layer of {TEACHER}, trained on {:.2} million tokens of {} in the ways below, each with the recipe's defaults of \
          `[stage.distil]` but for what its name says. First {WINDOWS} windows of {WINDOW} tokens of {} ({}) and {} ({}), protocol `bos`, \
          activations in f32; KL is the mean divergence from the teacher, in nats.\n\n{}\n\
-         What they write by themselves, {SAMPLES} samples of {LENGTH} tokens at temperature 1: the teacher's mean log-likelihood of a \
-         token, and shares of distinct {}-grams.\n\n{}",
+         What they write by themselves, {SAMPLES} samples of {LENGTH} tokens at temperature 1 behind the first {GIVEN} tokens of these \
+         windows: the teacher's mean log-likelihood of a token, and shares of distinct {}-grams.\n\n{}",
         tokens as f64 / 1e6,
         TEXTS.join(", "),
         home.1,
@@ -73,9 +74,9 @@ pub fn compare(choice: &Choice) -> crate::Found {
 
 fn measure(row: &'static Row, subject: &Subject, tokens: u64) -> Line {
     let recipe = row.recipe(subject, tokens);
-    let found = found("distillation", subject, row.name, &recipe, || {
+    let found = found("distillation", key(subject, &recipe), subject, row.name, || {
         let Student { model, tokens, diverged } = Student::make(subject, &recipe);
-        let samples = (row.is_on_policy() || row.name == BEFORE).then(|| Samples::of(&model, &subject.original));
+        let samples = (row.is_on_policy() || row.name == BEFORE).then(|| Samples::of(&model, subject));
         Found { quality: subject.quality(&model), tokens, diverged, samples }
     });
     eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);

@@ -1,6 +1,10 @@
-//! What a model writes by itself: how likely its teacher finds it, and whether it
-//! repeats itself.
+//! What a model writes by itself behind the beginnings of texts that it has not seen: how
+//! likely its teacher finds it, and whether it repeats itself.
+//!
+//! Everyone continues the same beginnings, as students of their own texts have done (with no
+//! beginning, what a text turns out to be about decides how likely it is).
 
+use crate::subject::{Subject, TEXTS, WINDOWS};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use thimble::compress::{Compute, TorchLogits};
@@ -10,8 +14,11 @@ use thimble::progress::Silent;
 use thimble::random::Random;
 use thimble::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
 
-/// Many: what a text is about decides most of how likely it is.
-pub const SAMPLES: usize = 512;
+/// Of each beginning, of which each text has [`WINDOWS`].
+const TIMES: usize = 4;
+pub const SAMPLES: usize = TEXTS.len() * WINDOWS * TIMES;
+/// Tokens that are given, behind the beginning of text, and those that are written.
+pub const GIVEN: usize = 16;
 pub const LENGTH: usize = 128;
 /// Lengths of what is looked at for repetitions.
 pub const GRAMS: [usize; 3] = [1, 2, 4];
@@ -28,26 +35,30 @@ pub struct Samples {
 }
 
 impl Samples {
-    pub fn of(model: &Model, teacher: &Model) -> Self {
-        let texts = write(model);
-        let windows: Vec<Window> = texts.iter().map(|ids| Window { ids: ids.clone(), scored: 0..ids.len() - 1 }).collect();
-        let mut judge = TorchLogits::new(teacher.store.clone(), Compute::CPU);
-        let found = evaluate(&mut judge, None, &windows, (Protocol::Bos, LENGTH + 1), &Silent).unwrap();
+    /// The subject is the teacher.
+    pub fn of(model: &Model, subject: &Subject) -> Self {
+        let windows = subject.windows().flat_map(|window| std::iter::repeat_n(&window.ids[..=GIVEN], TIMES));
+        let texts = write(model, windows.map(<[u32]>::to_vec).collect());
+        let windows: Vec<Window> = texts.iter().map(|ids| Window { ids: ids.clone(), scored: GIVEN..ids.len() - 1 }).collect();
+        let mut judge = TorchLogits::new(subject.original.store.clone(), Compute::CPU);
+        let found = evaluate(&mut judge, None, &windows, (Protocol::Bos, 1 + GIVEN + LENGTH), &Silent).unwrap();
         Self { likelihood: -found.model.loss, distinct: GRAMS.map(|n| distinct(&texts, n)) }
     }
 }
 
-/// Texts of [`LENGTH`] tokens behind a beginning, at temperature 1.
-fn write(model: &Model) -> Vec<Vec<u32>> {
+/// Continues texts by [`LENGTH`] tokens, at temperature 1.
+fn write(model: &Model, mut texts: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
     let spec = model.spec();
     let decoder = Decoder::new(&*model.store, Activations::F32, 0).unwrap();
     let random = Random::new(0, STREAM);
-    let mut texts = vec![vec![spec.special.bos.expect("a beginning of text")]; SAMPLES];
     let mut caches: Vec<KvCache> = texts.iter().map(|_| KvCache::new(spec)).collect();
     for place in 0..LENGTH {
-        let last: Vec<[u32; 1]> = texts.iter().map(|text| [text[place]]).collect();
-        let mut steps: Vec<Step> = caches.iter_mut().zip(&last).map(|(cache, ids)| Step { cache, ids }).collect();
-        let logits = decoder.logits(&decoder.forward(&mut steps).unwrap());
+        let mut steps: Vec<Step> = caches.iter_mut().zip(&texts).map(|(cache, ids)| Step { ids: &ids[cache.len()..], cache }).collect();
+        // All beginnings are as long: the last token of each is what is continued.
+        let unread = steps[0].ids.len();
+        let hidden = decoder.forward(&mut steps).unwrap();
+        let last: Vec<f32> = hidden.chunks_exact(spec.hidden_size).skip(unread - 1).step_by(unread).flatten().copied().collect();
+        let logits = decoder.logits(&last);
         for (i, (text, logits)) in texts.iter_mut().zip(logits.chunks_exact(spec.vocab_size)).enumerate() {
             text.push(Sampler::new(1.0, 1.0, random.bits(i as u64)).sample(logits, place as u64));
         }
@@ -56,6 +67,6 @@ fn write(model: &Model) -> Vec<Vec<u32>> {
 }
 
 fn distinct(texts: &[Vec<u32>], n: usize) -> f64 {
-    let all: Vec<&[u32]> = texts.iter().flat_map(|text| text[1..].windows(n)).collect();
+    let all: Vec<&[u32]> = texts.iter().flat_map(|text| text[1 + GIVEN..].windows(n)).collect();
     all.iter().collect::<HashSet<_>>().len() as f64 / all.len() as f64
 }

@@ -2,9 +2,10 @@
 //! library's: `make bench-frontier` prints the tables, writes `benches/frontier.md`
 //! and a chart beside it for each.
 
-use crate::subject::{Subject, TEXTS};
+use crate::found::found;
+use crate::subject::{Quality, Subject, TEXTS};
 use crate::{Choice, Found, ours, peer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -55,6 +56,14 @@ enum Scope {
     Linear,
 }
 
+/// What was found of a compressed model.
+#[derive(Deserialize, Serialize)]
+struct Compressed {
+    /// Of each weight, by [`Scope`].
+    bits: [f64; 2],
+    quality: Quality,
+}
+
 #[derive(Clone, Serialize)]
 pub struct Point {
     pub series: &'static str,
@@ -96,18 +105,23 @@ pub fn run(choice: &Choice) -> Found {
 
 impl Series {
     fn points(&self, subject: &Subject, scope: Scope, group: usize, ids: &[Vec<u32>]) -> Vec<Point> {
-        // A library may refuse a model: AWQ's of gptqmodel does where rows are no multiple of 64.
         let point = |&nominal: &usize| {
-            let (bits, quality) = match self.side {
+            let Compressed { bits, quality } = match self.side {
                 Side::Ours(stage) => {
                     let skip = if scope == Scope::Linear { " skip=['embeddings']" } else { "" };
                     let made = ours::make(subject, &format!("{stage} bits={nominal} group_size={group}{skip}"), SEQUENCES, 0);
-                    ([made.footprint.bits_per_weight, made.footprint.bits_per_weight_linear], subject.quality(&made.model))
+                    let bits = [made.footprint.bits_per_weight, made.footprint.bits_per_weight_linear];
+                    Compressed { bits, quality: subject.quality(&made.model) }
                 }
                 Side::Theirs(settings) => {
-                    let made = peer::make(subject, &format!("{settings} --bits {nominal} --group-size {group}"), ids);
-                    let made = made.inspect_err(|said| eprintln!("{}, {nominal} bits: {said}", self.name)).ok()?;
-                    ([made.notes.bits_per_weight, made.notes.bits_per_weight_linear], subject.quality(&made.model))
+                    let settings = format!("{settings} --bits {nominal} --group-size {group}");
+                    let name = format!("{}, {nominal} bits", self.name);
+                    found("frontier", peer::key(subject, &settings, ids), subject, &name, || {
+                        // A library may refuse a model: AWQ's of gptqmodel does where rows are no multiple of 64.
+                        let made = peer::make(subject, &settings, ids).inspect_err(|said| eprintln!("{name}: {said}")).ok()?;
+                        let bits = [made.notes.bits_per_weight, made.notes.bits_per_weight_linear];
+                        Some(Compressed { bits, quality: subject.quality(&made.model) })
+                    })?
                 }
             };
             let point = Point { series: self.name, bits: bits[scope as usize], perplexity: quality.perplexity, kl: quality.kl, nominal };

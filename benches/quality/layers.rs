@@ -17,7 +17,7 @@ use thimble::recipe::TokenImportance;
 pub struct Inputs(Vec<BTreeMap<&'static str, Tensor>>);
 
 /// By block, then role.
-pub type Errors = Vec<BTreeMap<&'static str, f64>>;
+pub type Errors = Vec<BTreeMap<String, f64>>;
 
 impl Inputs {
     pub fn of(subject: &Subject, ids: &[Vec<u32>]) -> Self {
@@ -44,7 +44,7 @@ impl Inputs {
             let error = |(input, role)| {
                 let [before, after] = [original, model].map(|store| tensor(store, i, role));
                 let after = if rescaled { unfolded(original, model, i, role, input, after) } else { after };
-                (role, relative_error(&before, &after, &hessians[input]))
+                (role.to_owned(), relative_error(&before, &after, &hessians[input]))
             };
             layers.map(error).collect()
         };

@@ -60,7 +60,8 @@ fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) -> Resul
     if run.status.success() { Ok(()) } else { Err(failed()) }
 }
 
-fn key(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> String {
+/// A hash of all that decides what is made.
+pub fn key(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> String {
     let mut hash = Sha256::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(SCRIPTS)).unwrap().map(|f| f.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| e == "py"));

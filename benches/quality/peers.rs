@@ -1,13 +1,16 @@
 //! Our methods beside gptqmodel's, on the same weights, calibration ids and
 //! settings: errors of the layers, then perplexity and divergence of the model.
 
+use crate::found::found;
 use crate::layers::{Errors, Inputs};
 use crate::stats::{geometric_mean, mean};
 use crate::subject::{Quality, Subject, TEXTS};
 use crate::{Choice, Found, ours, peer};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use thimble::runtime::Model;
 
 /// One method on both sides: our stage, and the library's settings, either without
 /// bits and group size.
@@ -61,18 +64,24 @@ const SCHEMES: [(usize, usize); 2] = [(4, 128), (3, 64)];
 /// Ours over theirs, of the geometric mean over the blocks.
 const GREATEST_RATIO: f64 = 1.01;
 
+/// What was found of a side at one seed.
+#[derive(Deserialize, Serialize)]
+struct Side {
+    /// Of a linear weight.
+    bits: f64,
+    errors: Errors,
+    quality: Quality,
+}
+
 /// Both sides at one seed.
 struct Run {
-    /// Ours over theirs by role, a block each.
-    ratios: Vec<BTreeMap<&'static str, f64>>,
-    ours: Quality,
-    theirs: Quality,
+    ours: Side,
+    theirs: Side,
 }
 
 /// A pair with one scheme.
 struct Row {
     name: String,
-    bits: [f64; 2],
     runs: Vec<Run>,
 }
 
@@ -92,20 +101,24 @@ pub fn compare(choice: &Choice) -> Found {
                 let inputs = Inputs::of(&subject, &ids);
                 (ids, inputs)
             });
+            let name = name(bits, group, pair);
+            let side = |model: &Model, bits| Side {
+                bits,
+                errors: inputs.errors(&*subject.original.store, &*model.store),
+                quality: subject.quality(model),
+            };
             let settings = format!("{} --bits {bits} --group-size {group}", pair.theirs);
-            let theirs = peer::make(&subject, &settings, ids).unwrap_or_else(|said| panic!("{said}"));
+            let theirs = found("quality", peer::key(&subject, &settings, ids), &subject, &format!("{name}, seed {seed}"), || {
+                let made = peer::make(&subject, &settings, ids).unwrap_or_else(|said| panic!("{said}"));
+                side(&made.model, made.notes.bits_per_weight_linear)
+            });
             let ours =
                 ours::make(&subject, &format!("{} bits={bits} group_size={group} skip=['embeddings']", pair.ours), pair.sequences, seed);
-            let errors = [&ours.model, &theirs.model].map(|model| inputs.errors(&*subject.original.store, &*model.store));
+            let ours = side(&ours.model, ours.footprint.bits_per_weight_linear);
             if rows.len() == i {
-                rows.push(Row {
-                    name: name(bits, group, pair),
-                    bits: [ours.footprint.bits_per_weight_linear, theirs.notes.bits_per_weight_linear],
-                    runs: Vec::new(),
-                });
+                rows.push(Row { name, runs: Vec::new() });
             }
-            let run = Run { ratios: ratios(errors), ours: subject.quality(&ours.model), theirs: subject.quality(&theirs.model) };
-            rows[i].runs.push(run);
+            rows[i].runs.push(Run { ours, theirs });
             eprintln!("seed {seed}: {}", rows[i].summary());
         }
     }
@@ -120,34 +133,36 @@ fn name(bits: usize, group: usize, pair: &Pair) -> String {
     format!("{bits} bits g{group}, {}", pair.name)
 }
 
-fn ratios([ours, theirs]: [Errors; 2]) -> Vec<BTreeMap<&'static str, f64>> {
-    let block = |(ours, theirs): (BTreeMap<_, f64>, BTreeMap<_, f64>)| ours.into_iter().map(|(role, e)| (role, e / theirs[role])).collect();
-    ours.into_iter().zip(theirs).map(block).collect()
+impl Run {
+    /// Errors of a kind of layer, ours over theirs, by block.
+    fn ratios(&self, role: &str) -> Vec<f64> {
+        self.ours.errors.iter().zip(&self.theirs.errors).map(|(ours, theirs)| ours[role] / theirs[role]).collect()
+    }
 }
 
 impl Row {
     /// Over seeds and the blocks that are asked for.
     fn ratio(&self, role: &str, blocks: impl Fn(usize) -> bool) -> f64 {
-        let blocks = |run: &Run| run.ratios.iter().enumerate().filter(|(i, _)| blocks(*i)).map(|(_, r)| r[role]).collect::<Vec<_>>();
+        let blocks = |run: &Run| run.ratios(role).into_iter().enumerate().filter(|(i, _)| blocks(*i)).map(|(_, r)| r).collect::<Vec<_>>();
         geometric_mean(self.runs.iter().flat_map(blocks))
     }
 
-    fn roles(&self) -> Vec<&'static str> {
-        self.runs[0].ratios[0].keys().copied().collect()
+    fn roles(&self) -> Vec<&str> {
+        self.runs[0].ours.errors[0].keys().map(String::as_str).collect()
     }
 
-    fn worst(&self) -> (&'static str, f64) {
+    fn worst(&self) -> (&str, f64) {
         let of = |role| (role, self.ratio(role, |_| true));
         self.roles().into_iter().map(of).max_by(|a, b| a.1.total_cmp(&b.1)).expect("layers")
     }
 
     /// Ours less theirs by seed, which draws the same ids for both.
     fn differences(&self, of: impl Fn(&Quality) -> f64) -> Vec<f64> {
-        self.runs.iter().map(|run| of(&run.ours) - of(&run.theirs)).collect()
+        self.runs.iter().map(|run| of(&run.ours.quality) - of(&run.theirs.quality)).collect()
     }
 
     fn side(&self, ours: bool, of: impl Fn(&Quality) -> f64) -> (f64, f64) {
-        mean(&self.runs.iter().map(|run| of(if ours { &run.ours } else { &run.theirs })).collect::<Vec<_>>())
+        mean(&self.runs.iter().map(|run| of(if ours { &run.ours.quality } else { &run.theirs.quality })).collect::<Vec<_>>())
     }
 
     fn summary(&self) -> String {
@@ -193,8 +208,8 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
             let cell = |(mean, of): (f64, f64), digits: usize| format!("{mean:.digits$}{}", error(of, digits));
             let cells = [0, 1]
                 .map(|t| format!("{} | {}", cell(row.side(ours, |q| q.perplexity[t]), [4, 3][t]), cell(row.side(ours, |q| q.kl[t]), 5)));
-            let (name, i) = if ours { (row.name.as_str(), 0) } else { ("", 1) };
-            writeln!(ends, "| {name} | {side} | {:.3} | {} |", row.bits[i], cells.join(" | ")).unwrap();
+            let (name, bits) = if ours { (row.name.as_str(), row.runs[0].ours.bits) } else { ("", row.runs[0].theirs.bits) };
+            writeln!(ends, "| {name} | {side} | {bits:.3} | {} |", cells.join(" | ")).unwrap();
         }
         for (what, of) in [("perplexity", (|q| q.perplexity[0]) as fn(&Quality) -> f64), ("KL", |q| q.kl[0])] {
             let (difference, error) = mean(&row.differences(of));
@@ -216,10 +231,10 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
     );
     let figure = |row: &Row| {
         json!({
-            "name": row.name, "bits": row.bits,
+            "name": row.name, "bits": [row.runs[0].ours.bits, row.runs[0].theirs.bits],
             "ratios": row.roles().into_iter().map(|role| (role.to_owned(), json!(row.ratio(role, |_| true)))).collect::<serde_json::Map<_, _>>(),
-            "ours": row.runs.iter().map(|r| &r.ours).collect::<Vec<_>>(),
-            "theirs": row.runs.iter().map(|r| &r.theirs).collect::<Vec<_>>(),
+            "ours": row.runs.iter().map(|r| &r.ours.quality).collect::<Vec<_>>(),
+            "theirs": row.runs.iter().map(|r| &r.theirs.quality).collect::<Vec<_>>(),
         })
     };
     Found { page, json: json!(rows.iter().map(figure).collect::<Vec<_>>()), missed }

@@ -2,6 +2,7 @@
 //! runtime with activations in int8 by tokens, as ternary models are trained.
 
 use crate::found::found;
+use crate::made::key;
 use crate::rows::{ROWS, Row, TOKENS};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
@@ -73,7 +74,7 @@ pub fn compare(choice: &Choice) -> Found {
 
 fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {
     let recipe = row.recipe(subject, tokens);
-    let found = found("ternary", subject, row.name, &recipe, || {
+    let found = found("ternary", key(subject, &recipe), subject, row.name, || {
         let Student { model, tokens, .. } = Student::make(subject, &recipe);
         Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
     });
