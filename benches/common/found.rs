@@ -1,9 +1,11 @@
 //! What was found of a row that takes long, kept in `benches/found/` and committed with the
 //! page: such rows are made once, in as many sittings and on as many machines as it takes.
 //!
-//! A row is told by a hash of all that decides it: of ours, its recipe, the model and our
+//! A row is told by a hash of what it is made by: of ours, its recipe, the model and our
 //! version ([`crate::made::key`]); of a library's, its pins, scripts, the model, ids and
-//! settings. To measure one anew, take it out of the file.
+//! settings. How it is measured is not in it: who changes that empties the file, and who
+//! wants a row anew takes it out. `from` names the page whose figures a row has, where what
+//! it was made of is gone.
 
 use crate::subject::Subject;
 use serde::Serialize;
@@ -23,7 +25,10 @@ pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, key: String, subj
     all.insert(key, json!({ "model": subject.name, "row": name, "found": found }));
     all.sort_keys();
     std::fs::create_dir_all(file.parent().expect("a folder")).unwrap();
-    std::fs::write(&file, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+    // At once: a run that is stopped here must not lose the others.
+    let new = file.with_extension("new");
+    std::fs::write(&new, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+    std::fs::rename(&new, &file).unwrap();
     found
 }
 

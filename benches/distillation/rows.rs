@@ -1,7 +1,7 @@
 //! The students that are compared: what each learns from its teacher, as a recipe says it.
 //!
 //! All of them are every second layer of the teacher, and all that are trained see as
-//! many tokens, in however many stages; but for one, which others go on from.
+//! many tokens, in however many stages; but for [`BEFORE`], which another goes on from.
 
 use crate::student::TEXTS;
 use crate::subject::Subject;
@@ -31,12 +31,13 @@ const fn alone(keys: &'static str) -> Lesson {
 const FIRST: Lesson = Lesson { share: 0.8, ..alone("") };
 
 /// Other texts than before, in the small steps that the first stage has ended with.
-/// Nothing is held out: the best on the corpus's texts would be kept, which is not what
-/// is learnt here.
+/// Nothing is held out: it would say nothing of what is learnt here.
 const OWN_TEXTS: &str = "seed = 1\nlearning_rate = 1e-4\nevaluate_every = 0";
 
 pub const UNTRAINED: &str = "no training";
 pub const HARD: &str = "hard labels only";
+/// What students of their own texts are set beside, at equal tokens.
+pub const FORWARD: &str = "forward KL";
 /// What students that learn from their own texts are before they do.
 pub const BEFORE: &str = "forward KL, four fifths of the tokens";
 
@@ -44,7 +45,7 @@ pub const BEFORE: &str = "forward KL, four fifths of the tokens";
 pub const ROWS: [Row; 9] = [
     Row { name: UNTRAINED, stages: &[] },
     Row { name: HARD, stages: &[alone("soft = 0.0\nhard = 1.0")] },
-    Row { name: "forward KL", stages: &[alone("")] },
+    Row { name: FORWARD, stages: &[alone("")] },
     Row { name: "reverse KL", stages: &[alone("divergence = 'reverse_kl'")] },
     Row { name: "Jensen-Shannon", stages: &[alone("divergence = { jensen_shannon = 0.5 }")] },
     Row { name: "skewed forward KL", stages: &[alone("divergence = { skewed_forward_kl = 0.1 }")] },
@@ -80,6 +81,11 @@ impl Row {
     /// Whether it learns from its own texts.
     pub fn is_on_policy(&self) -> bool {
         self.stages.iter().any(|lesson| lesson.keys.contains("on_policy"))
+    }
+
+    /// Whether what it writes is looked at.
+    pub fn writes(&self) -> bool {
+        self.is_on_policy() || [BEFORE, FORWARD].contains(&self.name)
     }
 
     /// For so many tokens, whole steps of them.

@@ -1,8 +1,9 @@
 //! What a model writes by itself behind the beginnings of texts that it has not seen: how
 //! likely its teacher finds it, and whether it repeats itself.
 //!
-//! Everyone continues the same beginnings, as students of their own texts have done (with no
-//! beginning, what a text turns out to be about decides how likely it is).
+//! Everyone continues the same beginnings, about as long as those that students of their own
+//! texts continue as they learn. With none, what a text turns out to be about decides how
+//! likely it is.
 
 use crate::subject::{Subject, TEXTS, WINDOWS};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ const STREAM: u64 = 0x5a3d;
 pub struct Samples {
     /// The teacher's mean log-likelihood of a token.
     pub likelihood: f64,
+    /// Its standard error, over beginnings.
+    pub error: f64,
     /// Shares of [`GRAMS`] that are no repetition of another.
     pub distinct: [f64; GRAMS.len()],
 }
@@ -39,10 +42,16 @@ impl Samples {
     pub fn of(model: &Model, subject: &Subject) -> Self {
         let windows = subject.windows().flat_map(|window| std::iter::repeat_n(&window.ids[..=GIVEN], TIMES));
         let texts = write(model, windows.map(<[u32]>::to_vec).collect());
-        let windows: Vec<Window> = texts.iter().map(|ids| Window { ids: ids.clone(), scored: GIVEN..ids.len() - 1 }).collect();
         let mut judge = TorchLogits::new(subject.original.store.clone(), Compute::CPU);
-        let found = evaluate(&mut judge, None, &windows, (Protocol::Bos, 1 + GIVEN + LENGTH), &Silent).unwrap();
-        Self { likelihood: -found.model.loss, distinct: GRAMS.map(|n| distinct(&texts, n)) }
+        let mut likelihood = |texts: &[Vec<u32>]| {
+            let windows: Vec<Window> = texts.iter().map(|ids| Window { ids: ids.clone(), scored: GIVEN..ids.len() - 1 }).collect();
+            -evaluate(&mut judge, None, &windows, (Protocol::Bos, 1 + GIVEN + LENGTH), &Silent).unwrap().model.loss
+        };
+        let of_beginnings: Vec<f64> = texts.chunks_exact(TIMES).map(&mut likelihood).collect();
+        let n = of_beginnings.len() as f64;
+        let mean = of_beginnings.iter().sum::<f64>() / n;
+        let squares: f64 = of_beginnings.iter().map(|l| (l - mean).powi(2)).sum();
+        Self { likelihood: mean, error: (squares / (n - 1.0) / n).sqrt(), distinct: GRAMS.map(|n| distinct(&texts, n)) }
     }
 }
 

@@ -7,9 +7,9 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 use tch::Kind;
-use thimble::compress::Compute;
 use thimble::compress::distil::{Distillation, Teacher};
 use thimble::compress::train::{Batch, Network, Objective, Optimizer, Trained};
+use thimble::compress::{Compute, Hoard};
 use thimble::memory::AnonymousPeak;
 use thimble::recipe::{Distil, Training};
 use thimble::runtime;
@@ -52,6 +52,7 @@ pub fn run() {
     }
     let kind = if asked.dtype == "bfloat16" { Kind::BFloat16 } else { Kind::Float };
     let compute = Compute { kind, ..Compute::CPU };
+    let _hoard = Hoard::begin();
     let store = runtime::open_weights(&asked.model).unwrap().store;
     let training = Training { checkpointing: asked.checkpointing, ..Training::default() };
     let network = Network::trained(&*store, compute, &Trained::Parameters(training.variables(store.spec()))).unwrap();

@@ -20,24 +20,32 @@ struct Series {
     name: &'static str,
     side: Side,
     bits: &'static [usize],
+    /// Of what a row's length must be a multiple.
+    multiple: usize,
 }
 
 const ALL_BITS: &[usize] = &[2, 3, 4, 6, 8];
 
 /// A new method = one row.
 const SERIES: [Series; 8] = [
-    Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS },
-    Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS },
-    Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS },
-    Series { name: "GPTQ, normal quantiles", side: Side::Ours("gptq true_sequential=true data_type='normal'"), bits: &[3, 4, 6, 8] },
-    Series { name: "AWQ", side: Side::Ours("awq"), bits: ALL_BITS },
-    Series { name: "LLM.int8(), in groups", side: Side::Ours("llm_int8"), bits: &[8] },
+    Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS, multiple: 1 },
+    Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS, multiple: 1 },
+    Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS, multiple: 1 },
+    Series {
+        name: "GPTQ, normal quantiles",
+        side: Side::Ours("gptq true_sequential=true data_type='normal'"),
+        bits: &[3, 4, 6, 8],
+        multiple: 1,
+    },
+    Series { name: "AWQ", side: Side::Ours("awq"), bits: ALL_BITS, multiple: 1 },
+    Series { name: "LLM.int8(), in groups", side: Side::Ours("llm_int8"), bits: &[8], multiple: 1 },
     Series {
         name: "GPTQ of gptqmodel",
         side: Side::Theirs("gptq --set sym=false --set desc_act=true --set act_group_aware=false --set damp_percent=0.01"),
         bits: ALL_BITS,
+        multiple: 1,
     },
-    Series { name: "AWQ of gptqmodel", side: Side::Theirs("awq --set sym=false"), bits: ALL_BITS },
+    Series { name: "AWQ of gptqmodel", side: Side::Theirs("awq --set sym=false"), bits: ALL_BITS, multiple: 64 },
 ];
 
 /// Models, and columns of a group: a divisor of every width, which the library's AWQ
@@ -117,18 +125,19 @@ impl Series {
                     let settings = format!("{settings} --bits {nominal} --group-size {group}");
                     let name = format!("{}, {nominal} bits", self.name);
                     found("frontier", peer::key(subject, &settings, ids), subject, &name, || {
-                        // A library may refuse a model: AWQ's of gptqmodel does where rows are no multiple of 64.
-                        let made = peer::make(subject, &settings, ids).inspect_err(|said| eprintln!("{name}: {said}")).ok()?;
+                        let made = peer::make(subject, &settings, ids).unwrap_or_else(|said| panic!("{name}: {said}"));
                         let bits = [made.notes.bits_per_weight, made.notes.bits_per_weight_linear];
-                        Some(Compressed { bits, quality: subject.quality(&made.model) })
-                    })?
+                        Compressed { bits, quality: subject.quality(&made.model) }
+                    })
                 }
             };
             let point = Point { series: self.name, bits: bits[scope as usize], perplexity: quality.perplexity, kl: quality.kl, nominal };
             eprintln!("{} {nominal} bits: {:.3} bits, perplexity {:.4}, KL {:.5}", self.name, point.bits, point.perplexity[0], point.kl[0]);
-            Some(point)
+            point
         };
-        self.bits.iter().filter_map(point).collect()
+        // A library may refuse a model.
+        let runs = subject.original.spec().hidden_size.is_multiple_of(self.multiple);
+        self.bits.iter().filter(|_| runs).map(point).collect()
     }
 }
 

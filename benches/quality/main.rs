@@ -5,8 +5,8 @@
 //! `benches/quality.md`, `frontier` makes `benches/frontier.md` and its charts.
 //! `--seeds` and `--only`, a part of rows' names, make a run small: it prints its
 //! page, and leaves the committed one as it is. What is made is kept in the build folder,
-//! so that a run that was stopped goes on; what was found of the library's models, in
-//! which there is nothing of ours, is kept beside the pages. The last line is JSON.
+//! so that a run that was stopped goes on; what was found of the library's models, which
+//! our code does not make, is kept beside the pages. The last line is JSON.
 
 mod calibration;
 #[path = "../common/found.rs"]

@@ -74,10 +74,12 @@ pub fn compare(choice: &Choice) -> Found {
 
 fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {
     let recipe = row.recipe(subject, tokens);
-    let found = found("ternary", key(subject, &recipe), subject, row.name, || {
+    let find = || {
         let Student { model, tokens, .. } = Student::make(subject, &recipe);
         Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
-    });
+    };
+    // Of small runs nothing is kept.
+    let found = if tokens == TOKENS { found("ternary", key(subject, &recipe), subject, row.name, find) } else { find() };
     eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
     Line { row, found }
 }

@@ -16,4 +16,4 @@ mod tensors;
 pub mod train;
 
 pub use logits::TorchLogits;
-pub use tensors::{Compute, Parameter, Parameters, dense, from_array, give_back, to_vec};
+pub use tensors::{Compute, Hoard, Parameter, Parameters, dense, from_array, give_back, to_vec};

@@ -9,6 +9,7 @@ use half::bf16;
 use ndarray::Array2;
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tch::{Device, Kind, Tensor};
 
 /// Where and in what libtorch computes.
@@ -220,27 +221,36 @@ pub fn give_back() {
     }
 }
 
-/// While it is there, the allocator keeps what is freed for who asks next. A step of training
-/// asks for the same tensors as the one before it, large ones among them, which the system would
-/// hand out anew, page by page and zeroed, at each step: a seventh of its time.
+/// While one is there, the allocator keeps what is freed for who asks next, in the whole
+/// process. A step of training asks for the same tensors as the one before it, large ones
+/// among them, which the system would hand out anew, page by page and zeroed, at each step: a
+/// seventh of its time. Where the allocator is not glibc's, or an old one, all is as ever.
+///
+/// The last one to go gives back what was kept; what is to be given back must be freed before.
 pub struct Hoard;
 
+/// How many there are.
+static HOARDS: AtomicUsize = AtomicUsize::new(0);
+
 impl Hoard {
-    /// More than any tensor there is.
-    const ALL: i32 = 1 << 30;
+    /// Allocations up to here: larger ones are few, and worth their pages.
+    const LARGE: i32 = 1 << 30;
     /// The greatest that glibc comes to by itself (`DEFAULT_MMAP_THRESHOLD_MAX`).
     const USUAL: i32 = 32 << 20;
 
     /// From now on.
     pub fn begin() -> Self {
-        Self::keep(Self::ALL);
+        if HOARDS.fetch_add(1, Ordering::AcqRel) == 0 {
+            Self::keep(Self::LARGE);
+        }
         Self
     }
 
     /// Up to so many bytes at a time, and twice as many when all is free.
     #[allow(unused_variables)] // where the allocator is another one
     fn keep(bytes: i32) {
-        // SAFETY: it sets numbers of the allocator, under its own locks.
+        // SAFETY: it sets numbers of the allocator, under its own locks; one that it refuses
+        // is left as it was.
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, bytes);
@@ -251,8 +261,10 @@ impl Hoard {
 
 impl Drop for Hoard {
     fn drop(&mut self) {
-        Self::keep(Self::USUAL);
-        give_back();
+        if HOARDS.fetch_sub(1, Ordering::AcqRel) == 1 {
+            Self::keep(Self::USUAL);
+            give_back();
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 
 use super::journal::StageJournal;
 use super::{Done, fingerprint};
-use crate::compress::Compute;
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
+use crate::compress::{Compute, Hoard};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 use crate::progress::Progress;
@@ -90,6 +90,8 @@ impl Lessons<'_> {
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
+        // Before all that it is to give back, so that it goes last.
+        let _hoard = Hoard::begin();
         let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding(self.rounded.clone());
         let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
         let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {

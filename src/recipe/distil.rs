@@ -210,7 +210,8 @@ impl Distil {
             Divergence::JensenShannon(x) | Divergence::SkewedForwardKl(x) | Divergence::SkewedReverseKl(x) if !inside(x) => {
                 return fail(format!("divergence: {x} must be between 0 and 1, both excluded"));
             }
-            _ => (),
+            Divergence::JensenShannon(_) | Divergence::SkewedForwardKl(_) | Divergence::SkewedReverseKl(_) => (),
+            Divergence::ForwardKl | Divergence::ReverseKl | Divergence::SymmetricKl | Divergence::TotalVariation => (),
         }
         if !self.layers.is_empty() && self.layers.len() != student.blocks.len() {
             return fail(format!(

@@ -1,7 +1,7 @@
 //! What gradients do to variables.
 
 use super::network::Variable;
-use crate::compress::tensors::{Hoard, in_place};
+use crate::compress::tensors::in_place;
 use crate::recipe::{Optimizer as Kind, Training};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -11,7 +11,6 @@ use tch::Tensor;
 pub struct Optimizer {
     training: Training,
     slots: Vec<Slot>,
-    _hoard: Hoard,
 }
 
 struct Slot {
@@ -65,7 +64,7 @@ impl Optimizer {
             let means = (0..means).map(|_| variable.tensor.zeros_like().detach()).collect();
             Slot { variable, means }
         };
-        Self { training: training.clone(), slots: variables.into_iter().map(slot).collect(), _hoard: Hoard::begin() }
+        Self { training: training.clone(), slots: variables.into_iter().map(slot).collect() }
     }
 
     /// Its variables.
