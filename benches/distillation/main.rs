@@ -20,6 +20,8 @@ mod random_llama;
 mod rows;
 mod samples;
 mod speed;
+#[path = "../common/stats.rs"]
+mod stats;
 mod step;
 #[path = "../common/student.rs"]
 mod student;

@@ -48,7 +48,8 @@ pub fn compare(choice: &Choice) -> crate::Found {
          each with the recipe's defaults of `[stage.distil]` but for what `benches/distillation/rows.rs` says. First {WINDOWS} windows of {WINDOW} tokens of {} ({}) and {} ({}), protocol `bos`, \
          activations in f32; KL is the mean divergence from the teacher, in nats.\n\n{}\n\
          What they write by themselves, {SAMPLES} samples of {LENGTH} tokens at temperature 1 behind the first {GIVEN} tokens of these \
-         windows: the teacher's mean log-likelihood of a token, with its standard error over beginnings, and shares of distinct {}-grams.\n\n{}",
+         windows: the teacher's mean log-likelihood of a token, how much more it is than before a student's own texts, beginning by beginning with its standard error, \
+         and shares of distinct {}-grams.\n\n{}",
         tokens as f64 / 1e6,
         TEXTS.join(", "),
         home.1,
@@ -62,8 +63,8 @@ pub fn compare(choice: &Choice) -> crate::Found {
     let figures: Vec<_> = lines.iter().map(|Line { row, found }| json!({ "name": row.name, "found": found })).collect();
     let targets = format!(
         "at home every distilled student has a lower perplexity and a lower KL than one of hard labels only; what the students of their \
-         own texts write is likelier to the teacher than what they wrote before, and than what one of the forward KL writes, with at least \
-         {LEFT} of the distinct 4-grams that were written before."
+         own texts write is likelier to the teacher, by more than two standard errors, than what they wrote before and than what one of the \
+         forward KL writes, with at least {LEFT} of the distinct 4-grams that were written before."
     );
     crate::Found::new(
         page,
@@ -101,13 +102,27 @@ fn table(subject: &Subject, lines: &[Line]) -> String {
 }
 
 fn written(teacher: &Samples, lines: &[Line]) -> String {
+    let before = samples_of(lines, BEFORE);
     let grams = GRAMS.map(|n| format!("distinct {n}-grams"));
-    let mut table = format!("| writer | log-likelihood | {} |\n|---|---|{}\n", grams.join(" | "), "---|".repeat(GRAMS.len()));
+    let mut table =
+        format!("| writer | log-likelihood | more than before | {} |\n|---|---|---|{}\n", grams.join(" | "), "---|".repeat(GRAMS.len()));
     let own = lines.iter().filter_map(|line| Some((line.row.name, line.found.samples.as_ref()?)));
-    for (name, Samples { likelihood, error, distinct }) in [("the teacher", teacher)].into_iter().chain(own) {
-        writeln!(table, "| {name} | {likelihood:.4} ± {error:.4} | {} |", distinct.map(|share| format!("{share:.3}")).join(" | ")).unwrap();
+    for (name, samples) in [("the teacher", teacher)].into_iter().chain(own) {
+        let (more, error) = before.map_or((f64::NAN, f64::NAN), |before| samples.likelier_than(before));
+        let more = if name == BEFORE { String::new() } else { format!("{more:.4} ± {error:.4}") };
+        writeln!(
+            table,
+            "| {name} | {:.4} | {more} | {} |",
+            samples.likelihood(),
+            samples.distinct.map(|share| format!("{share:.3}")).join(" | ")
+        )
+        .unwrap();
     }
     table
+}
+
+fn samples_of<'a>(lines: &'a [Line], name: &str) -> Option<&'a Samples> {
+    lines.iter().find(|line| line.row.name == name)?.found.samples.as_ref()
 }
 
 fn missed(lines: &[Line]) -> Vec<String> {
@@ -122,16 +137,15 @@ fn missed(lines: &[Line]) -> Vec<String> {
             missed.extend(worse.map(|(what, own, its)| format!("{}: {what} {own:.4} at home, hard labels only have {its:.4}", row.name)));
         }
     }
-    let samples = |name| of(name).and_then(|line| line.found.samples.as_ref());
-    if let (Some(before), Some(forward)) = (samples(BEFORE), samples(FORWARD)) {
+    if let (Some(before), Some(forward)) = (samples_of(lines, BEFORE), samples_of(lines, FORWARD)) {
         for (row, own) in
             lines.iter().filter(|line| line.row.is_on_policy()).filter_map(|line| Some((line.row, line.found.samples.as_ref()?)))
         {
-            if own.likelihood <= before.likelihood.max(forward.likelihood) {
-                missed.push(format!(
-                    "{}: log-likelihood {:.4}, {:.4} before and {:.4} of {FORWARD}",
-                    row.name, own.likelihood, before.likelihood, forward.likelihood
-                ));
+            for (name, other) in [(BEFORE, before), (FORWARD, forward)] {
+                let (more, error) = own.likelier_than(other);
+                if more <= 2.0 * error {
+                    missed.push(format!("{}: log-likelihood {more:+.4} ± {error:.4} from that of {name}", row.name));
+                }
             }
             let [left, all] = [own, before].map(|samples| samples.distinct[GRAMS.len() - 1]);
             if left < LEFT * all {

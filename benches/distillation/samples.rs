@@ -5,6 +5,7 @@
 //! texts continue as they learn. With none, what a text turns out to be about decides how
 //! likely it is.
 
+use crate::stats::mean;
 use crate::subject::{Subject, TEXTS, WINDOWS};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -29,10 +30,8 @@ const STREAM: u64 = 0x5a3d;
 
 #[derive(Deserialize, Serialize)]
 pub struct Samples {
-    /// The teacher's mean log-likelihood of a token.
-    pub likelihood: f64,
-    /// Its standard error, over beginnings.
-    pub error: f64,
+    /// The teacher's mean log-likelihood of a token, by beginning.
+    likelihoods: Vec<f64>,
     /// Shares of [`GRAMS`] that are no repetition of another.
     pub distinct: [f64; GRAMS.len()],
 }
@@ -47,11 +46,19 @@ impl Samples {
             let windows: Vec<Window> = texts.iter().map(|ids| Window { ids: ids.clone(), scored: GIVEN..ids.len() - 1 }).collect();
             -evaluate(&mut judge, None, &windows, (Protocol::Bos, 1 + GIVEN + LENGTH), &Silent).unwrap().model.loss
         };
-        let of_beginnings: Vec<f64> = texts.chunks_exact(TIMES).map(&mut likelihood).collect();
-        let n = of_beginnings.len() as f64;
-        let mean = of_beginnings.iter().sum::<f64>() / n;
-        let squares: f64 = of_beginnings.iter().map(|l| (l - mean).powi(2)).sum();
-        Self { likelihood: mean, error: (squares / (n - 1.0) / n).sqrt(), distinct: GRAMS.map(|n| distinct(&texts, n)) }
+        let likelihoods = texts.chunks_exact(TIMES).map(&mut likelihood).collect();
+        Self { likelihoods, distinct: GRAMS.map(|n| distinct(&texts, n)) }
+    }
+
+    /// The teacher's mean log-likelihood of a token.
+    pub fn likelihood(&self) -> f64 {
+        mean(&self.likelihoods).0
+    }
+
+    /// How much likelier than another's, and the standard error of that: beginning by
+    /// beginning, which are the same for both.
+    pub fn likelier_than(&self, other: &Self) -> (f64, f64) {
+        mean(&self.likelihoods.iter().zip(&other.likelihoods).map(|(own, its)| own - its).collect::<Vec<_>>())
     }
 }
 

@@ -20,6 +20,7 @@ mod ours;
 mod peer;
 mod peers;
 mod plot;
+#[path = "../common/stats.rs"]
 mod stats;
 #[path = "../common/subject.rs"]
 mod subject;

@@ -8,6 +8,7 @@ pub fn mean(values: &[f64]) -> (f64, f64) {
     (mean, (variance / n).sqrt())
 }
 
+#[allow(dead_code)] // not every benchmark asks
 pub fn geometric_mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let logs: Vec<f64> = values.into_iter().map(f64::ln).collect();
     (logs.iter().sum::<f64>() / logs.len() as f64).exp()
