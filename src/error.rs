@@ -109,6 +109,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What layers of these names meet is not finite.
+    pub fn activations_overflow(names: &[String]) -> Self {
+        Error::Overflow(format!("the activations of {} are not finite: the model overflows on this text", names.join(", ")))
+    }
+
     /// 2: command line or recipe, 3: bad input, 4: environment, 130: stopped by Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1027,9 +1027,12 @@ mod compress {
     /// Activations that are not finite are bad input, wherever they show.
     #[test]
     fn models_that_overflow_are_not_compressed() {
-        for (recipe, says) in [(RTN.to_owned(), "logits"), (RTN.replace("rtn", "gptq"), "activations")] {
+        const FIRST: &str = "model.layers.0.input_layernorm.weight";
+        let cases =
+            [("rtn", NORM, "logits"), ("rtn", FIRST, "activations of blocks.0.attn.q"), ("gptq", FIRST, "activations of blocks.0.attn.q")];
+        for (method, norm, says) in cases {
+            let recipe = RTN.replace("rtn", method);
             let (dir, model) = copy_of("llama-gqa-tied");
-            let norm = if says == "logits" { NORM } else { "model.layers.0.input_layernorm.weight" };
             edit_tensors(&model.join(WEIGHTS), |t| (0..36).for_each(|i| t.put(norm, i, &3e38f32.to_le_bytes())));
             let out = dir.path().join("small");
             refused(says, &compress(&file(dir.path().join("recipe.toml"), recipe), &model, &out, &[]), BAD_INPUT, &[says, "not finite"]);

@@ -5,7 +5,7 @@ use super::decoder::{Entrance, block_forward, block_until};
 use super::importance::Importance;
 use super::solve::panels;
 use super::tensors::{Parameters, in_place, lent_bf16};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::gram;
 use crate::model::spec::Block;
 use crate::progress::Progress;
@@ -63,6 +63,15 @@ pub struct InputStatistics {
 }
 
 impl InputStatistics {
+    /// Fails where it is not finite: what of it a method or a report looked at would be worth
+    /// nothing.
+    pub fn check(&self, names: &[String]) -> Result<()> {
+        match self.hessian.diag(0).isfinite().all().int64_value(&[]) {
+            0 => Err(Error::activations_overflow(names)),
+            _ => Ok(()),
+        }
+    }
+
     /// The same once more.
     pub fn copy(&self) -> Self {
         let Self { hessian, mean_magnitude, greatest_magnitude } = self;

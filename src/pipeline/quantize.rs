@@ -178,6 +178,7 @@ impl Work<'_> {
             give_back();
         }
         let sites = self.sites(index, group, &solved.weights)?;
+        input.check(&sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>())?;
         let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
         let outcomes = layer_method(self.plan.method).compress(&sites, input)?;
         for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
@@ -230,11 +231,7 @@ impl Work<'_> {
             let channels = Channels::of(&fold);
             let Some(scales) = by.scales(&readers, &channels) else { continue };
             if scales.isfinite().all().int64_value(&[]) == 0 {
-                let names: Vec<_> = linears().map(|(_, name)| name).collect();
-                return Err(Error::Overflow(format!(
-                    "the activations of {} are not finite: the model overflows on this text",
-                    names.join(", ")
-                )));
+                return Err(Error::activations_overflow(&linears().map(|(_, name)| name).collect::<Vec<_>>()));
             }
             let spread = channels.spread(&scales);
             let mut changed: Vec<(String, Tensor)> =

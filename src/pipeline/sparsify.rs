@@ -8,7 +8,7 @@ use crate::compress::calibrate::{Statistics, Stream};
 use crate::compress::solve::relative_error::relative_error;
 use crate::compress::sparsify::sparsifier;
 use crate::compress::{Compute, Parameter, Parameters, dense};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::kept;
 use crate::model::{ParameterKind, Part};
 use crate::progress::Progress;
@@ -93,10 +93,7 @@ impl BlockWork for Work<'_> {
                 self.progress.advance(1);
                 continue;
             }
-            if input.hessian.diag(0).isfinite().all().int64_value(&[]) == 0 {
-                let names = names.join(", ");
-                return Err(Error::Overflow(format!("the activations of {names} are not finite: the model overflows on this text")));
-            }
+            input.check(&names)?;
             let weights = names.iter().map(|name| Ok(self.load(self.store.weight(name)?))).collect::<Result<Vec<_>>>()?;
             let outcomes = method.sparsify(&weights, &input)?;
             for ((name, weight), mut outcome) in names.into_iter().zip(&weights).zip(outcomes) {
