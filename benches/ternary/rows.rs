@@ -25,7 +25,7 @@ const fn trained(name: &'static str, stage: &'static str, distil: &'static str) 
 }
 
 /// A new comparison = one row.
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 17] = [
     untrained("GPTQ, 2 bits, groups of 64", "gptq\nbits = 2\ntrue_sequential = true"),
     untrained("AWQ, 2 bits, groups of 64", "awq\nbits = 2"),
     untrained("mean magnitudes, a scale a tensor", "ternary\nscale = 'tensor'\nsolver = 'absmean'"),
@@ -33,12 +33,15 @@ pub const ROWS: [Row; 15] = [
     untrained("solved, a scale a tensor", "ternary\nscale = 'tensor'"),
     untrained("solved, a scale a row", "ternary"),
     untrained("solved, groups of 64", "ternary\nscale = 64"),
+    // As large as 2 bits in groups of 64.
+    untrained("solved, a scale a row, a mix with 4 bits", "ternary\nmix = { budget = 2.375 }"),
     trained("hard labels, a scale a row", "ternary", "soft = 0.0\nhard = 1.0"),
     trained("distilled, a scale a tensor", "ternary\nscale = 'tensor'", ""),
     trained("distilled, a scale a row", "ternary", ""),
     trained("distilled, groups of 64", "ternary\nscale = 64", ""),
     trained("distilled, a scale a row, sub-norms", "ternary\nsub_norms = true", ""),
     trained("distilled, a scale a row, from what was solved", "ternary\nstart = 'gptq'", ""),
+    trained("distilled, a scale a row, a mix with 4 bits", "ternary\nmix = { budget = 2.375 }", ""),
     trained("distilled, a scale a row, relations too", "ternary", "attention = { loss = 'relations', weight = 1.0 }"),
     Row { longer: 4, ..trained("the best, four times as long", "ternary", "") },
 ];

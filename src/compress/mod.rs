@@ -9,6 +9,7 @@ mod logits;
 pub mod prune;
 pub mod quantize;
 pub mod rescale;
+pub mod sensitivity;
 pub mod solve;
 pub mod sparsify;
 pub mod straight_through;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter, inputs, roles};
 use crate::quant::ternary::beginning;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{Aware, Method, Quantize, TernaryOptions, TernarySolver};
+use crate::recipe::{Aware, Method, Quantize, TernaryOptions};
 use crate::runtime::Model;
 use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub fn run(
         inserted = journal.value("norms", || magnitudes(&spec, walk))?;
     }
     let begin = || {
-        let (begun, seconds) = aware.start.map_or_else(|| Ok((BTreeMap::new(), 0.0)), |solver| beginnings(plan, solver, walk))?;
+        let (begun, seconds) = aware.start.map_or_else(|| Ok((BTreeMap::new(), 0.0)), |_| beginnings(plan, walk))?;
         let weight = |p: Parameter| {
             let weight = match (inserted.get(&p.name), begun.get(&p.name)) {
                 (Some(&magnitude), _) => Weight::from_f32(&p.name, p.shape.clone(), &vec![magnitude; p.shape.iter().product()]),
@@ -72,11 +72,10 @@ fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
 
 /// What training begins with where layers are solved first, by canonical name: weights that
 /// are rounded to what was solved; and the seconds of that.
-fn beginnings(plan: &Quantize, solver: TernarySolver, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
+fn beginnings(plan: &Quantize, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
     let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
     let schemes = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, scheme)| (name.clone(), *scheme));
-    let plan =
-        Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes: schemes.collect(), aware: None };
+    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes: schemes.collect(), mix: None, aware: None };
     let solved = quantize::run(&plan, &Walk { journal: &walk.journal.step("start")?, ..*walk })?;
     let begin = |name: &String| {
         let Weight::Packed(packed) = solved.model.weight(name)? else { unreachable!("{name} is ternary") };

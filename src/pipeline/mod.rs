@@ -7,6 +7,7 @@ mod calibration;
 mod distil;
 mod fingerprint;
 mod journal;
+mod mix;
 mod prune;
 mod quantize;
 mod sparsify;
@@ -177,10 +178,10 @@ impl Run<'_> {
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning.depth(plan)?,
                 Stage::PruneWidth(plan) => pruning.width(plan)?,
-                Stage::Quantize(plan) => match &plan.aware {
-                    None => quantize::run(plan, &walk)?,
-                    Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads)?,
-                },
+                Stage::Quantize(plan) => mix::run(plan, &walk, |plan| match &plan.aware {
+                    None => quantize::run(plan, &walk),
+                    Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads),
+                })?,
                 Stage::Sparsify(plan) => sparsify::run(plan, &walk)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {

@@ -6,6 +6,7 @@
 
 mod data_type;
 mod distil;
+mod mix;
 mod prune;
 pub mod raw;
 mod resolve;
@@ -18,6 +19,7 @@ mod training;
 pub use distil::{
     AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, Phase, TeacherCache,
 };
+pub use mix::{Mix, MixedLayer};
 pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
@@ -266,6 +268,9 @@ pub struct Quantize {
     /// What each matrix is quantised to, by canonical name; one that is not listed
     /// stays in 16 bits.
     pub schemes: BTreeMap<String, Scheme>,
+    /// What layers get that lose most by those schemes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
     /// How it is trained to be rounded before, where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aware: Option<Box<Aware>>,
@@ -277,6 +282,16 @@ impl Quantize {
         match &self.aware {
             Some(aware) if aware.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
             _ => spec,
+        }
+    }
+
+    /// What solves layers before they are trained, where the stage trains them.
+    pub fn untrained_method(&self) -> Method {
+        match (self.method, &self.aware) {
+            (Method::Ternary(options), Some(aware)) => {
+                Method::Ternary(TernaryOptions { solver: aware.start.unwrap_or(TernarySolver::BEST), ..options })
+            }
+            (method, _) => method,
         }
     }
 

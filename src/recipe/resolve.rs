@@ -204,7 +204,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         check_rescale(method.name(), rescale)?;
     }
     let linear = scheme(method.name(), linear)?;
-    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), linear, &others, spec)?, method, rescale, aware: None }))
+    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), linear, &others, spec)?, method, rescale, mix: None, aware: None }))
 }
 
 fn told(raw: RawRescale) -> Rescale {
@@ -306,7 +306,7 @@ pub(super) fn schemes(
     Ok(schemes.collect())
 }
 
-fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
+pub(super) fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
     let (code, data_type) = codes(what, raw.bits, raw.data_type)?;
     check_group_size(what, "group_size", raw.group_size, "0 for a whole row")?;
     let symmetric = symmetric(what, data_type, raw.symmetric, raw.centred)?;

@@ -1,5 +1,6 @@
 //! `[stage.ternary]`: linear layers in −1, 0 and 1, embeddings and head in more bits.
 
+use super::mix::RawMix;
 use super::raw::{RawOthers, RawScheme};
 use super::resolve::{check_group_size, schemes};
 use super::{Distil, Method, Quantize, Trains};
@@ -31,6 +32,11 @@ pub enum TernarySolver {
         /// How often.
         rounds: usize,
     },
+}
+
+impl TernarySolver {
+    /// What loses least.
+    pub const BEST: Self = Self::Gptq { damp_percent: 0.01, rounds: 4 };
 }
 
 /// How a model is trained to be rounded: forwards see rounded weights, and gradients go
@@ -65,6 +71,7 @@ pub(super) struct RawTernary {
     blend: Option<f64>,
     round_inputs: Option<bool>,
     sub_norms: Option<bool>,
+    mix: Option<RawMix>,
     embeddings: RawScheme,
     head: Option<RawScheme>,
     skip: Vec<String>,
@@ -83,6 +90,7 @@ impl Default for RawTernary {
             blend: None,
             round_inputs: None,
             sub_norms: None,
+            mix: None,
             embeddings: RawScheme::default(),
             head: None,
             skip: Vec::new(),
@@ -145,7 +153,8 @@ impl RawTernary {
         }
         let fail = |reason: String| format!("ternary: {reason}");
         let solver = self.solver().map_err(fail)?;
-        let plan = Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, aware: None };
+        let mix = self.mix.map(|mix| mix.checked("ternary", &schemes, spec)).transpose()?;
+        let plan = Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mix, aware: None };
         let aware = self.aware(&plan, spec, folder).map_err(fail)?;
         Ok(Quantize { aware: aware.map(Box::new), ..plan })
     }
@@ -206,7 +215,8 @@ impl RawTernary {
     }
 
     fn gptq(&self) -> Result<TernarySolver, String> {
-        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(0.01), self.rounds.unwrap_or(4));
+        let TernarySolver::Gptq { damp_percent, rounds } = TernarySolver::BEST else { unreachable!("it is GPTQ's") };
+        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(damp_percent), self.rounds.unwrap_or(rounds));
         match () {
             () if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
                 Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))

@@ -31,6 +31,13 @@ pub struct Site {
     pub weight: Tensor,
 }
 
+impl Site {
+    /// The same once more.
+    fn again(&self) -> Self {
+        Self { name: self.name.clone(), scheme: self.scheme, weight: self.weight.shallow_clone() }
+    }
+}
+
 /// What became of a site.
 pub struct Outcome {
     /// Codes and scales.
