@@ -84,6 +84,11 @@ fn methods_do_not_use_each_other() {
                 for import in [format!("{folder}::{other}"), format!("super::{other}")] {
                     assert!(!text.contains(&import), "{method} uses {other}");
                 }
+                // Types are named as their files are, and can be had from the folder.
+                let type_name = other.replace('_', "");
+                let siblings = text.lines().filter(|line| line.starts_with("use super::"));
+                let mut words = siblings.flat_map(|line| line.split(|c: char| !c.is_alphanumeric()));
+                assert!(!words.any(|word| word.eq_ignore_ascii_case(&type_name)), "{method} uses {other}");
             }
         }
     }

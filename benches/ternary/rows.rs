@@ -33,15 +33,15 @@ pub const ROWS: [Row; 17] = [
     untrained("solved, a scale a tensor", "ternary\nscale = 'tensor'"),
     untrained("solved, a scale a row", "ternary"),
     untrained("solved, groups of 64", "ternary\nscale = 64"),
-    // As large as 2 bits in groups of 64.
-    untrained("solved, a scale a row, a mix with 4 bits", "ternary\nmix = { budget = 2.375 }"),
+    // As large as 2 bits in groups of 64, orders of columns aside.
+    untrained("solved, a scale a row, some layers in 4 bits", "ternary\nmixed_precision = { bits_per_weight = 2.375 }"),
     trained("hard labels, a scale a row", "ternary", "soft = 0.0\nhard = 1.0"),
     trained("distilled, a scale a tensor", "ternary\nscale = 'tensor'", ""),
     trained("distilled, a scale a row", "ternary", ""),
     trained("distilled, groups of 64", "ternary\nscale = 64", ""),
     trained("distilled, a scale a row, sub-norms", "ternary\nsub_norms = true", ""),
     trained("distilled, a scale a row, from what was solved", "ternary\nstart = 'gptq'", ""),
-    trained("distilled, a scale a row, a mix with 4 bits", "ternary\nmix = { budget = 2.375 }", ""),
+    trained("distilled, a scale a row, some layers in 4 bits", "ternary\nmixed_precision = { bits_per_weight = 2.375 }", ""),
     trained("distilled, a scale a row, relations too", "ternary", "attention = { loss = 'relations', weight = 1.0 }"),
     Row { longer: 4, ..trained("the best, four times as long", "ternary", "") },
 ];

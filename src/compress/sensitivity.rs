@@ -5,7 +5,7 @@ use super::calibrate::Stream;
 use super::decoder::{Entrance, Exit};
 use super::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
-use crate::model::{ModelSpec, Part};
+use crate::model::Part;
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
@@ -14,75 +14,137 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-/// Tokens that are enough to tell layers apart: the model runs on them once for each, from its
-/// block on.
+/// Tokens that are enough to tell layers apart, but for one sequence at least: the model runs
+/// on them once for each layer, from its block on.
 const TOKENS: usize = 8192;
 
-/// Tokens whose logits are held at a time.
-const STRETCH: i64 = 512;
+/// Logits that are held at a time.
+const LOGITS: usize = 1 << 23;
 
-/// KL(model ‖ changed), in nats a token, of the model in which one matrix alone is that of
-/// `other`: for each of those named, all of them in blocks, by canonical name. Over the first
-/// sequences of the calibration.
-pub fn sensitivities(
-    store: &dyn WeightStore,
-    other: &dyn WeightStore,
-    names: &BTreeSet<String>,
-    sequences: &[Vec<u32>],
+/// Models in which one matrix alone is another's, block by block; the layers of one go
+/// through those behind it abreast. No matrix may be scaled against another that stays.
+pub struct Trials<'a> {
+    store: &'a dyn WeightStore,
+    other: &'a dyn WeightStore,
+    names: &'a BTreeSet<String>,
     compute: Compute,
-    progress: &dyn Progress,
-) -> Result<BTreeMap<String, f64>> {
-    let _no_grad = tch::no_grad_guard();
-    let spec = store.spec();
-    let length = sequences.first().map_or(1, Vec::len).max(1);
-    let sequences = &sequences[..sequences.len().min(TOKENS.div_ceil(length))];
-    let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
-    let exit = Exit::load(spec, |name| store.weight(name), compute)?;
-    let mut stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
-    let of_block = |block| spec.parameters_of(Part::Block(block)).map(|p| p.name).filter(|name| names.contains(name));
-    let blocks = spec.blocks.len();
-    let runs: usize = (0..blocks).map(|block| of_block(block).count() * (blocks - block)).sum();
-    progress.begin(&format!("sensitivity of {} layers", names.len()), (runs + 2 * blocks) as u64 * stream.len());
-
-    let behind = |mut stream: Stream, store: &dyn WeightStore| {
-        for block in stream.block()..blocks {
-            progress.may_go_on()?;
-            stream.advance(&spec.blocks[block], &Parameters::block(store, block, compute)?, progress);
-        }
-        Ok::<_, Error>(stream)
-    };
-    let end = behind(stream.again(), store)?;
-    let mut found = BTreeMap::new();
-    for block in 0..blocks {
-        for name in of_block(block) {
-            let changed = behind(stream.again(), &Exchanged { store, other, name: &name })?;
-            found.insert(name, divergence(spec, &exit, &end, &changed));
-        }
-        stream.advance(&spec.blocks[block], &Parameters::block(store, block, compute)?, progress);
-    }
-    progress.end();
-    match found.iter().find(|(_, kl)| !kl.is_finite()) {
-        Some((name, _)) => Err(Error::activations_overflow(std::slice::from_ref(name))),
-        None => Ok(found),
-    }
+    progress: &'a dyn Progress,
+    exit: Exit,
+    /// Of the original, before the block whose turn it is.
+    stream: Stream,
+    /// Behind the last block.
+    end: Stream,
 }
 
-/// Mean over tokens, in nats.
-fn divergence(spec: &ModelSpec, exit: &Exit, original: &Stream, changed: &Stream) -> f64 {
-    let (mut sum, mut tokens) = (0.0, 0);
-    for (x, y) in original.batches().iter().zip(changed.batches()) {
-        let (x, y) = (x.flatten(0, 1), y.flatten(0, 1));
-        let all = x.size()[0];
-        for start in (0..all).step_by(STRETCH as usize) {
-            let likelihoods = |hidden: &Tensor| {
-                wide(&exit.forward(spec, &hidden.narrow(0, start, STRETCH.min(all - start)))).log_softmax(-1, None::<Kind>)
-            };
-            let (p, q) = (likelihoods(&x), likelihoods(&y));
-            sum += (p.exp() * (p - q)).sum(Kind::Double).double_value(&[]);
+impl<'a> Trials<'a> {
+    /// Of those matrices in blocks that are named, by canonical name, over the first of the
+    /// calibration's sequences.
+    pub fn start(
+        store: &'a dyn WeightStore,
+        other: &'a dyn WeightStore,
+        names: &'a BTreeSet<String>,
+        sequences: &[Vec<u32>],
+        compute: Compute,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let spec = store.spec();
+        let length = sequences.first().map_or(1, Vec::len).max(1);
+        let sequences = &sequences[..sequences.len().min((TOKENS / length).max(1))];
+        let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
+        // Differences of logits may be less than half precision tells.
+        let exit = Exit::load(spec, |name| store.weight(name), Compute { kind: Kind::Float, ..compute })?;
+        let stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
+        let mut trials = Self { store, other, names, compute, progress, exit, end: stream.again(), stream };
+        let blocks = spec.blocks.len();
+        let steps: u64 = (0..blocks).map(|block| trials.steps(block)).sum();
+        progress.begin(&format!("sensitivity of {} layers", names.len()), steps + (2 * blocks as u64 - 1) * trials.stream.len());
+        let mut end = trials.stream.again();
+        for block in 0..blocks {
+            trials.pass(block, store, &mut end)?;
         }
-        tokens += all;
+        trials.end = end;
+        Ok(trials)
     }
-    sum / tokens as f64
+
+    /// Of a block: its own layers through it and those behind it, and the head.
+    fn steps(&self, block: usize) -> u64 {
+        (self.of(block).len() * (self.store.spec().blocks.len() - block + 1)) as u64 * self.stream.len()
+    }
+
+    fn of(&self, block: usize) -> Vec<String> {
+        self.store.spec().parameters_of(Part::Block(block)).map(|p| p.name).filter(|name| self.names.contains(name)).collect()
+    }
+
+    fn pass(&self, block: usize, store: &dyn WeightStore, stream: &mut Stream) -> Result<()> {
+        self.progress.may_go_on()?;
+        stream.advance(&self.store.spec().blocks[block], &Parameters::block(store, block, self.compute)?, self.progress);
+        Ok(())
+    }
+
+    /// KL(model ‖ changed), in nats a token, for each layer of the block whose turn it is, by
+    /// canonical name.
+    pub fn block(&self, block: usize) -> Result<BTreeMap<String, f64>> {
+        let _no_grad = tch::no_grad_guard();
+        assert_eq!(self.stream.block(), block, "blocks have their turns");
+        let names = self.of(block);
+        let mut changed: Vec<Stream> = names.iter().map(|_| self.stream.again()).collect();
+        for passed in block..self.store.spec().blocks.len() {
+            for (name, stream) in names.iter().zip(&mut changed) {
+                self.pass(passed, &Exchanged { store: self.store, other: self.other, name }, stream)?;
+            }
+        }
+        let found: BTreeMap<String, f64> = names.into_iter().zip(self.divergences(&changed)?).collect();
+        match found.iter().find(|(_, kl)| !kl.is_finite()) {
+            Some((name, _)) => {
+                Err(Error::Overflow(format!("what {name} is worth is no number: the model overflows on the calibration's text")))
+            }
+            None => Ok(found),
+        }
+    }
+
+    /// Counts the steps of a block whose layers are known.
+    pub fn skip(&self, block: usize) {
+        self.progress.advance(self.steps(block));
+    }
+
+    /// Gives the next block its turn.
+    pub fn advance(&mut self, block: usize) -> Result<()> {
+        // What the last one makes of the original is known.
+        if block + 1 < self.store.spec().blocks.len() {
+            let mut stream = self.stream.again();
+            self.pass(block, self.store, &mut stream)?;
+            self.stream = stream;
+        }
+        Ok(())
+    }
+
+    /// Means over tokens, in nats, of where some models have arrived.
+    fn divergences(&self, changed: &[Stream]) -> Result<Vec<f64>> {
+        let spec = self.store.spec();
+        let stretch = (LOGITS / spec.vocab_size).max(1) as i64;
+        let (mut sums, mut tokens) = (vec![0.0; changed.len()], 0);
+        for (batch, original) in self.end.batches().iter().enumerate() {
+            self.progress.may_go_on()?;
+            let flat = original.flatten(0, 1);
+            let all = flat.size()[0];
+            for start in (0..all).step_by(stretch as usize) {
+                let likelihoods = |flat: &Tensor| {
+                    let hidden = wide(&flat.narrow(0, start, stretch.min(all - start)));
+                    self.exit.forward(spec, &hidden).log_softmax(-1, None::<Kind>)
+                };
+                let original = likelihoods(&flat);
+                let probabilities = original.exp();
+                for (sum, stream) in sums.iter_mut().zip(changed) {
+                    let difference = &original - likelihoods(&stream.batches()[batch].flatten(0, 1));
+                    *sum += (&probabilities * difference).sum(Kind::Double).double_value(&[]);
+                }
+            }
+            tokens += all;
+            self.progress.advance(changed.len() as u64);
+        }
+        // Rounding may leave less than nothing.
+        Ok(sums.into_iter().map(|sum| (sum / tokens as f64).max(0.0)).collect())
+    }
 }
 
 /// A model with one matrix of another.
@@ -93,7 +155,7 @@ struct Exchanged<'a> {
 }
 
 impl WeightStore for Exchanged<'_> {
-    fn spec(&self) -> &ModelSpec {
+    fn spec(&self) -> &crate::model::ModelSpec {
         self.store.spec()
     }
     fn weight(&self, name: &str) -> Result<Weight> {

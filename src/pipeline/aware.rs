@@ -75,7 +75,7 @@ fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
 fn beginnings(plan: &Quantize, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
     let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
     let schemes = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, scheme)| (name.clone(), *scheme));
-    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes: schemes.collect(), mix: None, aware: None };
+    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes: schemes.collect(), mixed_precision: None, aware: None };
     let solved = quantize::run(&plan, &Walk { journal: &walk.journal.step("start")?, ..*walk })?;
     let begin = |name: &String| {
         let Weight::Packed(packed) = solved.model.weight(name)? else { unreachable!("{name} is ternary") };

@@ -7,7 +7,7 @@ mod calibration;
 mod distil;
 mod fingerprint;
 mod journal;
-mod mix;
+mod mixed_precision;
 mod prune;
 mod quantize;
 mod sparsify;
@@ -178,7 +178,7 @@ impl Run<'_> {
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning.depth(plan)?,
                 Stage::PruneWidth(plan) => pruning.width(plan)?,
-                Stage::Quantize(plan) => mix::run(plan, &walk, |plan| match &plan.aware {
+                Stage::Quantize(plan) => mixed_precision::run(plan, &walk, |plan| match &plan.aware {
                     None => quantize::run(plan, &walk),
                     Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads),
                 })?,

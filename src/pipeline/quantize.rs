@@ -5,7 +5,7 @@ use super::Done;
 use super::journal::Made;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{InputStatistics, Statistics, Stream};
-use crate::compress::quantize::{Site, layer_method};
+use crate::compress::quantize::{self, Site};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::solve::relative_error::{energy, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
@@ -55,7 +55,7 @@ impl BlockWork for Work<'_> {
         // A block is observed, once or for each group, and solved group by group.
         let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
         let rescales = self.plan.rescale.is_some();
-        let passes = if self.plan.method.is_sequential() { groups + u64::from(rescales) } else { 1 };
+        let passes = if self.plan.is_sequential() { groups + u64::from(rescales) } else { 1 };
         passes * pass + groups + if rescales { groups } else { 0 }
     }
 
@@ -97,7 +97,7 @@ impl BlockWork for Work<'_> {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
             Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
         };
-        let sequential = self.plan.method.is_sequential();
+        let sequential = self.plan.is_sequential();
         let mut later_uses = later_uses.unwrap_or_default();
         let mut statistics = Statistics::default();
         let mut solved = Solved::default();
@@ -180,7 +180,7 @@ impl Work<'_> {
         let sites = self.sites(index, group, &solved.weights)?;
         input.check(&sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>())?;
         let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
-        let outcomes = layer_method(self.plan.method).compress(&sites, input)?;
+        let outcomes = quantize::compress(self.plan.method, &sites, input)?;
         for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
             outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {

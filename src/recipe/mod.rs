@@ -6,7 +6,7 @@
 
 mod data_type;
 mod distil;
-mod mix;
+mod mixed_precision;
 mod prune;
 pub mod raw;
 mod resolve;
@@ -19,7 +19,7 @@ mod training;
 pub use distil::{
     AttentionLoss, AttentionMatch, Distil, Divergence, HiddenLoss, HiddenMatch, OnPolicy, OnPolicyMethod, Phase, TeacherCache,
 };
-pub use mix::{Mix, MixedLayer};
+pub use mixed_precision::{Candidate, MixedPrecision};
 pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
@@ -270,7 +270,7 @@ pub struct Quantize {
     pub schemes: BTreeMap<String, Scheme>,
     /// What layers get that lose most by those schemes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mix: Option<Mix>,
+    pub mixed_precision: Option<MixedPrecision>,
     /// How it is trained to be rounded before, where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aware: Option<Box<Aware>>,
@@ -295,9 +295,18 @@ impl Quantize {
         }
     }
 
-    /// With norms before what becomes ternary.
+    /// Whether the layers of a block are solved one input after the other. Those that were
+    /// trained are rounded as forwards saw them, whatever they meet; GPTQ's among them are to
+    /// meet what the rounded ones make.
+    pub fn is_sequential(&self) -> bool {
+        let rounds = |scheme: &Scheme| scheme.code.is_ternary();
+        let has_others = || self.schemes.iter().any(|(name, scheme)| name.starts_with("blocks.") && !rounds(scheme));
+        self.method.is_sequential() || self.aware.is_some() && has_others()
+    }
+
+    /// With norms before what it quantises.
     pub fn with_sub_norms(&self, spec: &ModelSpec) -> Result<ModelSpec, String> {
-        spec.with_sub_norms(|name| self.schemes.get(name).is_some_and(|scheme| scheme.code.is_ternary()))
+        spec.with_sub_norms(|name| self.schemes.contains_key(name))
     }
 }
 

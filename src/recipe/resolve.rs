@@ -204,7 +204,13 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         check_rescale(method.name(), rescale)?;
     }
     let linear = scheme(method.name(), linear)?;
-    Ok(Stage::Quantize(Quantize { schemes: schemes(method.name(), linear, &others, spec)?, method, rescale, mix: None, aware: None }))
+    Ok(Stage::Quantize(Quantize {
+        schemes: schemes(method.name(), linear, &others, spec)?,
+        method,
+        rescale,
+        mixed_precision: None,
+        aware: None,
+    }))
 }
 
 fn told(raw: RawRescale) -> Rescale {

@@ -1,6 +1,6 @@
 //! `[stage.ternary]`: linear layers in −1, 0 and 1, embeddings and head in more bits.
 
-use super::mix::RawMix;
+use super::mixed_precision::RawMixedPrecision;
 use super::raw::{RawOthers, RawScheme};
 use super::resolve::{check_group_size, schemes};
 use super::{Distil, Method, Quantize, Trains};
@@ -71,7 +71,7 @@ pub(super) struct RawTernary {
     blend: Option<f64>,
     round_inputs: Option<bool>,
     sub_norms: Option<bool>,
-    mix: Option<RawMix>,
+    mixed_precision: Option<RawMixedPrecision>,
     embeddings: RawScheme,
     head: Option<RawScheme>,
     skip: Vec<String>,
@@ -90,7 +90,7 @@ impl Default for RawTernary {
             blend: None,
             round_inputs: None,
             sub_norms: None,
-            mix: None,
+            mixed_precision: None,
             embeddings: RawScheme::default(),
             head: None,
             skip: Vec::new(),
@@ -153,8 +153,9 @@ impl RawTernary {
         }
         let fail = |reason: String| format!("ternary: {reason}");
         let solver = self.solver().map_err(fail)?;
-        let mix = self.mix.map(|mix| mix.checked("ternary", &schemes, spec)).transpose()?;
-        let plan = Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mix, aware: None };
+        let mixed_precision = self.mixed_precision.map(|mixed| mixed.checked(&schemes, spec)).transpose().map_err(fail)?;
+        let plan =
+            Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, aware: None };
         let aware = self.aware(&plan, spec, folder).map_err(fail)?;
         Ok(Quantize { aware: aware.map(Box::new), ..plan })
     }

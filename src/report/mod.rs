@@ -16,6 +16,7 @@ use crate::eval::{Evaluation, Footprint};
 use crate::model::ModelSpec;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +90,10 @@ pub struct StageReport {
     /// What was taken out, where something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruning: Option<PruningReport>,
+    /// What each layer alone would cost in the stage's own scheme, by canonical name, in nats a
+    /// token, where that decides which get more bits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sensitivities: BTreeMap<String, f64>,
     /// What the user should know of the stage as a whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -97,7 +102,15 @@ pub struct StageReport {
 impl StageReport {
     /// Of a stage that has nothing to tell but its time.
     pub fn of(method: &str, seconds: f64) -> Self {
-        Self { method: method.to_owned(), seconds, layers: Vec::new(), training: Vec::new(), pruning: None, remarks: Vec::new() }
+        Self {
+            method: method.to_owned(),
+            seconds,
+            layers: Vec::new(),
+            training: Vec::new(),
+            pruning: None,
+            sensitivities: BTreeMap::new(),
+            remarks: Vec::new(),
+        }
     }
 
     /// What does not change from run to run.
@@ -108,6 +121,9 @@ impl StageReport {
             .map(|t| serde_json::json!({ "name": t.name, "end": t.end, "steps": t.lines.last().map(|l| l.step) }))
             .collect();
         let mut all = serde_json::json!({ "method": self.method, "layers": self.layers, "training": training, "remarks": self.remarks });
+        if !self.sensitivities.is_empty() {
+            all["sensitivities"] = serde_json::json!(self.sensitivities);
+        }
         if let Some(pruning) = &self.pruning {
             all["pruning"] = serde_json::to_value(pruning).expect("a report is JSON");
         }

@@ -18,7 +18,8 @@ use super::solve::relative_error::energy;
 use super::tensors::from_array;
 use crate::error::Result;
 use crate::quant::{QuantizedTensor, Scheme};
-use crate::recipe::Method;
+use crate::recipe::{GptqOptions, Method};
+use std::collections::BTreeMap;
 use tch::Tensor;
 
 /// A matrix to be quantised.
@@ -29,13 +30,6 @@ pub struct Site {
     pub scheme: Scheme,
     /// `[out, in]`, f32.
     pub weight: Tensor,
-}
-
-impl Site {
-    /// The same once more.
-    fn again(&self) -> Self {
-        Self { name: self.name.clone(), scheme: self.scheme, weight: self.weight.shallow_clone() }
-    }
 }
 
 /// What became of a site.
@@ -65,6 +59,25 @@ pub trait LayerMethod {
     /// Quantises all sites of one input by what is known of it, which is used up: a Hessian is
     /// the largest thing there is.
     fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>>;
+}
+
+/// Quantises all sites of one input. Where a method of ternary weights has sites of other schemes,
+/// these are GPTQ's, without an order of columns that the file would have to hold.
+pub fn compress(method: Method, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+    let is_own = |site: &Site| !matches!(method, Method::Ternary(_)) || site.scheme.code.is_ternary();
+    if sites.iter().all(is_own) {
+        return layer_method(method).compress(sites, input);
+    }
+    let again = |site: &Site| Site { name: site.name.clone(), scheme: site.scheme, weight: site.weight.shallow_clone() };
+    let (own, others): (Vec<Site>, Vec<Site>) = sites.iter().map(again).partition(is_own);
+    let mut outcomes = Vec::new();
+    if !own.is_empty() {
+        outcomes.extend(layer_method(method).compress(&own, input.copy())?);
+    }
+    let options = GptqOptions { static_groups: true, ..GptqOptions::default() };
+    outcomes.extend(Gptq { options }.compress(&others, input)?);
+    let mut by_name: BTreeMap<String, Outcome> = own.into_iter().chain(others).map(|site| site.name).zip(outcomes).collect();
+    Ok(sites.iter().map(|site| by_name.remove(&site.name).expect("one a site")).collect())
 }
 
 /// What carries a method out.

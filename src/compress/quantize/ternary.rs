@@ -1,12 +1,12 @@
 //! Ternary weights without training: each scale the mean magnitude, as BitNet b1.58
 //! rounds; or scales and codes in turn, each the best for the other by the second-order
-//! statistics of the layer's input. Layers of other schemes, of a mix, are GPTQ's.
+//! statistics of the layer's input.
 //!
 //! Codes on given scales are GPTQ's (Frantar et al. 2022, algorithm 1). Scales s of given
 //! codes T minimise ‖(W − sT)X‖: by rows a system of as many equations as there are groups,
 //! which is what PB-LLM (Shang et al. 2023, section 3.4) solves for one scale.
 
-use super::{Gptq, LayerMethod, Outcome, Site};
+use super::{LayerMethod, Outcome, Site};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::quant::QuantizedTensor;
 use crate::quant::grid::{Grid, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
-use crate::recipe::{ActOrder, GptqOptions, TernaryOptions, TernarySolver};
+use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
 use ndarray::Array2;
 use tch::{Kind, Tensor};
@@ -30,20 +30,13 @@ pub struct Ternary {
 impl LayerMethod for Ternary {
     fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
         let share = self.options.scale;
-        let (ternary, others): (Vec<Site>, Vec<Site>) = sites.iter().map(Site::again).partition(|site| site.scheme.code.is_ternary());
-        let mut ternary = match self.options.solver {
+        match self.options.solver {
             TernarySolver::Absmean => {
                 let measured = |site: &Site| Outcome::measured(site, absmean(site, share), &input.hessian, Vec::new());
-                ternary.iter().map(measured).collect()
+                Ok(sites.iter().map(measured).collect())
             }
-            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(&ternary, &input.hessian, share, damp_percent, rounds)?,
+            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(sites, &input.hessian, share, damp_percent, rounds),
         }
-        .into_iter();
-        // Without an order of columns that the file would have to hold.
-        let gptq = Gptq { options: GptqOptions { static_groups: true, ..GptqOptions::default() } };
-        let mut others = gptq.compress(&others, input)?.into_iter();
-        let of = |site: &Site| if site.scheme.code.is_ternary() { ternary.next() } else { others.next() };
-        Ok(sites.iter().map(of).map(|outcome| outcome.expect("one a site")).collect())
     }
 }
 
