@@ -74,7 +74,7 @@ fn rounding_and_gradients_are_bitnets() {
 
         let w = tensor(&weight).set_requires_grad(true);
         let x = tensor(&uniform(3 * seed + 1, (tokens, columns))).set_requires_grad(true);
-        let y = straight(&x, &int8(&x), 1.0).linear(&straight(&w, &ternary(&w, Share::Tensor), 1.0), None::<&Tensor>);
+        let y = straight(&x, int8(&x), 1.0).linear(&straight(&w, ternary(&w, Share::Tensor), 1.0), None::<&Tensor>);
         (&y * tensor(&uniform(3 * seed + 2, (tokens, rows)))).sum(Kind::Double).backward();
         for (what, found) in [("output", y.detach()), ("weight_gradient", w.grad()), ("input_gradient", x.grad())] {
             let difference = greatest_difference(&found, &case[what]);

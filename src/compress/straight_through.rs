@@ -21,9 +21,17 @@ pub struct Blend {
     pub lambda: f64,
 }
 
-/// x, of which λ is what it is rounded to; gradients pass as if it were x.
-pub fn straight(x: &Tensor, rounded: &Tensor, lambda: f64) -> Tensor {
-    x + (rounded - x).detach() * lambda
+/// x, of which λ is what it is `rounded` to, which is used up; gradients pass as if it were x.
+pub fn straight(x: &Tensor, rounded: Tensor, lambda: f64) -> Tensor {
+    let difference = tch::no_grad(|| {
+        let mut difference = rounded;
+        difference -= x;
+        if lambda < 1.0 {
+            difference *= lambda;
+        }
+        difference
+    });
+    x + difference
 }
 
 /// A weight `[out, in]` in −1, 0 and 1 times its mean magnitude, which is rounded to f16 as
@@ -55,8 +63,10 @@ pub fn int8(x: &Tensor) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let wide = wide(x);
     let greatest = wide.abs().amax(-1, true);
-    let codes = (&wide * (greatest.reciprocal() * 127.0)).round();
-    // Tokens of zeros, or so small that 127 over them overflows.
-    let codes = codes.nan_to_num(0.0, 0.0, 0.0);
-    (codes * (greatest / 127.0)).to_kind(x.kind())
+    // Of tokens of zeros, or so small that 127 over them overflows, nothing is left.
+    let inverse = (greatest.reciprocal() * 127.0).nan_to_num(0.0, 0.0, 0.0);
+    let mut codes = &wide * inverse;
+    let _ = codes.round_();
+    codes *= greatest / 127.0;
+    codes.to_kind(x.kind())
 }

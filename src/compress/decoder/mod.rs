@@ -128,7 +128,7 @@ impl<'a> Input<'a> {
         if !blend.inputs.contains(role) {
             return self.x;
         }
-        self.rounded.get_or_init(|| straight(self.x, &int8(self.x), blend.lambda))
+        self.rounded.get_or_init(|| straight(self.x, int8(self.x), blend.lambda))
     }
 }
 

@@ -44,7 +44,7 @@ impl Rounded {
     /// A parameter as forwards see it.
     pub fn weight(&self, name: &str, weight: Tensor) -> Tensor {
         match self.share.filter(|_| self.layers.contains(name)) {
-            Some(share) => straight(&weight, &ternary(&weight, share), self.lambda.get()),
+            Some(share) => straight(&weight, ternary(&weight, share), self.lambda.get()),
             None => weight,
         }
     }
