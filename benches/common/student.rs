@@ -2,6 +2,7 @@
 
 use crate::made::made;
 use crate::subject::Subject;
+use tch::Kind;
 use thimble::report::{End, StageReport};
 use thimble::runtime::{self, Model};
 
@@ -18,8 +19,9 @@ pub struct Student {
 }
 
 impl Student {
-    pub fn make(subject: &Subject, recipe: &str) -> Self {
-        let (dir, report) = made(subject, recipe);
+    /// Forwards are in `kind`.
+    pub fn make(subject: &Subject, recipe: &str, kind: Kind) -> Self {
+        let (dir, report) = made(subject, recipe, kind);
         let stages: Vec<StageReport> = serde_json::from_value(report["stages"].clone()).unwrap();
         let (mut tokens, mut diverged) = (0, false);
         for training in stages.iter().flat_map(|stage| &stage.training) {

@@ -12,6 +12,7 @@ use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
+use tch::Kind;
 
 const TEACHER: &str = "house-6m";
 const TOKENS: u64 = 2_000_000;
@@ -77,12 +78,12 @@ pub fn compare(choice: &Choice) -> crate::Found {
 fn measure(row: &'static Row, subject: &Subject, tokens: u64) -> Line {
     let recipe = row.recipe(subject, tokens);
     let find = || {
-        let Student { model, tokens, diverged } = Student::make(subject, &recipe);
+        let Student { model, tokens, diverged } = Student::make(subject, &recipe, Kind::Float);
         let samples = row.writes().then(|| Samples::of(&model, subject));
         Found { quality: subject.quality(&model), tokens, diverged, samples }
     };
     // Of small runs nothing is kept.
-    let found = if tokens == TOKENS { found("distillation", key(subject, &recipe), subject, row.name, find) } else { find() };
+    let found = if tokens == TOKENS { found("distillation", key(subject, &recipe, Kind::Float), subject, row.name, find) } else { find() };
     eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
     Line { row, found }
 }

@@ -2,6 +2,7 @@
 
 use crate::student::{Student, TEXTS};
 use crate::subject::Subject;
+use tch::Kind;
 
 /// Shares of the blocks' parameters that go.
 pub const RATIOS: [f64; 4] = [0.1, 0.2, 0.3, 0.5];
@@ -53,6 +54,7 @@ impl Way {
                 text(TEXTS[0]),
                 self.stage
             ),
+            Kind::Float,
         )
     }
 }

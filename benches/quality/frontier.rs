@@ -8,6 +8,7 @@ use crate::{Choice, Found, ours, peer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
+use thimble::model::ParameterKind;
 
 /// Where a series comes from: our stage, or the library's settings, without bits,
 /// group size and embeddings.
@@ -20,7 +21,7 @@ struct Series {
     name: &'static str,
     side: Side,
     bits: &'static [usize],
-    /// Of what a row's length must be a multiple.
+    /// Of what the outputs of every linear layer must be a multiple.
     multiple: usize,
 }
 
@@ -106,7 +107,7 @@ pub fn run(choice: &Choice) -> Found {
         "Bits of a weight, everything counted, against perplexity and mean KL from the original, first 64 windows of 512 tokens \
          (of the context where it is shorter), activations in f32, one calibration seed, {SEQUENCES} sequences. Whole models: each tool as it comes, so that ours has \
          its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers. \
-         gptqmodel's AWQ is not there where it refuses a model: it wants rows in multiples of 64.\n{page}"
+         gptqmodel's AWQ is not there where it refuses a model: it wants layers with multiples of 64 outputs.\n{page}"
     );
     Found { page, json: json!(figures), missed: Vec::new() }
 }
@@ -136,7 +137,8 @@ impl Series {
             point
         };
         // A library may refuse a model.
-        let runs = subject.original.spec().hidden_size.is_multiple_of(self.multiple);
+        let mut linear = subject.original.spec().parameters().into_iter().filter(|p| p.kind == ParameterKind::Linear);
+        let runs = linear.all(|p| p.shape[0].is_multiple_of(self.multiple));
         self.bits.iter().filter(|_| runs).map(point).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::made::made;
 use crate::subject::Subject;
+use tch::Kind;
 use thimble::eval::Footprint;
 use thimble::runtime::{self, Model};
 
@@ -21,7 +22,7 @@ pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made
         subject.window(),
         keys.replace(' ', "\n")
     );
-    let (dir, _) = made(subject, &recipe);
+    let (dir, _) = made(subject, &recipe, Kind::Float);
     let model = runtime::open(&dir, None).unwrap();
     let footprint = Footprint::of(&*model.store).unwrap();
     Made { model, footprint }

@@ -36,7 +36,7 @@ pub fn compare(choice: &Choice) -> Found {
     let mut page = format!(
         "## What is lost\n\n\
          Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {} (the last one four \
-         times as many), with the recipe's defaults but for what their names say; the others are calibrated on 64 sequences of {}. First \
+         times as many), with the recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
          {WINDOWS} windows of {WINDOW} tokens (of the context where it is shorter) of {} ({}) and {} ({}), protocol `bos`, activations in \
          int8 by tokens; KL is the mean divergence from the original, in nats. Bits are those of a weight, everything counted.\n",
         tokens as f64 / 1e6,
@@ -75,11 +75,11 @@ pub fn compare(choice: &Choice) -> Found {
 fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {
     let recipe = row.recipe(subject, tokens);
     let find = || {
-        let Student { model, tokens, .. } = Student::make(subject, &recipe);
+        let Student { model, tokens, .. } = Student::make(subject, &recipe, row.kind());
         Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
     };
     // Of small runs nothing is kept.
-    let found = if tokens == TOKENS { found("ternary", key(subject, &recipe), subject, row.name, find) } else { find() };
+    let found = if tokens == TOKENS { found("ternary", key(subject, &recipe, row.kind()), subject, row.name, find) } else { find() };
     eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
     Line { row, found }
 }
