@@ -395,7 +395,7 @@ fn what_cannot_be_done_is_refused() {
             "blend is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]",
         ),
         ("llama-gqa-tied", "mixed_precision = { bits_per_weight = 2.2 }", "bits_per_weight = 2.2 must be at least 2."),
-        ("llama-gqa-tied", "mixed_precision = { bits_per_weight = 6.0 }", "where all have"),
+        ("llama-gqa-tied", "mixed_precision = { bits_per_weight = 6.0 }", "where all layers have"),
         ("llama-gqa-tied", "mixed_precision = { bits_per_weight = nan }", "bits_per_weight = NaN must be at least"),
         ("llama-gqa-tied", "mixed_precision = { bits_per_weight = 3.0, bits = 7 }", "mixed_precision: bits = 7 is not known"),
         ("llama-gqa-tied", "mixed_precision = { bits_per_weight = 3.0, bits = 3 }", "bits = 3 lose much themselves; 4 at least"),

@@ -22,18 +22,10 @@ pub struct MixedPrecision {
 #[serde(deny_unknown_fields, expecting = "expected a budget, as in mixed_precision = { bits_per_weight = 2.4 }")]
 pub(super) struct RawMixedPrecision {
     bits_per_weight: f64,
-    #[serde(default = "four_bits")]
+    #[serde(default = "super::raw::default_bits")]
     bits: usize,
-    #[serde(default = "columns_of_group")]
+    #[serde(default = "super::raw::default_group_size")]
     group_size: usize,
-}
-
-fn four_bits() -> usize {
-    4
-}
-
-fn columns_of_group() -> usize {
-    64
 }
 
 /// A linear layer that the stage quantises.
@@ -81,7 +73,7 @@ impl MixedPrecision {
         match self.bits_per_weight {
             budget if budget >= least && budget < most => Ok(()),
             budget => Err(format!(
-                "mixed_precision: bits_per_weight = {budget} must be at least {least:.4}, where the smallest layer has {}, and below {most:.4}, where all have",
+                "mixed_precision: bits_per_weight = {budget} must be at least {least:.4}, where the smallest layer has {}, and below {most:.4}, where all layers have",
                 self.scheme
             )),
         }

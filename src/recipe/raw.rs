@@ -296,10 +296,10 @@ impl Default for RawScheme {
     }
 }
 
-fn default_bits() -> usize {
+pub(super) fn default_bits() -> usize {
     4
 }
-fn default_group_size() -> usize {
+pub(super) fn default_group_size() -> usize {
     64
 }
 fn default_points() -> usize {
