@@ -24,20 +24,32 @@ pub const fn is_lifted(code: Code) -> bool {
 
 /// One block of columns: what its codes stand for, lifted where that may be negative. The
 /// last block of a tile may be short: what completes it meets no activation.
+///
+/// Where it is called it must become part of the loop, or its registers go through memory;
+/// `T`, a copy for each caller, makes the compiler see to that.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub fn block<const CODE: usize>(tile: &Tile, block: usize, levels: Levels) -> [__m512i; BLOCK_UNITS] {
+pub fn block<const CODE: usize, const T: usize>(tile: &Tile, block: usize, levels: Levels) -> [__m512i; BLOCK_UNITS] {
     let code = const { Code::ALL[CODE] };
-    let lines = tile.block_codes(block).as_chunks().0;
+    let lines: &[Line] = tile.codes.as_chunks().0;
+    let first = block * BLOCK_UNITS;
     let units = match const { Code::ALL[CODE].packing() } {
-        Packing::Trits => of_trits(lines, tile.units_before(block)),
-        Packing::Planes(planes) => {
-            if lines.len() * 8 == BLOCK_UNITS * code.bits() {
-                of_planes(planes, lines)
-            } else {
-                let mut padded = [[0; _]; BLOCK_UNITS];
-                padded[..lines.len()].copy_from_slice(lines);
-                of_planes(planes, &padded)
+        Packing::Trits => {
+            let lines = &lines[first / TRITS..];
+            match first % TRITS {
+                0 => of_trits::<0>(lines),
+                1 => of_trits::<1>(lines),
+                2 => of_trits::<2>(lines),
+                3 => of_trits::<3>(lines),
+                _ => of_trits::<4>(lines),
+            }
+        }
+        Packing::Planes(_) => {
+            let whole = const { BLOCK_UNITS * Code::ALL[CODE].bits() / 8 };
+            let lines = &lines[block * whole..];
+            match lines.get(..whole) {
+                Some(lines) => of_planes::<CODE>(lines),
+                None => of_planes::<CODE>(&padded(lines)),
             }
         }
     };
@@ -48,12 +60,21 @@ pub fn block<const CODE: usize>(tile: &Tile, block: usize, levels: Levels) -> [_
     }
 }
 
+/// As many lines as a block of any code has.
+#[cold]
+fn padded(lines: &[Line]) -> [Line; BLOCK_UNITS] {
+    let mut padded = [[0; _]; BLOCK_UNITS];
+    padded[..lines.len()].copy_from_slice(lines);
+    padded
+}
+
 /// `lines` are those of a whole block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn of_planes(planes: &[usize], lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
+fn of_planes<const CODE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
     let mut units = [_mm512_setzero_si512(); BLOCK_UNITS];
     let (mut plane_start, mut code_shift) = (0, 0);
+    let Packing::Planes(planes) = (const { Code::ALL[CODE].packing() }) else { return units };
     for &bits in planes {
         let units_per_line = 8 / bits;
         for (i, unit) in units.iter_mut().enumerate() {
@@ -77,16 +98,16 @@ fn field(bytes: __m512i, bits: usize, from: usize, to: usize) -> __m512i {
     _mm512_and_si512(moved, _mm512_set1_epi8(((0xff >> (8 - bits)) << to) as i8))
 }
 
-/// Takes the digits out of lines, those of units from number `before` on.
+/// Takes the digits out of lines, those of units from number `BEFORE` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn of_trits(lines: &[Line], before: usize) -> [__m512i; BLOCK_UNITS] {
+fn of_trits<const BEFORE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
     let mut units = [_mm512_setzero_si512(); BLOCK_UNITS];
     let [one, two] = [86u8, 171].map(|least| _mm512_set1_epi8(least as i8));
-    for (line, bytes) in lines.iter().enumerate() {
-        let mut rest = load(bytes);
+    for line in 0..const { (BEFORE + BLOCK_UNITS).div_ceil(TRITS) } {
+        let mut rest = lines.get(line).map_or(_mm512_setzero_si512(), |line| load(line));
         for unit in line * TRITS..(line + 1) * TRITS {
-            if let Some(digits) = unit.checked_sub(before).and_then(|unit| units.get_mut(unit)) {
+            if let Some(digits) = unit.checked_sub(BEFORE).and_then(|unit| units.get_mut(unit)) {
                 let ones = _mm512_maskz_set1_epi8(_mm512_cmpge_epu8_mask(rest, one), 1);
                 *digits = _mm512_mask_add_epi8(ones, _mm512_cmpge_epu8_mask(rest, two), ones, ones);
             }

@@ -37,7 +37,7 @@ fn tokens<const CODE: usize, const T: usize>(tile: &Tile, x: &Int8Rows, first: u
     for group in 0..tile.groups() {
         let grids = Grids::load::<CODE>(tile, group);
         for i in tile.group_blocks(group) {
-            let units = block::<CODE>(tile, i, levels);
+            let units = block::<CODE, T>(tile, i, levels);
             for (t, sum) in sums.iter_mut().enumerate() {
                 let (codes, scale, codes_sum) = x.block(first + t, i);
                 *sum = add_block::<CODE>(units, &grids, codes, [scale, codes_sum as f32], *sum);
