@@ -5,7 +5,7 @@ use super::calibrate::Stream;
 use super::decoder::{Entrance, Exit};
 use super::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
-use crate::model::Part;
+use crate::model::{Part, rows_at_a_time};
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
@@ -17,9 +17,6 @@ use tch::{Kind, Tensor};
 /// Tokens that are enough to tell layers apart, but for one sequence at least: the model runs
 /// on them once for each layer, from its block on.
 const TOKENS: usize = 8192;
-
-/// Logits that are held at a time.
-const LOGITS: usize = 1 << 23;
 
 /// Models in which one matrix alone is another's, block by block; the layers of one go
 /// through those behind it abreast. No matrix may be scaled against another that stays.
@@ -121,7 +118,7 @@ impl<'a> Trials<'a> {
     /// Means over tokens, in nats, of where some models have arrived.
     fn divergences(&self, changed: &[Stream]) -> Result<Vec<f64>> {
         let spec = self.store.spec();
-        let stretch = (LOGITS / spec.vocab_size).max(1) as i64;
+        let stretch = rows_at_a_time(spec) as i64;
         let (mut sums, mut tokens) = (vec![0.0; changed.len()], 0);
         for (batch, original) in self.end.batches().iter().enumerate() {
             self.progress.may_go_on()?;

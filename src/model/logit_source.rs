@@ -58,10 +58,12 @@ pub trait LogitSource {
     }
 }
 
-/// Logits held at a time, in numbers: 64 MiB a model.
-const LOGITS_AT_A_TIME: usize = 1 << 24;
+/// Logits held at a time, in numbers: 32 MiB a model. Few in tests, so that small models have
+/// several stretches too.
+const LOGITS_AT_A_TIME: usize = if cfg!(test) { 1 << 11 } else { 1 << 23 };
 
-/// Positions whose logits are held at a time.
+/// Positions whose logits are held at a time, so that a large vocabulary needs no more memory
+/// than a small one.
 pub fn rows_at_a_time(spec: &ModelSpec) -> usize {
     (LOGITS_AT_A_TIME / spec.vocab_size).max(1)
 }

@@ -35,8 +35,11 @@ pub enum TernarySolver {
 }
 
 impl TernarySolver {
+    const DAMP_PERCENT: f64 = 0.01;
+    const ROUNDS: usize = 4;
+
     /// What loses least.
-    pub const BEST: Self = Self::Gptq { damp_percent: 0.01, rounds: 4 };
+    pub const BEST: Self = Self::Gptq { damp_percent: Self::DAMP_PERCENT, rounds: Self::ROUNDS };
 }
 
 /// How a model is trained to be rounded: forwards see rounded weights, and gradients go
@@ -216,8 +219,8 @@ impl RawTernary {
     }
 
     fn gptq(&self) -> Result<TernarySolver, String> {
-        let TernarySolver::Gptq { damp_percent, rounds } = TernarySolver::BEST else { unreachable!("it is GPTQ's") };
-        let (damp_percent, rounds) = (self.damp_percent.unwrap_or(damp_percent), self.rounds.unwrap_or(rounds));
+        let damp_percent = self.damp_percent.unwrap_or(TernarySolver::DAMP_PERCENT);
+        let rounds = self.rounds.unwrap_or(TernarySolver::ROUNDS);
         match () {
             () if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
                 Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))

@@ -5,14 +5,9 @@ use super::divergence::Slope;
 use crate::compress::decoder::Exit;
 use crate::compress::tensors::{along, wide};
 use crate::compress::train::{Network, Part};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, rows_at_a_time};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
-
-/// Logits that are held at a time.
-///
-/// Few in tests, so that small models have several stretches too.
-const LOGITS: usize = if cfg!(test) { 1 << 10 } else { 1 << 23 };
 
 /// A loss of some tokens, and how much each of them counts, `[tokens]`.
 pub struct Weighted {
@@ -37,7 +32,7 @@ pub fn predict(
     let flat = hidden.view([-1, *hidden.size().last().expect("[…, hidden]")]);
     let (spec, exit) = (network.spec(), network.exit());
     let tokens = flat.size()[0];
-    let at_a_time = stretch(spec.vocab_size);
+    let at_a_time = rows_at_a_time(spec);
     let (mut sums, mut gradients) = (BTreeMap::new(), Vec::new());
     let mut head = HeadGradient { spec, exit: &exit, weight: None, bias: None };
     for start in (0..tokens).step_by(at_a_time) {
@@ -120,11 +115,6 @@ fn add(sum: &mut Option<Tensor>, part: Tensor) {
     }
 }
 
-/// Tokens that are taken together.
-fn stretch(vocab_size: usize) -> usize {
-    (LOGITS / vocab_size).max(16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +138,7 @@ mod tests {
             let double = Compute { device: Device::Cpu, kind: Kind::Double };
             let [ours, theirs] = [0, 1].map(|_| Network::trained(&store, double, &names).unwrap());
             let spec = ours.spec();
-            let tokens = 2 * stretch(spec.vocab_size) as i64 + 3;
+            let tokens = 2 * rows_at_a_time(spec) as i64 + 3;
             tch::manual_seed(1);
             let numbers = (Kind::Double, Device::Cpu);
             let hidden = Tensor::randn([1, tokens, spec.hidden_size as i64], numbers);

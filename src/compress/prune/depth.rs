@@ -4,7 +4,7 @@ use crate::compress::calibrate::Stream;
 use crate::compress::decoder::{Entrance, Exit};
 use crate::compress::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, rows_at_a_time};
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::recipe::{LayerSaliency, TokenImportance};
@@ -17,9 +17,6 @@ pub struct Layers {
     /// Those that go, ascending.
     pub out: Vec<usize>,
 }
-
-/// Tokens whose logits are held at a time.
-const STRETCH: i64 = 512;
 
 /// Chooses so many layers by what they do to the calibration's sequences.
 pub fn choose(
@@ -141,6 +138,7 @@ impl Walk<'_> {
 
     fn perplexity(&self, stream: &Stream, exit: &Exit, sequences: &[Vec<u32>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
+        let at_a_time = rows_at_a_time(self.spec());
         let (mut loss, mut tokens) = (0.0, 0);
         let mut texts = sequences.iter();
         for x in stream.batches() {
@@ -148,8 +146,8 @@ impl Walk<'_> {
                 let ids = texts.next().expect("a text a sequence");
                 let next: Vec<i64> = ids[1..].iter().map(|&id| id.into()).collect();
                 let next = Tensor::from_slice(&next).to_device(self.compute.device);
-                for start in (0..next.size()[0]).step_by(STRETCH as usize) {
-                    let len = STRETCH.min(next.size()[0] - start);
+                for start in (0..next.size()[0]).step_by(at_a_time) {
+                    let len = (at_a_time as i64).min(next.size()[0] - start);
                     let logits = wide(&exit.forward(self.spec(), &x.select(0, text).narrow(0, start, len)));
                     let of = logits.cross_entropy_loss::<Tensor>(&next.narrow(0, start, len), None, Reduction::Sum, -100, 0.0);
                     loss += of.double_value(&[]);
