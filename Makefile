@@ -97,8 +97,9 @@ bench-ternary: setup
 bench-data-types: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench data_types
 
+# An hour. Some rows: SPEED="--only 'layers in turn bf16'"
 bench-speed: setup .venv-peers/ready
-	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench speed
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) bench --features torch --bench speed -- $(SPEED)
 
 bench-memory: setup
 	$(CARGO) bench --features torch --bench memory

@@ -2,6 +2,8 @@
 //! checkpoints that differ only in depth. `make bench-memory` prints the figures
 //! and writes `benches/memory.md`.
 
+#[path = "common/process.rs"]
+mod process;
 #[path = "common/random_llama.rs"]
 mod random_llama;
 
@@ -27,17 +29,9 @@ fn main() {
         random_llama::write(&model, &Shape { layers, ..SHAPE });
         let out = work.path().join(format!("out-{layers}"));
         // A process of its own, so that nothing of the other run counts.
-        let run = Command::new(env!("CARGO_BIN_EXE_thimble"))
-            .args(["compress", "--json"])
-            .arg(&recipe)
-            .arg("--model")
-            .arg(&model)
-            .arg("--out")
-            .arg(&out)
-            .output()
-            .unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-        let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_thimble"));
+        run.args(["compress", "--json"]).arg(&recipe).arg("--model").arg(&model).arg("--out").arg(&out);
+        let report = process::said(run);
         let weights = std::fs::metadata(model.join("model.safetensors")).unwrap().len();
         rows.push((layers, weights, report["peak_memory_bytes"].as_u64().unwrap(), report["seconds"].as_f64().unwrap()));
         std::fs::remove_dir_all(model).unwrap();

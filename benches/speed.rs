@@ -1,12 +1,22 @@
 //! Seconds and memory of quantising, beside gptqmodel's, on a random piece of a Llama
-//! of 1.1 billion parameters: `make bench-speed` prints the figures and writes
-//! `benches/speed.md`. Each run is a process of its own, one after the other.
+//! of 1.1 billion parameters: `cargo bench --features torch --bench speed -- [--only TEXT]`
+//! makes `benches/speed.md` ([`benchmark`]). Each run is a process of its own, one after the
+//! other.
 
+#[path = "common/benchmark.rs"]
+mod benchmark;
+#[path = "common/ids.rs"]
+mod ids;
+#[path = "common/process.rs"]
+mod process;
 #[path = "common/random_llama.rs"]
 mod random_llama;
 
+use benchmark::{Asked, Found, Page};
+use clap::Parser;
+use process::said;
 use random_llama::Shape;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,9 +71,31 @@ struct Cost {
     bytes: f64,
 }
 
+/// What is run.
+#[derive(Parser)]
+struct Choice {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+impl benchmark::Choice for Choice {
+    fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    fn is_cut(&self) -> bool {
+        false
+    }
+}
+
+const PAGES: [Page<Choice>; 1] =
+    [Page { name: "speed", title: "Speed of quantising", target: "bench-speed", parts: &[("speed", compare)] }];
+
 fn main() {
-    // Rows and formats by part of their name; a small run leaves the page alone.
-    let only: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    benchmark::run(&PAGES);
+}
+
+fn compare(choice: &Choice) -> Found {
     let data = std::env::var_os("THIMBLE_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
     let work = tempfile::tempdir().unwrap();
     let model = work.path().join("model");
@@ -77,7 +109,7 @@ fn main() {
     write_ids(&model, &text, &ids);
 
     let mut page = format!(
-        "# Speed of quantising\n\n`make bench-speed`\n\nA random Llama {} wide, feed-forward {}, {} blocks, to 4 bits in groups of 128 on {SEQUENCES} \
+        "A random Llama {} wide, feed-forward {}, {} blocks, to 4 bits in groups of 128 on {SEQUENCES} \
          sequences of {LENGTH} tokens; seconds of a block, and the process's peak of anonymous memory. gptqmodel 7.7.0 on the same \
          machine and ids, one process after the other.\n\n\
          | method | forwards | ours | gptqmodel | times faster | ours | gptqmodel | share of memory |\n|---|---|---|---|---|---|---|---|\n",
@@ -87,7 +119,7 @@ fn main() {
     for row in &ROWS {
         for &(format, theirs) in row.formats {
             let name = format!("{} {format}", row.name);
-            if !only.iter().all(|word| name.contains(word.as_str())) {
+            if !choice.asked.has(&name) {
                 continue;
             }
             let ours = ours(&model, row.ours, &text, format, work.path());
@@ -112,23 +144,17 @@ fn main() {
             figures.push(json!({ "name": name, "seconds": [ours.seconds, theirs.seconds], "bytes": [ours.bytes, theirs.bytes] }));
         }
     }
-    let targets = if missed.is_empty() { "All targets are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
-    writeln!(page, "\nTarget: three times as fast at half the memory. {targets}").unwrap();
-    print!("{page}");
-    if only.is_empty() {
-        std::fs::write(root().join("benches/speed.md"), page).unwrap();
-    }
-    println!("{}", json!({ "rows": figures, "missed": missed }));
+    page += "\nWith layers at once a block runs twice, in turn once. f32 is bound by libtorch's products, and what all sequences bring to a \
+             layer is held in it.\n";
+    Found::new(page, json!(figures), "three times as fast at half the memory.", missed)
 }
 
 fn write_ids(model: &Path, text: &Path, file: &Path) {
     let model = runtime::open(model, None).unwrap();
-    let drawn =
+    let calibration =
         Calibration { text: TextSource::Model, sequences: SEQUENCES, length: LENGTH, seed: 0, token_importance: TokenImportance::Equal };
-    let ids = calibration_sequences(&model, Some(&std::fs::read_to_string(text).unwrap()), &drawn, 0, &Silent).unwrap();
-    let flat: Vec<u8> = ids.iter().flatten().flat_map(|&id| (id as i32).to_le_bytes()).collect();
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, vec![SEQUENCES, LENGTH], &flat).unwrap();
-    safetensors::serialize_to_file([("ids", view)], None, file).unwrap();
+    let drawn = calibration_sequences(&model, Some(&std::fs::read_to_string(text).unwrap()), &calibration, 0, &Silent).unwrap();
+    ids::write(file, drawn.iter().flatten(), [SEQUENCES, LENGTH]);
 }
 
 fn ours(model: &Path, settings: &[&str], text: &Path, format: &str, work: &Path) -> Cost {
@@ -159,14 +185,6 @@ fn theirs_of(model: &Path, settings: &[&str], ids: &Path, format: &str, work: &P
     std::fs::remove_dir_all(out).unwrap();
     let seconds = note["seconds"].as_f64().unwrap();
     Cost { seconds: seconds / SHAPE.layers as f64, bytes: note["peak_anonymous_bytes"].as_f64().unwrap() }
-}
-
-/// The last line of what a process says, which is JSON.
-fn said(mut run: Command) -> Value {
-    let done = run.output().unwrap_or_else(|e| panic!("{run:?}: {e}; `make .venv-peers/ready` makes the library's environment"));
-    assert!(done.status.success(), "{run:?}: {}", String::from_utf8_lossy(&done.stderr));
-    let text = String::from_utf8_lossy(&done.stdout);
-    serde_json::from_str(text.lines().last().unwrap()).unwrap_or_else(|_| serde_json::from_str(&text).unwrap())
 }
 
 fn root() -> &'static Path {

@@ -1,12 +1,14 @@
 //! Peak memory of a training step with blocks computed again for their gradients, and
 //! without, each in a process of its own.
 
+use crate::Choice;
+use crate::benchmark::Found;
 use crate::process::{numbers, said};
 use crate::random_llama::Shape;
+use crate::stats::median;
 use crate::step::{WARMING, WORD};
 use crate::subject::Subject;
 use crate::work::{BATCH, LENGTH, Work};
-use crate::{Choice, Found, median};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::process::Command;

@@ -3,6 +3,7 @@
 //! like.
 
 use crate::Choice;
+use crate::benchmark;
 use crate::found::found;
 use crate::made::key;
 use crate::rows::{BEFORE, FORWARD, HARD, ROWS, Row};
@@ -36,9 +37,9 @@ struct Found {
     samples: Option<Samples>,
 }
 
-pub fn compare(choice: &Choice) -> crate::Found {
+pub fn compare(choice: &Choice) -> benchmark::Found {
     let subject = Subject::open(TEACHER);
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.has(row.name)).collect();
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.asked.has(row.name)).collect();
     let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.tokens.unwrap_or(TOKENS))).collect();
     let teacher = Samples::of(&subject.original, &subject);
     let [home, away] = subject::TEXTS;
@@ -67,7 +68,7 @@ pub fn compare(choice: &Choice) -> crate::Found {
          own texts write is likelier to the teacher, by more than two standard errors, than what they wrote before and than what one of the \
          forward KL writes, with at least {LEFT} of the distinct 4-grams that were written before."
     );
-    crate::Found::new(
+    benchmark::Found::new(
         page,
         json!({ "teacher": { "perplexity": subject.before, "samples": teacher }, "rows": figures }),
         &targets,

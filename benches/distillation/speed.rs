@@ -2,12 +2,14 @@
 //! after the other, two of each. Losses that agree prove the step itself: the second
 //! one follows from the first one's gradients, and so on.
 
+use crate::benchmark::Found;
 use crate::process::{numbers, said};
 use crate::random_llama::Shape;
+use crate::stats::median;
 use crate::step::{WARMING, WORD};
 use crate::subject::Subject;
 use crate::work::{BATCH, LENGTH, Work};
-use crate::{Choice, Found, median, root};
+use crate::{Choice, root};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::process::Command;
@@ -51,7 +53,7 @@ pub fn compare(choice: &Choice) -> Found {
         SHAPE.hidden, SHAPE.layers, SHAPE.vocab
     );
     let (mut figures, mut missed) = (Vec::new(), Vec::new());
-    for row in ROWS.iter().filter(|row| choice.has(row.name)) {
+    for row in ROWS.iter().filter(|row| choice.asked.has(row.name)) {
         let [ours, theirs] = row.run(&work, &subject);
         let speeds = [&ours, &theirs].map(|side| side.speed);
         let ratio = speeds[0] / speeds[1];

@@ -1,7 +1,7 @@
 //! Training steps on given ids, timed: our side of `python-compat/train_step.py`, which
 //! takes the same arguments and says the same.
 
-use crate::median;
+use crate::stats::median;
 use clap::Parser;
 use serde_json::json;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! What timed runs read: a random model of some shape, and ids of real text.
 
+use crate::ids;
 use crate::random_llama::{self, Shape};
 use crate::subject::Subject;
 use std::path::PathBuf;
@@ -21,11 +22,10 @@ impl Work {
         std::fs::create_dir(work.model()).unwrap();
         random_llama::write(&work.model(), shape);
         let text = std::fs::read_to_string(subject.text("tinystories/calib.txt")).unwrap();
-        let ids = subject.original.tokenizer().unwrap().encode(&text).unwrap();
+        let text_ids = subject.original.tokenizer().unwrap().encode(&text).unwrap();
         let sequences = steps * BATCH;
-        let flat: Vec<u8> = ids.iter().cycle().take(sequences * (LENGTH + 1)).flat_map(|&id| (id as i32).to_le_bytes()).collect();
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, vec![sequences, LENGTH + 1], &flat).unwrap();
-        safetensors::serialize_to_file([("ids", view)], None, &work.ids()).unwrap();
+        let shape = [sequences, LENGTH + 1];
+        ids::write(&work.ids(), text_ids.iter().cycle().take(shape[0] * shape[1]), shape);
         work
     }
 

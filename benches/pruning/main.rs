@@ -1,24 +1,26 @@
 //! Structured pruning: `cargo bench --features torch --bench pruning -- [PART…] [--tokens N] [--only TEXT]`
-//! runs parts, all where none is named, and each makes its page: `pruning` (as models are
-//! pruned) and `recovery` (once they are trained again). `--tokens`, of a recovery, and
-//! `--only`, a part of ways' names, make a run small: it prints its page, and leaves the
-//! committed one as it is. What is made is kept in the build folder, so that a run that
-//! was stopped goes on. The last line is JSON.
+//! runs parts ([`benchmark`]), each of which makes its page: `pruning` (as models are pruned)
+//! and `recovery` (once they are trained again). What is made is kept in the build folder, so
+//! that a run that was stopped goes on.
 
+#[path = "../common/benchmark.rs"]
+mod benchmark;
 #[path = "../common/made.rs"]
 mod made;
 mod page;
 mod rows;
+#[path = "../common/stats.rs"]
+mod stats;
 #[path = "../common/student.rs"]
 mod student;
 #[path = "../common/subject.rs"]
 mod subject;
 
+use benchmark::{Asked, Found, Page};
 use clap::Parser;
 use rows::{BEST, DEPTH, RATIOS, WAYS, Way};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use student::Student;
 use subject::{Quality, Subject};
 use thimble::eval::speed;
@@ -33,25 +35,38 @@ const TOKENS: u64 = 500_000;
 /// Timed in turns, original and pruned.
 const ROUNDS: usize = 3;
 
+/// What is run.
 #[derive(Parser)]
 struct Choice {
-    #[arg(value_parser = PARTS.map(|part| part.name))]
-    parts: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// What a recovery is trained on.
     #[arg(long)]
     tokens: Option<u64>,
-    /// A part of the names of the ways that are run.
-    #[arg(long)]
-    only: Option<String>,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
-/// A part, which makes a page of its name.
+impl benchmark::Choice for Choice {
+    fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    fn is_cut(&self) -> bool {
+        self.tokens.is_some()
+    }
+}
+
+const PAGES: [Page<Choice>; 2] = [
+    Page { name: "pruning", title: "Pruning", target: "bench-pruning", parts: &[("pruning", |choice| PRUNING.run(choice))] },
+    Page {
+        name: "recovery",
+        title: "Pruning, then training",
+        target: "bench-pruning",
+        parts: &[("recovery", |choice| RECOVERY.run(choice))],
+    },
+];
+
+/// A page's only part.
 struct Part {
-    name: &'static str,
-    title: &'static str,
     /// Its models: ways, and whether what stays is solved anew.
     models: fn() -> Vec<(&'static Way, bool)>,
     trained: bool,
@@ -61,24 +76,19 @@ struct Part {
     missed: fn(&Subject, &[Line]) -> Vec<String>,
 }
 
-const PARTS: [Part; 2] = [
-    Part {
-        name: "pruning",
-        title: "Pruning",
-        models: || WAYS.iter().flat_map(|way| if way.solves { vec![(way, false), (way, true)] } else { vec![(way, false)] }).collect(),
-        trained: false,
-        target: "solving beats not solving at every point, by KL at home.",
-        missed: page::unsolved_is_better,
-    },
-    Part {
-        name: "recovery",
-        title: "Pruning, then training",
-        models: || WAYS.iter().filter(|way| [DEPTH, BEST].contains(&way.name)).map(|way| (way, way.solves)).collect(),
-        trained: true,
-        target: "of those that lack 30 %, the best is within 10 % of the original's perplexity at home.",
-        missed: page::far_from_the_original,
-    },
-];
+const PRUNING: Part = Part {
+    models: || WAYS.iter().flat_map(|way| if way.solves { vec![(way, false), (way, true)] } else { vec![(way, false)] }).collect(),
+    trained: false,
+    target: "solving beats not solving at every point, by KL at home.",
+    missed: page::unsolved_is_better,
+};
+
+const RECOVERY: Part = Part {
+    models: || WAYS.iter().filter(|way| [DEPTH, BEST].contains(&way.name)).map(|way| (way, way.solves)).collect(),
+    trained: true,
+    target: "of those that lack 30 %, the best is within 10 % of the original's perplexity at home.",
+    missed: page::far_from_the_original,
+};
 
 /// One model.
 struct Line {
@@ -94,27 +104,20 @@ struct Line {
 }
 
 fn main() {
-    let choice = Choice::parse();
-    let start = Instant::now();
-    let subject = Subject::open(MODEL);
-    let wanted = |way: &Way| choice.only.as_ref().is_none_or(|only| way.name.contains(only.as_str()));
-    let (mut figures, mut missed) = (serde_json::Map::new(), Vec::new());
-    for part in PARTS.iter().filter(|part| choice.parts.is_empty() || choice.parts.iter().any(|name| name == part.name)) {
-        let tokens = if part.trained { choice.tokens.unwrap_or(TOKENS) } else { 0 };
-        let models: Vec<_> = (part.models)().into_iter().filter(|(way, _)| wanted(way)).collect();
+    benchmark::run(&PAGES);
+}
+
+impl Part {
+    fn run(&self, choice: &Choice) -> Found {
+        let subject = Subject::open(MODEL);
+        let tokens = if self.trained { choice.tokens.unwrap_or(TOKENS) } else { 0 };
+        let models: Vec<_> = (self.models)().into_iter().filter(|(way, _)| choice.asked.has(way.name)).collect();
         let of_ratio = |ratio: f64| models.iter().map(move |&(way, solved)| (way, ratio, solved)).collect::<Vec<_>>();
         let lines: Vec<Line> =
             RATIOS.into_iter().flat_map(of_ratio).map(|(way, ratio, solved)| measure(&subject, way, ratio, solved, tokens)).collect();
-        let failed = (part.missed)(&subject, &lines);
-        let page = page::page(part, &subject, &lines, &failed);
-        print!("{page}");
-        if choice.tokens.is_none() && choice.only.is_none() {
-            std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/{}.md", part.name)), &page).unwrap();
-        }
-        figures.insert(part.name.into(), lines.iter().map(Line::json).collect());
-        missed.extend(failed);
+        let figures = json!({ "original": subject.before, "rows": lines.iter().map(Line::json).collect::<Vec<_>>() });
+        Found::new(page::page(&subject, &lines), figures, self.target, (self.missed)(&subject, &lines))
     }
-    println!("{}", json!({ "original": subject.before, "parts": figures, "missed": missed, "seconds": start.elapsed().as_secs_f64() }));
 }
 
 fn measure(subject: &Subject, way: &'static Way, ratio: f64, solved: bool, tokens: u64) -> Line {
@@ -145,11 +148,7 @@ fn times_as_fast(original: &Model, pruned: &Model) -> [f64; 2] {
             [0, 1].map(|i| after[i] / before[i])
         })
         .collect();
-    [0, 1].map(|i| {
-        let mut of: Vec<f64> = ratios.iter().map(|ratio| ratio[i]).collect();
-        of.sort_by(f64::total_cmp);
-        of[ROUNDS / 2]
-    })
+    [0, 1].map(|i| stats::median(ratios.iter().map(|ratio| ratio[i])))
 }
 
 impl Line {

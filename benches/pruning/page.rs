@@ -1,10 +1,11 @@
-//! A part's page, and what it misses.
+//! What a page says, and what its part misses.
 
+use crate::rows::MULTIPLE;
 use crate::subject::{self, Quality, Subject};
-use crate::{Line, MODEL, Part, student};
+use crate::{Line, MODEL, student};
 use std::fmt::Write as _;
 
-pub fn page(part: &Part, subject: &Subject, lines: &[Line], missed: &[String]) -> String {
+pub fn page(subject: &Subject, lines: &[Line]) -> String {
     let [home, away] = subject::TEXTS;
     let tokens = lines.iter().map(|line| line.tokens).max().unwrap_or(0);
     let training = match tokens {
@@ -16,14 +17,12 @@ pub fn page(part: &Part, subject: &Subject, lines: &[Line], missed: &[String]) -
         ),
     };
     let mut page = format!(
-        "# {}\n\n`make bench-pruning`\n\n\
-         {MODEL}, whose blocks have {} parameters: what is asked for and taken out is of these. Feed-forwards and key-value heads with \
-         their query heads, in multiples of 16, on 64 sequences of {}.{training} First {} windows of {} tokens of {} (home) and {} \
+        "{MODEL}, whose blocks have {} parameters: what is asked for and taken out is of these. Feed-forwards and key-value heads with \
+         their query heads, in multiples of {MULTIPLE}, on 64 sequences of {}.{training} First {} windows of {} tokens of {} (home) and {} \
          (away), protocol `bos`, activations in f32. The original: perplexity {:.4} and {:.3}. Speeds are of the device's runtime on \
          what is written, beside the original in 16 bits too, in one run.\n\n\
          | way | asked for | taken out | weights that stay | perplexity at home | KL | perplexity away | decode, times | prefill, times |\n\
          |---|---|---|---|---|---|---|---|---|\n",
-        part.title,
         subject.original.spec().block_parameter_count(),
         student::TEXTS[0],
         subject::WINDOWS,
@@ -40,8 +39,6 @@ pub fn page(part: &Part, subject: &Subject, lines: &[Line], missed: &[String]) -
         let quality = format!("{:.4} | {:.5} | {:.3}", perplexity[0], kl[0], perplexity[1]);
         writeln!(page, "| {} | {asked:.0} % | {out:.1} % | {solved} | {quality} | {speed} |", way.name).unwrap();
     }
-    let verdict = if missed.is_empty() { "It does.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
-    writeln!(page, "\nTarget: {} {verdict}", part.target).unwrap();
     page
 }
 

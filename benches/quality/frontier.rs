@@ -2,9 +2,11 @@
 //! library's: `make bench-frontier` prints the tables, writes `benches/frontier.md`
 //! and a chart beside it for each.
 
+use crate::benchmark::{Choice as _, Found};
 use crate::found::found;
+use crate::plot::COLOURS;
 use crate::subject::{Quality, Subject, TEXTS};
-use crate::{Choice, Found, ours, peer};
+use crate::{Choice, ours, peer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -27,8 +29,8 @@ struct Series {
 
 const ALL_BITS: &[usize] = &[2, 3, 4, 6, 8];
 
-/// A new method = one row.
-const SERIES: [Series; 8] = [
+/// A new method = one row, and a colour.
+const SERIES: [Series; COLOURS.len()] = [
     Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS, multiple: 1 },
     Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS, multiple: 1 },
     Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS, multiple: 1 },
@@ -91,9 +93,8 @@ pub fn run(choice: &Choice) -> Found {
         let model = folder.split('/').next().expect("a name");
         let ids = subject.calibration(SEQUENCES, 0);
         for (scope, name, what) in [(Scope::Whole, "whole", "whole models"), (Scope::Linear, "linear", "linear layers alone")] {
-            let wanted = |series: &&Series| format!("{model} {name} {}", series.name);
-            let points: Vec<Point> =
-                choice.of(SERIES.iter().collect(), wanted).into_iter().flat_map(|s| s.points(&subject, scope, group, &ids)).collect();
+            let wanted = |series: &&Series| choice.asked.has(&format!("{model} {name} {}", series.name));
+            let points: Vec<Point> = SERIES.iter().filter(wanted).flat_map(|s| s.points(&subject, scope, group, &ids)).collect();
             if points.is_empty() {
                 continue;
             }
@@ -109,7 +110,7 @@ pub fn run(choice: &Choice) -> Found {
          its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers. \
          gptqmodel's AWQ is not there where it refuses a model: it wants layers with multiples of 64 outputs.\n{page}"
     );
-    Found { page, json: json!(figures), missed: Vec::new() }
+    Found::without_targets(page, json!(figures))
 }
 
 impl Series {

@@ -5,6 +5,7 @@
 //! the scripts, pins, weights, ids and settings, so that parts share it: a run of
 //! the library takes minutes, and nothing of ours is in it.
 
+use crate::ids;
 use crate::subject::Subject;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -41,10 +42,7 @@ pub fn make(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> Result<Made,
 
 fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) -> Result<(), String> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let flat: Vec<u8> = ids.iter().flatten().flat_map(|&id| (id as i32).to_le_bytes()).collect();
-    let shape = vec![ids.len(), ids[0].len()];
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::I32, shape, &flat).unwrap();
-    safetensors::serialize_to_file([("ids", view)], None, file.path()).unwrap();
+    ids::write(file.path(), ids.iter().flatten(), [ids.len(), ids[0].len()]);
     // The library writes its logs where it runs.
     let run = Command::new(root().join(".venv-peers/bin/python"))
         .current_dir(std::env::temp_dir())

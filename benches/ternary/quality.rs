@@ -1,12 +1,13 @@
 //! What ternary weights lose: perplexity and divergence from the original, on the device's
 //! runtime with activations in int8 by tokens, as ternary models are trained.
 
+use crate::Choice;
+use crate::benchmark::Found;
 use crate::found::found;
 use crate::made::key;
 use crate::rows::{ROWS, Row, TOKENS};
 use crate::student::{Student, TEXTS};
 use crate::subject::{self, Quality, Subject, WINDOW, WINDOWS};
-use crate::{Choice, Found};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -35,8 +36,8 @@ pub fn compare(choice: &Choice) -> Found {
     let tokens = choice.tokens.unwrap_or(TOKENS);
     let mut page = format!(
         "## What is lost\n\n\
-         Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {} (the last one four \
-         times as many), with the recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
+         Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {} unless their names say \
+         otherwise, with the recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
          {WINDOWS} windows of {WINDOW} tokens (of the context where it is shorter) of {} ({}) and {} ({}), protocol `bos`, activations in \
          int8 by tokens; KL is the mean divergence from the original, in nats. Bits are those of a weight, everything counted.\n",
         tokens as f64 / 1e6,
@@ -51,7 +52,7 @@ pub fn compare(choice: &Choice) -> Found {
     for folder in MODELS {
         let subject = Subject::open(folder);
         let model = folder.split('/').next().expect("a name");
-        let rows = ROWS.iter().filter(|row| choice.has(&format!("{model}, {}", row.name)));
+        let rows = ROWS.iter().filter(|row| choice.asked.has(&format!("{model}, {}", row.name)));
         let lines: Vec<Line> = rows.map(|row| measure(&subject, row, tokens)).collect();
         if lines.is_empty() {
             continue;
@@ -61,15 +62,12 @@ pub fn compare(choice: &Choice) -> Found {
         let row = |line: &Line| json!({ "name": line.row.name, "found": line.found });
         figures.push(json!({ "model": model, "original": subject.before, "rows": lines.iter().map(row).collect::<Vec<_>>() }));
     }
-    let verdict = if missed.is_empty() { "All targets are met.".to_owned() } else { format!("Missed:\n\n- {}", missed.join("\n- ")) };
-    writeln!(
-        page,
-        "\nTargets: at home every distilled row has a lower perplexity than every ternary row that is not, and than the larger models of 2 \
-         bits; the best is within {:.0} % of the original. {verdict}",
+    let targets = format!(
+        "at home every distilled row has a lower perplexity than every ternary row that is not, and than the larger models of 2 bits; the \
+         best is within {:.0} % of the original.",
         100.0 * (GREATEST - 1.0)
-    )
-    .unwrap();
-    Found { page, json: json!(figures), missed }
+    );
+    Found::new(page, json!(figures), &targets, missed)
 }
 
 fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {

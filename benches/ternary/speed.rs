@@ -1,8 +1,9 @@
 //! Decode and prefill of both packings beside 4 bits and f16, on a random Llama of 1.1
 //! billion parameters.
 
+use crate::Choice;
+use crate::benchmark::Found;
 use crate::random_llama::{self, Shape};
-use crate::{Choice, Found};
 use ndarray::ArrayView2;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -50,7 +51,7 @@ pub fn compare(choice: &Choice) -> Found {
         std::thread::available_parallelism().unwrap(),
     );
     let mut figures = Vec::new();
-    for row in ROWS.iter().filter(|row| choice.has(row.name)) {
+    for row in ROWS.iter().filter(|row| choice.asked.has(row.name)) {
         let model = packed(row, &original, dir.path());
         let decoder = Decoder::new(&*model.store, Activations::Int8, 0).unwrap();
         let speed = speed::measure(&decoder, 128, 64, 3).unwrap();
@@ -60,7 +61,7 @@ pub fn compare(choice: &Choice) -> Found {
         eprintln!("{}", page.lines().last().expect("just written"));
         figures.push(json!({ "name": row.name, "bits": bits, "bytes_per_token": bytes, "decode": rates[0], "prefill": rates[1] }));
     }
-    Found { page, json: json!(figures), missed: Vec::new() }
+    Found::without_targets(page, json!(figures))
 }
 
 /// Written and opened again, so that it is mapped as it is on a device.
