@@ -17,7 +17,9 @@ use thimble::random::Random;
 
 const COLUMNS: [usize; 15] = [1, 3, 4, 5, 16, 31, 32, 33, 44, 64, 100, 128, 172, 256, 576];
 const GROUPS: [usize; 4] = [32, 64, 128, 0];
-const TOKENS: [usize; 5] = [1, 2, 3, 5, 17];
+/// Of each way that a set shares blocks among tokens: alone, by fours, by eights and a half, and
+/// more than one chunk.
+const TOKENS: [usize; 7] = [1, 2, 3, 5, 13, 17, 37];
 /// One whole tile and one of three rows.
 const ROWS: usize = TILE_ROWS + 3;
 /// What `out` holds before: kernels add to it.

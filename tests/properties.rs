@@ -111,12 +111,11 @@ proptest! {
         kind in 0..KINDS.len(),
         rows in 1usize..6,
         columns in 1usize..100,
-        code in 0usize..6,
+        code in 0..Code::INTEGERS.len(),
         group in 0usize..3,
         symmetric: bool,
     ) {
-        let code = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8][code];
-        let scheme = Scheme::integers(code, 32 * group, symmetric);
+        let scheme = Scheme::integers(Code::INTEGERS[code], 32 * group, symmetric);
         let case = case(seed, KINDS[kind], rows, columns);
         for (method, scheme) in methods().into_iter().map(|method| (method, scheme)).chain(ternary_methods()) {
             let name = format!("{method:?}, {:?}", KINDS[kind]);

@@ -8,7 +8,7 @@
 //! `THIMBLE_ISA=scalar` (or the name of another row) forces a set.
 
 /// A kernel for each code, by its index in [`Code::ALL`].
-#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_macros))]
 macro_rules! by_code {
     ($kernel:ident: $($code:literal)+) => { [$($kernel::<$code>),+] };
 }

@@ -26,7 +26,7 @@ use crate::model::families::CONFIG;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::Notes;
-use crate::recipe::{Gate, Method, RawRecipe, Recipe, Stage, TextSource};
+use crate::recipe::{Gate, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
@@ -314,10 +314,10 @@ fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// Weights that are codes already can be kept, or rounded by another method than to −1, 0 and
-/// 1, whose scales would be those of codes; nothing else.
+/// Weights that are codes already can be kept, or rounded by a method that takes them; nothing
+/// else.
 fn check_stages(recipe: &Recipe, model: &Model) -> Result<()> {
-    let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if !matches!(plan.method, Method::Ternary(_)));
+    let rounds = |stage: &&Stage| matches!(stage, Stage::Quantize(plan) if plan.method.takes_codes());
     match recipe.stages.iter().find(|stage| !rounds(stage)) {
         Some(stage) if model.is_packed()? => {
             let reason = format!(

@@ -83,16 +83,15 @@ pub struct Notes {
 
 /// What made a file: the note that files of other formats have too.
 pub const PROVENANCE: &str = "thimble.provenance";
+const RECIPE: &str = "thimble.recipe";
+const QUALITY: &str = "thimble.quality";
+const CHAT_TEMPLATE: &str = "thimble.chat_template";
 
 impl Notes {
     /// Those that there are, as a file's metadata has them.
     pub fn metadata(&self) -> impl Iterator<Item = (String, Value)> {
-        let fields = [
-            ("thimble.recipe", &self.recipe),
-            ("thimble.quality", &self.quality),
-            ("thimble.chat_template", &self.chat_template),
-            (PROVENANCE, &self.provenance),
-        ];
+        let fields =
+            [(RECIPE, &self.recipe), (QUALITY, &self.quality), (CHAT_TEMPLATE, &self.chat_template), (PROVENANCE, &self.provenance)];
         fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value.to_string().into()))
     }
 }
@@ -231,12 +230,7 @@ impl NativeFile {
         let note = |key| metadata.get(key).and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
         let mut file = Self {
             path: Arc::new(path.to_owned()),
-            notes: Notes {
-                recipe: note("thimble.recipe"),
-                quality: note("thimble.quality"),
-                chat_template: note("thimble.chat_template"),
-                provenance: note(PROVENANCE),
-            },
+            notes: Notes { recipe: note(RECIPE), quality: note(QUALITY), chat_template: note(CHAT_TEMPLATE), provenance: note(PROVENANCE) },
             weights: BTreeMap::new(),
             tokenizer: None,
             size_bytes: bytes.len() as u64,

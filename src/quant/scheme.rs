@@ -138,7 +138,8 @@ impl Code {
             (_, 5) => Packing::Planes(&[4, 1]),
             (_, 6) => Packing::Planes(&[4, 2]),
             (_, 7) => Packing::Planes(&[4, 2, 1]),
-            _ => Packing::Planes(&[8]),
+            (_, 8) => Packing::Planes(&[8]),
+            _ => panic!("a width without planes"),
         }
     }
 }

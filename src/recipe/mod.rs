@@ -338,6 +338,15 @@ impl Method {
         }
     }
 
+    /// Whether it may be given weights that are codes already. Those of ternary weights may
+    /// not: their scales would be those of codes.
+    pub fn takes_codes(&self) -> bool {
+        match self {
+            Method::Rtn(_) | Method::Gptq(_) | Method::Awq(_) | Method::LlmInt8(_) => true,
+            Method::Ternary(_) => false,
+        }
+    }
+
     /// Whether the layers of a block are solved one input after the other, each on
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {

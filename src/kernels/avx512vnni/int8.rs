@@ -7,7 +7,7 @@ use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
 use std::arch::x86_64::*;
 
-/// Tokens that share a block in registers: a sum each, beside the codes of a unit.
+/// Tokens that share a block in registers: a sum each, beside the block's units of codes.
 const TOGETHER: usize = 8;
 
 /// Adds to `out` (a token each); `x` holds as many tokens at least.
@@ -18,11 +18,11 @@ pub fn tile<const CODE: usize>(tile: &Tile, x: &Int8Rows, out: &mut [[f32; TILE_
         tokens::<CODE, TOGETHER>(tile, x, i * TOGETHER, out);
     }
     let first = together.len() * TOGETHER;
-    let (together, rest) = rest.as_chunks_mut::<{ TOGETHER / 2 }>();
-    for out in together.iter_mut() {
+    let (half, rest) = rest.as_chunks_mut::<{ TOGETHER / 2 }>();
+    if let [out] = half {
         tokens::<CODE, { TOGETHER / 2 }>(tile, x, first, out);
     }
-    let first = first + together.len() * TOGETHER / 2;
+    let first = first + half.len() * TOGETHER / 2;
     for (i, out) in rest.iter_mut().enumerate() {
         tokens::<CODE, 1>(tile, x, first + i, std::array::from_mut(out));
     }

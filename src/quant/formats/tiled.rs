@@ -176,7 +176,8 @@ pub const fn span_columns(code: Code) -> usize {
         (_, 8) => 4,
         (_, 4) => 8,
         (_, 2) => 16,
-        _ => 32,
+        (_, 3 | 5 | 6 | 7) => 32,
+        _ => panic!("a width without planes"),
     }
 }
 
