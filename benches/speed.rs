@@ -12,8 +12,7 @@ mod process;
 #[path = "common/random_llama.rs"]
 mod random_llama;
 
-use benchmark::{Asked, Found, Page};
-use clap::Parser;
+use benchmark::{Choice, Found, Page};
 use process::said;
 use random_llama::Shape;
 use serde_json::json;
@@ -71,31 +70,13 @@ struct Cost {
     bytes: f64,
 }
 
-/// What is run.
-#[derive(Parser)]
-struct Choice {
-    #[command(flatten)]
-    asked: Asked,
-}
-
-impl benchmark::Choice for Choice {
-    fn asked(&self) -> &Asked {
-        &self.asked
-    }
-
-    fn is_cut(&self) -> bool {
-        false
-    }
-}
-
-const PAGES: [Page<Choice>; 1] =
-    [Page { name: "speed", title: "Speed of quantising", target: "bench-speed", parts: &[("speed", compare)] }];
+const PAGES: [Page<()>; 1] = [Page { name: "speed", title: "Speed of quantising", target: "bench-speed", parts: &[("speed", compare)] }];
 
 fn main() {
     benchmark::run(&PAGES);
 }
 
-fn compare(choice: &Choice) -> Found {
+fn compare(choice: &Choice<()>) -> Found {
     let data = std::env::var_os("THIMBLE_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
     let work = tempfile::tempdir().unwrap();
     let model = work.path().join("model");
@@ -119,7 +100,7 @@ fn compare(choice: &Choice) -> Found {
     for row in &ROWS {
         for &(format, theirs) in row.formats {
             let name = format!("{} {format}", row.name);
-            if !choice.asked.has(&name) {
+            if !choice.has(&name) {
                 continue;
             }
             let ours = ours(&model, row.ours, &text, format, work.path());

@@ -30,36 +30,32 @@ impl Found {
     }
 }
 
-/// What every benchmark is told.
-#[derive(Args)]
-pub struct Asked {
+/// What a benchmark is told, and how its rows are cut short, which is the default where they
+/// are not.
+#[derive(Parser)]
+pub struct Choice<C: Args> {
     /// Parts that are run, all where none is named.
     parts: Vec<String>,
     /// A part of the names of the rows that are run.
     #[arg(long)]
     only: Option<String>,
+    #[command(flatten)]
+    #[allow(dead_code)] // not every benchmark cuts rows
+    pub cut: C,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-impl Asked {
+impl<C: Args + Default + PartialEq> Choice<C> {
     /// Whether a row is asked for.
     pub fn has(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
-}
-
-/// What a benchmark is told.
-pub trait Choice: Parser {
-    fn asked(&self) -> &Asked;
-
-    /// Whether rows are cut short.
-    fn is_cut(&self) -> bool;
 
     /// Where a file of a page goes.
-    fn output(&self, name: &str) -> PathBuf {
-        let small = self.asked().only.is_some() || self.is_cut();
+    pub fn output(&self, name: &str) -> PathBuf {
+        let small = self.only.is_some() || self.cut != C::default();
         if small {
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
         } else {
@@ -69,10 +65,10 @@ pub trait Choice: Parser {
 }
 
 /// A part's name, and what runs it.
-pub type Part<C> = (&'static str, fn(&C) -> Found);
+pub type Part<C> = (&'static str, fn(&Choice<C>) -> Found);
 
 /// A page, `{name}.md`, and what it is made of.
-pub struct Page<C: 'static> {
+pub struct Page<C: Args + 'static> {
     pub name: &'static str,
     pub title: &'static str,
     /// The target of the Makefile.
@@ -81,10 +77,10 @@ pub struct Page<C: 'static> {
 }
 
 /// Runs what is asked for.
-pub fn run<C: Choice>(pages: &[Page<C>]) {
-    let choice = C::parse();
+pub fn run<C: Args + Default + PartialEq>(pages: &[Page<C>]) {
+    let choice = Choice::<C>::parse();
     let start = Instant::now();
-    let wanted = &choice.asked().parts;
+    let wanted = &choice.parts;
     let known: Vec<&str> = pages.iter().flat_map(|page| page.parts).map(|(name, _)| *name).collect();
     if let Some(other) = wanted.iter().find(|part| !known.contains(&part.as_str())) {
         eprintln!("{other}: parts are {}", known.join(", "));

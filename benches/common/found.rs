@@ -4,8 +4,8 @@
 //! A row is told by a hash of what it is made by: of ours, its recipe, the model and our
 //! version ([`crate::made::key`]); of a library's, its pins, scripts, the model, ids and
 //! settings. How it is measured is not in it, nor what our code is between two versions: who
-//! changes those takes out the rows that they change. `from` names the page whose figures a row has, where what
-//! it was made of is gone.
+//! changes those takes out the rows that they change. `from` names the page whose figures a
+//! row has, where what it was made of is gone.
 
 use crate::subject::Subject;
 use serde::Serialize;

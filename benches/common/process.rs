@@ -4,9 +4,8 @@ use serde_json::Value;
 use std::process::Command;
 
 pub fn said(mut run: Command) -> Value {
-    let done = run
-        .output()
-        .unwrap_or_else(|e| panic!("{run:?}: {e}; where it is Python's, `make` and the environment's name with /ready makes it"));
+    let done =
+        run.output().unwrap_or_else(|e| panic!("{run:?}: {e}; `make .venv-peers/ready .venv-compat/ready` makes Python's environments"));
     assert!(done.status.success(), "{run:?}: {}", String::from_utf8_lossy(&done.stderr));
     let text = String::from_utf8_lossy(&done.stdout);
     serde_json::from_str(text.lines().last().unwrap()).unwrap_or_else(|_| serde_json::from_str(&text).unwrap())

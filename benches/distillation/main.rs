@@ -31,15 +31,13 @@ mod student;
 mod subject;
 mod work;
 
-use benchmark::{Asked, Page};
-use clap::Parser;
+use benchmark::Page;
+use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// What is run.
-#[derive(Parser)]
-pub struct Choice {
-    #[command(flatten)]
-    pub asked: Asked,
+/// How rows are cut short.
+#[derive(Args, Default, PartialEq)]
+pub struct Cut {
     /// What each student is trained on.
     #[arg(long)]
     tokens: Option<u64>,
@@ -48,17 +46,9 @@ pub struct Choice {
     steps: Option<usize>,
 }
 
-impl benchmark::Choice for Choice {
-    fn asked(&self) -> &Asked {
-        &self.asked
-    }
+pub type Choice = benchmark::Choice<Cut>;
 
-    fn is_cut(&self) -> bool {
-        self.tokens.is_some() || self.steps.is_some()
-    }
-}
-
-const PAGES: [Page<Choice>; 1] = [Page {
+const PAGES: [Page<Cut>; 1] = [Page {
     name: "distillation",
     title: "Distillation",
     target: "bench-distillation",

@@ -27,7 +27,7 @@ struct Cost {
 
 pub fn compare(choice: &Choice) -> Found {
     let subject = Subject::open("house-6m");
-    let work = Work::new(&subject, &SHAPE, choice.steps.unwrap_or(STEPS).max(WARMING + 1));
+    let work = Work::new(&subject, &SHAPE, choice.cut.steps.unwrap_or(STEPS).max(WARMING + 1));
     let [without, with] = [&[][..], &["--checkpointing"]].map(|words| cost(&work, words));
     // Weights, gradients and two running means, in f32.
     let weights = 16.0 * parameters(&SHAPE) as f64;

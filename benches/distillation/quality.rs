@@ -39,8 +39,8 @@ struct Found {
 
 pub fn compare(choice: &Choice) -> benchmark::Found {
     let subject = Subject::open(TEACHER);
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.asked.has(row.name)).collect();
-    let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.tokens.unwrap_or(TOKENS))).collect();
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| choice.has(row.name)).collect();
+    let lines: Vec<Line> = rows.into_iter().map(|row| measure(row, &subject, choice.cut.tokens.unwrap_or(TOKENS))).collect();
     let teacher = Samples::of(&subject.original, &subject);
     let [home, away] = subject::TEXTS;
     let tokens = lines.iter().map(|line| line.found.tokens).max().unwrap_or(0);

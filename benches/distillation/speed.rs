@@ -41,7 +41,7 @@ const ROWS: [Row; 4] = [
 
 pub fn compare(choice: &Choice) -> Found {
     let subject = Subject::open(TEACHER);
-    let steps = choice.steps.unwrap_or(STEPS).max(COMPARED);
+    let steps = choice.cut.steps.unwrap_or(STEPS).max(COMPARED);
     let work = Work::new(&subject, &SHAPE, steps);
     let mut page = format!(
         "## A training step beside Python's\n\n\
@@ -53,7 +53,7 @@ pub fn compare(choice: &Choice) -> Found {
         SHAPE.hidden, SHAPE.layers, SHAPE.vocab
     );
     let (mut figures, mut missed) = (Vec::new(), Vec::new());
-    for row in ROWS.iter().filter(|row| choice.asked.has(row.name)) {
+    for row in ROWS.iter().filter(|row| choice.has(row.name)) {
         let [ours, theirs] = row.run(&work, &subject);
         let speeds = [&ours, &theirs].map(|side| side.speed);
         let ratio = speeds[0] / speeds[1];

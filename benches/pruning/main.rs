@@ -16,8 +16,8 @@ mod student;
 #[path = "../common/subject.rs"]
 mod subject;
 
-use benchmark::{Asked, Found, Page};
-use clap::Parser;
+use benchmark::{Found, Page};
+use clap::Args;
 use rows::{BEST, DEPTH, RATIOS, WAYS, Way};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -35,27 +35,17 @@ const TOKENS: u64 = 500_000;
 /// Timed in turns, original and pruned.
 const ROUNDS: usize = 3;
 
-/// What is run.
-#[derive(Parser)]
-struct Choice {
-    #[command(flatten)]
-    asked: Asked,
+/// How rows are cut short.
+#[derive(Args, Default, PartialEq)]
+struct Cut {
     /// What a recovery is trained on.
     #[arg(long)]
     tokens: Option<u64>,
 }
 
-impl benchmark::Choice for Choice {
-    fn asked(&self) -> &Asked {
-        &self.asked
-    }
+type Choice = benchmark::Choice<Cut>;
 
-    fn is_cut(&self) -> bool {
-        self.tokens.is_some()
-    }
-}
-
-const PAGES: [Page<Choice>; 2] = [
+const PAGES: [Page<Cut>; 2] = [
     Page { name: "pruning", title: "Pruning", target: "bench-pruning", parts: &[("pruning", |choice| PRUNING.run(choice))] },
     Page {
         name: "recovery",
@@ -110,8 +100,8 @@ fn main() {
 impl Part {
     fn run(&self, choice: &Choice) -> Found {
         let subject = Subject::open(MODEL);
-        let tokens = if self.trained { choice.tokens.unwrap_or(TOKENS) } else { 0 };
-        let models: Vec<_> = (self.models)().into_iter().filter(|(way, _)| choice.asked.has(way.name)).collect();
+        let tokens = if self.trained { choice.cut.tokens.unwrap_or(TOKENS) } else { 0 };
+        let models: Vec<_> = (self.models)().into_iter().filter(|(way, _)| choice.has(way.name)).collect();
         let of_ratio = |ratio: f64| models.iter().map(move |&(way, solved)| (way, ratio, solved)).collect::<Vec<_>>();
         let lines: Vec<Line> =
             RATIOS.into_iter().flat_map(of_ratio).map(|(way, ratio, solved)| measure(&subject, way, ratio, solved, tokens)).collect();

@@ -2,7 +2,7 @@
 //! library's: `make bench-frontier` prints the tables, writes `benches/frontier.md`
 //! and a chart beside it for each.
 
-use crate::benchmark::{Choice as _, Found};
+use crate::benchmark::Found;
 use crate::found::found;
 use crate::plot::COLOURS;
 use crate::subject::{Quality, Subject, TEXTS};
@@ -93,7 +93,7 @@ pub fn run(choice: &Choice) -> Found {
         let model = folder.split('/').next().expect("a name");
         let ids = subject.calibration(SEQUENCES, 0);
         for (scope, name, what) in [(Scope::Whole, "whole", "whole models"), (Scope::Linear, "linear", "linear layers alone")] {
-            let wanted = |series: &&Series| choice.asked.has(&format!("{model} {name} {}", series.name));
+            let wanted = |series: &&Series| choice.has(&format!("{model} {name} {}", series.name));
             let points: Vec<Point> = SERIES.iter().filter(wanted).flat_map(|s| s.points(&subject, scope, group, &ids)).collect();
             if points.is_empty() {
                 continue;

@@ -27,31 +27,21 @@ mod stats;
 #[path = "../common/subject.rs"]
 mod subject;
 
-use benchmark::{Asked, Page};
-use clap::Parser;
+use benchmark::Page;
+use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// What is run.
-#[derive(Parser)]
-pub struct Choice {
-    #[command(flatten)]
-    pub asked: Asked,
+/// How rows are cut short.
+#[derive(Args, Default, PartialEq)]
+pub struct Cut {
     /// Calibration seeds from 0, where it is not as many as each part has.
     #[arg(long)]
     pub seeds: Option<u64>,
 }
 
-impl benchmark::Choice for Choice {
-    fn asked(&self) -> &Asked {
-        &self.asked
-    }
+pub type Choice = benchmark::Choice<Cut>;
 
-    fn is_cut(&self) -> bool {
-        self.seeds.is_some()
-    }
-}
-
-const PAGES: [Page<Choice>; 2] = [
+const PAGES: [Page<Cut>; 2] = [
     Page { name: "quality", title: "Quality", target: "bench-quality", parts: &[("methods", methods::compare), ("peers", peers::compare)] },
     Page { name: "frontier", title: "Bits and what they cost", target: "bench-frontier", parts: &[("frontier", frontier::run)] },
 ];

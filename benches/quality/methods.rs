@@ -45,7 +45,7 @@ pub fn compare(choice: &Choice) -> Found {
     writeln!(table, "| 32 | | f32 | {:.4} | | | {:.3} | |", before[0], before[1]).unwrap();
     let perplexity = |text: usize, increase: f64| before[text] * (1.0 + increase / 100.0);
     let schemes = vec![(8, 128), (8, 64), (4, 128), (4, 64), (3, 128), (3, 64), (2, 128), (2, 64)];
-    for (bits, group) in schemes.into_iter().filter(|(bits, group)| choice.asked.has(&format!("{bits} bits g{group}"))) {
+    for (bits, group) in schemes.into_iter().filter(|(bits, group)| choice.has(&format!("{bits} bits g{group}"))) {
         let scheme = format!("bits={bits} group_size={group}");
         let rtn = increases(&subject, &format!("rtn {scheme}"), 0);
         let [home, away] = [0, 1].map(|t| perplexity(t, rtn[t]));
@@ -58,7 +58,7 @@ pub fn compare(choice: &Choice) -> Found {
         figures.push(json!({ "bits": bits, "group": group, "method": "rtn", "home": rtn[0], "away": rtn[1] }));
         for act_order in [false, true] {
             // At 8 bits there is nothing to tell seeds apart by.
-            let seeds = if bits == 8 { 1 } else { choice.seeds.unwrap_or(SEEDS) };
+            let seeds = if bits == 8 { 1 } else { choice.cut.seeds.unwrap_or(SEEDS) };
             let runs: Vec<_> = (0..seeds).map(|seed| increases(&subject, &format!("gptq {scheme} act_order={act_order}"), seed)).collect();
             let [(home, home_error), (away, away_error)] = [0, 1].map(|t| mean(&runs.iter().map(|r| r[t]).collect::<Vec<_>>()));
             let taken = 1.0 - home / rtn[0];

@@ -22,8 +22,8 @@ struct Pair {
     /// Calibration sequences: fewer where the library takes minutes for them.
     sequences: usize,
     /// Calibration seeds with each scheme: the pairs that targets are on have as many as make
-    /// a standard error; more where both sides do the very same and differ by their rounding
-    /// alone, and the more the less the scheme costs.
+    /// a standard error; many where both sides do the very same and differ by their rounding
+    /// alone.
     seeds: [u64; SCHEMES.len()],
 }
 
@@ -89,9 +89,9 @@ struct Row {
 
 pub fn compare(choice: &Choice) -> Found {
     let subject = Subject::open("house-6m");
-    let most = choice.seeds.unwrap_or(u64::MAX);
+    let most = choice.cut.seeds.unwrap_or(u64::MAX);
     let seeds = PAIRS.iter().flat_map(|pair| pair.seeds).max().expect("there are pairs").min(most);
-    let asked: Vec<_> = all().into_iter().filter(|(scheme, pair)| choice.asked.has(&name(*scheme, pair))).collect();
+    let asked: Vec<_> = all().into_iter().filter(|(scheme, pair)| choice.has(&name(*scheme, pair))).collect();
     let mut rows: Vec<Row> = Vec::new();
     for seed in 0..seeds {
         let mut calibrations = BTreeMap::new();

@@ -20,31 +20,21 @@ mod student;
 #[path = "../common/subject.rs"]
 mod subject;
 
-use benchmark::{Asked, Page};
-use clap::Parser;
+use benchmark::Page;
+use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// What is run.
-#[derive(Parser)]
-pub struct Choice {
-    #[command(flatten)]
-    pub asked: Asked,
+/// How rows are cut short.
+#[derive(Args, Default, PartialEq)]
+pub struct Cut {
     /// What each row that is trained is trained on.
     #[arg(long)]
     tokens: Option<u64>,
 }
 
-impl benchmark::Choice for Choice {
-    fn asked(&self) -> &Asked {
-        &self.asked
-    }
+pub type Choice = benchmark::Choice<Cut>;
 
-    fn is_cut(&self) -> bool {
-        self.tokens.is_some()
-    }
-}
-
-const PAGES: [Page<Choice>; 1] = [Page {
+const PAGES: [Page<Cut>; 1] = [Page {
     name: "ternary",
     title: "Ternary weights",
     target: "bench-ternary",

@@ -33,11 +33,11 @@ struct Measured {
 
 pub fn compare(choice: &Choice) -> Found {
     let [home, away] = subject::TEXTS;
-    let tokens = choice.tokens.unwrap_or(TOKENS);
+    let tokens = choice.cut.tokens.unwrap_or(TOKENS);
     let mut page = format!(
         "## What is lost\n\n\
-         Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {} unless their names say \
-         otherwise, with the recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
+         Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {}, with the \
+         recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
          {WINDOWS} windows of {WINDOW} tokens (of the context where it is shorter) of {} ({}) and {} ({}), protocol `bos`, activations in \
          int8 by tokens; KL is the mean divergence from the original, in nats. Bits are those of a weight, everything counted.\n",
         tokens as f64 / 1e6,
@@ -52,7 +52,7 @@ pub fn compare(choice: &Choice) -> Found {
     for folder in MODELS {
         let subject = Subject::open(folder);
         let model = folder.split('/').next().expect("a name");
-        let rows = ROWS.iter().filter(|row| choice.asked.has(&format!("{model}, {}", row.name)));
+        let rows = ROWS.iter().filter(|row| choice.has(&format!("{model}, {}", row.name)));
         let lines: Vec<Line> = rows.map(|row| measure(&subject, row, tokens)).collect();
         if lines.is_empty() {
             continue;

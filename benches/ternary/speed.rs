@@ -51,7 +51,7 @@ pub fn compare(choice: &Choice) -> Found {
         std::thread::available_parallelism().unwrap(),
     );
     let mut figures = Vec::new();
-    for row in ROWS.iter().filter(|row| choice.asked.has(row.name)) {
+    for row in ROWS.iter().filter(|row| choice.has(row.name)) {
         let model = packed(row, &original, dir.path());
         let decoder = Decoder::new(&*model.store, Activations::Int8, 0).unwrap();
         let speed = speed::measure(&decoder, 128, 64, 3).unwrap();
