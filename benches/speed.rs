@@ -46,14 +46,14 @@ const ROWS: [Row; 3] = [
     // As the library has it unless told otherwise, in the model's own format first.
     Row {
         name: "GPTQ, act-order, layers in turn",
-        ours: &["gptq", "true_sequential = true"],
+        ours: &["gptq", "true_sequential = true", "grid = 'min_max'"],
         theirs: &["gptq", "sym=false", "desc_act=true", "act_group_aware=false", "damp_percent=0.01", "true_sequential=true"],
         formats: &FORMATS,
         target: Some((3.0, 0.5)),
     },
     Row {
         name: "GPTQ, act-order, layers at once",
-        ours: &["gptq"],
+        ours: &["gptq", "grid = 'min_max'"],
         theirs: &["gptq", "sym=false", "desc_act=true", "act_group_aware=false", "damp_percent=0.01", "true_sequential=false"],
         formats: &FORMATS,
         target: Some((3.0, 0.5)),

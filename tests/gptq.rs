@@ -75,7 +75,8 @@ fn cases() -> Vec<Case> {
         (2, 130, 32, 8, false, Off, DataType::Dynamic),
     ];
     let shapes = shapes.map(|(rows, columns, group, bits, symmetric, order)| (rows, columns, group, bits, symmetric, order, DataType::Int));
-    let kinds = [(false, GridChoice::MinMax), (true, GridChoice::MinMax), (false, search()), (true, search())];
+    let published = GridChoice::LeastError(PUBLISHED);
+    let kinds = [(false, GridChoice::MinMax), (true, GridChoice::MinMax), (false, search()), (true, search()), (false, published)];
     let case = |(rows, columns, group_size, bits, symmetric, act_order, data_type)| {
         kinds.map(|(static_groups, grid)| Case {
             rows,
@@ -93,6 +94,9 @@ fn cases() -> Vec<Case> {
 fn search() -> GridChoice {
     GridChoice::LeastError(GridSearch::default())
 }
+
+/// The search of GPTQ's `quant.py`.
+const PUBLISHED: GridSearch = GridSearch { steps: 100, norm: 2.4, ..GridSearch::DEFAULT };
 
 /// In every order, with grids fixed at first or as their group is reached, of all
 /// values or searched.
@@ -127,7 +131,10 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             group,
             symmetric,
             fixed: options.static_groups,
-            searched: options.grid != GridChoice::MinMax,
+            searched: match options.grid {
+                GridChoice::MinMax => None,
+                GridChoice::LeastError(search) => Some((search.steps, search.norm)),
+            },
         });
 
         // Decoded in f64, where every value is exact, or next to it where a book has
@@ -173,6 +180,7 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
     let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, book: None, choice }.grid(values, importance);
+    let norm = GridSearch::DEFAULT.norm;
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
@@ -185,11 +193,11 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
         let plain = found(GridChoice::MinMax, &values, None);
         let wide = GridSearch { zero_points: 2, ..GridSearch::default() };
         let [narrow, wide] = [GridSearch::default(), wide].map(|s| found(GridChoice::LeastError(s), &values, None));
-        assert!(error(narrow, &even, 2.4) <= error(plain, &even, 2.4), "seed {seed}");
-        better += i32::from(error(narrow, &even, 2.4) < error(plain, &even, 2.4));
-        assert!(error(wide, &even, 2.4) <= error(narrow, &even, 2.4), "seed {seed}");
+        assert!(error(narrow, &even, norm) <= error(plain, &even, norm), "seed {seed}");
+        better += i32::from(error(narrow, &even, norm) < error(plain, &even, norm));
+        assert!(error(wide, &even, norm) <= error(narrow, &even, norm), "seed {seed}");
         let weighted = found(search(), &values, Some(&importance));
-        assert!(error(weighted, &importance, 2.4) <= error(narrow, &importance, 2.4), "seed {seed}");
+        assert!(error(weighted, &importance, norm) <= error(narrow, &importance, norm), "seed {seed}");
     }
     assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");
     // Nothing to search.

@@ -40,7 +40,6 @@ pub struct Choice<C: Args> {
     #[arg(long)]
     only: Option<String>,
     #[command(flatten)]
-    #[allow(dead_code)] // not every benchmark cuts rows
     pub cut: C,
     /// What cargo adds.
     #[arg(long, hide = true)]

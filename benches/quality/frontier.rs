@@ -33,6 +33,13 @@ const ALL_BITS: &[usize] = &[2, 3, 4, 6, 8];
 const SERIES: [Series; COLOURS.len()] = [
     Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS, multiple: 1 },
     Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS, multiple: 1 },
+    // As the library does it.
+    Series {
+        name: "GPTQ, grids of all weights",
+        side: Side::Ours("gptq true_sequential=true grid='min_max'"),
+        bits: ALL_BITS,
+        multiple: 1,
+    },
     Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS, multiple: 1 },
     Series {
         name: "GPTQ, normal quantiles",

@@ -31,28 +31,28 @@ struct Pair {
 const PAIRS: [Pair; 6] = [
     Pair {
         name: "GPTQ, columns in order",
-        ours: "gptq act_order=false true_sequential=true",
+        ours: "gptq act_order=false true_sequential=true grid='min_max'",
         theirs: "gptq --set sym=false --set desc_act=false --set act_group_aware=false --set damp_percent=0.01",
         sequences: 128,
         seeds: [1, 1],
     },
     Pair {
         name: "GPTQ, act-order",
-        ours: "gptq act_order=true true_sequential=true",
+        ours: "gptq act_order=true true_sequential=true grid='min_max'",
         theirs: "gptq --set sym=false --set desc_act=true --set act_group_aware=false --set damp_percent=0.01",
         sequences: 128,
         seeds: [20, 10],
     },
     Pair {
         name: "GPTQ, group-aware order",
-        ours: "gptq act_order='group_aware' true_sequential=true",
+        ours: "gptq act_order='group_aware' true_sequential=true grid='min_max'",
         theirs: "gptq --set sym=false --set desc_act=false --set act_group_aware=true --set damp_percent=0.01",
         sequences: 128,
         seeds: [1, 1],
     },
     Pair {
         name: "GPTQ, symmetric",
-        ours: "gptq symmetric=true act_order=true true_sequential=true",
+        ours: "gptq symmetric=true act_order=true true_sequential=true grid='min_max'",
         theirs: "gptq --set sym=true --set desc_act=true --set act_group_aware=false --set damp_percent=0.01",
         sequences: 128,
         seeds: [1, 1],

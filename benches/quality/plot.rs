@@ -7,9 +7,10 @@ use std::path::Path;
 
 const SIZE: (u32, u32) = (1200, 520);
 /// One a series.
-pub const COLOURS: [RGBColor; 8] = [
+pub const COLOURS: [RGBColor; 9] = [
     RGBColor(0x1f, 0x77, 0xb4),
     RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0xff, 0x98, 0x96),
     RGBColor(0x2c, 0xa0, 0x2c),
     RGBColor(0x94, 0x67, 0xbd),
     RGBColor(0xff, 0x7f, 0x0e),

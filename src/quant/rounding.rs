@@ -41,7 +41,12 @@ impl Rounding {
             GridChoice::MinMax => self.widest(values),
             GridChoice::LeastError(search) => {
                 let grids = self.candidates(&search, values).into_iter();
-                search.least(grids, values, importance, |grid, value| self.round(grid, value)).unwrap_or_else(|| self.widest(values))
+                // A loop of its own for integers, which is vectorised.
+                let least = match &self.book {
+                    None => search.least(grids, values, importance, |grid| grid.rounds(self.scheme)),
+                    Some(book) => search.least(grids, values, importance, |grid| move |value| on(book, grid, value)),
+                };
+                least.unwrap_or_else(|| self.widest(values))
             }
         }
     }
@@ -82,8 +87,8 @@ impl Rounding {
     #[inline]
     pub fn round<T: Real>(&self, grid: Grid, value: T) -> T {
         match &self.book {
-            None => grid.round(self.scheme, value),
-            Some(book) => grid.decode_by(Some(book), grid.encode_by(book, value)),
+            None => grid.rounds(self.scheme)(value),
+            Some(book) => on(book, grid, value),
         }
     }
 
@@ -91,6 +96,11 @@ impl Rounding {
     pub fn blank(&self, rows: usize, columns: usize) -> QuantizedTensor {
         QuantizedTensor { book: self.book.clone(), ..QuantizedTensor::blank(self.scheme, rows, columns) }
     }
+}
+
+/// The nearest number of a book on a grid.
+fn on<T: Real>(book: &Book, grid: Grid, value: T) -> T {
+    grid.decode_by(Some(book), grid.encode_by(book, value))
 }
 
 /// The mean of a group where the scheme is centred, otherwise zero.

@@ -29,7 +29,7 @@ pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 use crate::eval::Protocol;
 use crate::model::{ModelSpec, StudentShape};
 use crate::quant::Scheme;
-use crate::quant::grid::GridChoice;
+use crate::quant::grid::{GridChoice, GridSearch};
 use crate::runtime::Activations;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -425,7 +425,7 @@ impl Default for GptqOptions {
         Self {
             act_order: ActOrder::On,
             damp_percent: 0.01,
-            grid: GridChoice::MinMax,
+            grid: GridChoice::LeastError(GridSearch::DEFAULT),
             static_groups: false,
             true_sequential: false,
             precision: Precision::F32,

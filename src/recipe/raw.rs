@@ -194,7 +194,7 @@ quantising!(RawAwq {
 
 quantising!(RawGptq {
     pub rescale: Option<RawRescale>,
-    #[serde(default)]
+    #[serde(default = "least_error")]
     pub grid: RawGrid,
     #[serde(default)]
     pub act_order: RawActOrder,
@@ -235,6 +235,10 @@ impl Default for RawGrid {
     fn default() -> Self {
         Self::Named(GridName::MinMax)
     }
+}
+
+fn least_error() -> RawGrid {
+    RawGrid::Named(GridName::LeastError)
 }
 
 /// A way to rescale: its name, or what it is told.

@@ -25,8 +25,8 @@ pub struct Problem {
     pub symmetric: bool,
     /// Whether grids are those of the weight as it was given
     pub fixed: bool,
-    /// Whether grids are searched (see [`least_error`])
-    pub searched: bool,
+    /// In how many steps, and by what norm, grids are searched, if they are (see [`least_error`])
+    pub searched: Option<(u32, f64)>,
 }
 
 /// The quantised weight in the order of columns it was given.
@@ -42,7 +42,10 @@ pub fn solve(problem: &Problem) -> Array2<f64> {
             let source = if problem.fixed { &problem.weight } else { &weight };
             for (row, grid) in grids.iter_mut().enumerate() {
                 let values = members.iter().map(|&j| source[[row, j]]).collect();
-                *grid = if problem.searched { least_error(problem, values) } else { spanning(problem, &values, 1.0) };
+                *grid = match problem.searched {
+                    Some(search) => least_error(problem, values, search),
+                    None => spanning(problem, &values, 1.0),
+                };
             }
         }
         // The inverse of the Hessian of the columns that are still free.
@@ -87,13 +90,13 @@ fn spanning(problem: &Problem, values: &[f64], share: f64) -> (f64, f64) {
     (scale, zero)
 }
 
-/// The best of 81 spans, from the whole to a fifth, by the sum of |error|^2.4: the
-/// search of GPTQ's published `quant.py`.
-pub fn least_error(problem: &Problem, values: Vec<f64>) -> (f64, f64) {
+/// The best of spans from the whole to a fifth, by the sum of powers of |error|: the
+/// search of GPTQ's published `quant.py`, whose steps are 100, and whose norm is 2.4.
+pub fn least_error(problem: &Problem, values: Vec<f64>, (steps, norm): (u32, f64)) -> (f64, f64) {
     let mut best = (f64::INFINITY, (1.0, 0.0));
-    for i in 0..=80 {
-        let (scale, zero) = spanning(problem, &values, 1.0 - f64::from(i) / 100.0);
-        let error: f64 = values.iter().map(|&v| (rounded(problem, v, scale, zero) - v).abs().powf(2.4)).sum();
+    for i in 0..=4 * steps / 5 {
+        let (scale, zero) = spanning(problem, &values, 1.0 - f64::from(i) / f64::from(steps));
+        let error: f64 = values.iter().map(|&v| (rounded(problem, v, scale, zero) - v).abs().powf(norm)).sum();
         if error < best.0 {
             best = (error, (scale, zero));
         }
