@@ -91,7 +91,7 @@ fn compare(choice: &Choice<()>) -> Found {
 
     let mut page = format!(
         "A random Llama {} wide, feed-forward {}, {} blocks, to 4 bits in groups of 128 on {SEQUENCES} \
-         sequences of {LENGTH} tokens; seconds of a block, and the process's peak of anonymous memory. gptqmodel 7.7.0 on the same \
+         sequences of {LENGTH} tokens; seconds of a block, and the process's peak of anonymous memory. GPTQ's grids are those of all weights on both sides. gptqmodel 7.7.0 on the same \
          machine and ids, one process after the other.\n\n\
          | method | forwards | ours | gptqmodel | times faster | ours | gptqmodel | share of memory |\n|---|---|---|---|---|---|---|---|\n",
         SHAPE.hidden, SHAPE.ffn, SHAPE.layers

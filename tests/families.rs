@@ -48,7 +48,7 @@ const METHODS: [Method; 6] = [
             "bits = 2",
             "bits = 3\nact_order = 'group_aware'\ngrid = { norm = 2.0, zero_points = 1 }",
             "bits = 4\nstatic_groups = true\nprecision = 'f64'",
-            "bits = 4\nact_order = false\ntrue_sequential = true",
+            "bits = 4\nact_order = false\ntrue_sequential = true\ngrid = 'min_max'",
             "bits = 8",
             "bits = 4\nrescale = 'awq'\ntrue_sequential = true",
             "bits = 6\ndata_type = 'quantile'\ncentred = true",

@@ -25,6 +25,7 @@ fn methods() -> Vec<Method> {
         Method::Gptq(gptq),
         Method::Gptq(GptqOptions { act_order: ActOrder::GroupAware, grid: search, ..gptq }),
         Method::Gptq(GptqOptions { act_order: ActOrder::Off, static_groups: true, ..gptq }),
+        Method::Gptq(GptqOptions { grid: GridChoice::MinMax, ..gptq }),
         Method::Awq(AwqOptions { clip: true }),
         Method::LlmInt8(LlmInt8Options { threshold: 6.0 }),
     ]

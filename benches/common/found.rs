@@ -11,11 +11,11 @@ use crate::subject::Subject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// From the file of `benchmark`, otherwise found now and written there.
 pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, key: String, subject: &Subject, name: &str, find: impl FnOnce() -> T) -> T {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/found/{benchmark}.json"));
+    let file = file(benchmark);
     if let Some(row) = read(&file).get(&key) {
         return serde_json::from_value(row["found"].clone()).unwrap_or_else(|e| panic!("{}: {key}: {e}", file.display()));
     }
@@ -30,6 +30,16 @@ pub fn found<T: Serialize + DeserializeOwned>(benchmark: &str, key: String, subj
     std::fs::write(&new, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
     std::fs::rename(&new, &file).unwrap();
     found
+}
+
+/// Whether a row is there.
+#[allow(dead_code)] // not every benchmark asks
+pub fn is_found(benchmark: &str, key: &str) -> bool {
+    read(&file(benchmark)).contains_key(key)
+}
+
+fn file(benchmark: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/found/{benchmark}.json"))
 }
 
 fn read(file: &Path) -> Map<String, Value> {

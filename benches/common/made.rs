@@ -1,8 +1,9 @@
 //! A model as our pipeline makes it by a recipe.
 //!
 //! What is made is kept in the build folder under a hash of the recipe, the model, the number
-//! format of forwards and our version, so that it is made once, and a run that was interrupted goes on. To make
-//! all again, delete its folder: see [`crate::kept`].
+//! format of forwards and our version, so that it is made once, and a run that was interrupted goes on. What our code, or
+//! a default, is between two versions is not in it: who changes those makes all again, for which the folder is
+//! deleted: see [`crate::kept`].
 
 use crate::kept;
 use crate::subject::Subject;

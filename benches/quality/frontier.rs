@@ -32,18 +32,18 @@ const ALL_BITS: &[usize] = &[2, 3, 4, 6, 8];
 /// A new method = one row, and a colour.
 const SERIES: [Series; COLOURS.len()] = [
     Series { name: "RTN", side: Side::Ours("rtn"), bits: ALL_BITS, multiple: 1 },
-    Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS, multiple: 1 },
-    // As the library does it.
+    // As the library does it, and then as we do.
+    Series { name: "GPTQ", side: Side::Ours("gptq true_sequential=true grid='min_max'"), bits: ALL_BITS, multiple: 1 },
+    Series { name: "GPTQ, grids searched", side: Side::Ours("gptq true_sequential=true"), bits: ALL_BITS, multiple: 1 },
     Series {
-        name: "GPTQ, grids of all weights",
-        side: Side::Ours("gptq true_sequential=true grid='min_max'"),
+        name: "GPTQ, AWQ's scales",
+        side: Side::Ours("gptq true_sequential=true grid='min_max' rescale='awq'"),
         bits: ALL_BITS,
         multiple: 1,
     },
-    Series { name: "GPTQ, AWQ's scales", side: Side::Ours("gptq true_sequential=true rescale='awq'"), bits: ALL_BITS, multiple: 1 },
     Series {
         name: "GPTQ, normal quantiles",
-        side: Side::Ours("gptq true_sequential=true data_type='normal'"),
+        side: Side::Ours("gptq true_sequential=true grid='min_max' data_type='normal'"),
         bits: &[3, 4, 6, 8],
         multiple: 1,
     },
@@ -115,6 +115,7 @@ pub fn run(choice: &Choice) -> Found {
         "Bits of a weight, everything counted, against perplexity and mean KL from the original, first 64 windows of 512 tokens \
          (of the context where it is shorter), activations in f32, one calibration seed, {SEQUENCES} sequences. Whole models: each tool as it comes, so that ours has \
          its embeddings in 8 bits and gptqmodel in 16. Linear layers alone: embeddings and head in 16 bits on every side, and bits those of the linear layers. \
+         GPTQ's grids are those of all weights of a group where a name does not say that they are searched, which is our default. \
          gptqmodel's AWQ is not there where it refuses a model: it wants layers with multiples of 64 outputs.\n{page}"
     );
     Found::without_targets(page, json!(figures))

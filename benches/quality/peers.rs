@@ -226,7 +226,7 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
     }
     let page = format!(
         "## Beside gptqmodel 7.7.0\n\n\
-         The same weights, calibration ids and settings on both sides, f32 on the CPU. house-6m, f32: perplexity {:.4} {}, {:.3} {}. \
+         The same weights and calibration ids on both sides, and the same settings but where a row says each tool's own; f32 on the CPU. house-6m, f32: perplexity {:.4} {}, {:.3} {}. \
          Linear layers alone, embeddings in 16 bits.\n\n\
          Error of a layer, ours over theirs: ‖(W − Q)X‖ / ‖WX‖ with the original model's inputs X on the calibration ids, \
          geometric mean over blocks and seeds. In block 0 both sides meet the very same q, k and v.\n\n{layers}\n\

@@ -1,4 +1,4 @@
-//! Ternary weights: `cargo bench --features torch --bench ternary -- [PART…] [--tokens N] [--only TEXT]`
+//! Ternary weights: `cargo bench --features torch --bench ternary -- [PART…] [--tokens N] [--found] [--only TEXT]`
 //! runs parts ([`benchmark`]): `quality` (what is lost, solved and trained) and `speed` (of the
 //! device's runtime, on a random model of 1.1 billion parameters). Both together make
 //! `benches/ternary.md`. What is found of a row is kept in `benches/found/`, what is made in the
@@ -30,6 +30,9 @@ pub struct Cut {
     /// What each row that is trained is trained on.
     #[arg(long)]
     tokens: Option<u64>,
+    /// Only rows that are found already; the page names those that are left.
+    #[arg(long, conflicts_with = "tokens")]
+    found: bool,
 }
 
 pub type Choice = benchmark::Choice<Cut>;

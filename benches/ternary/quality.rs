@@ -3,7 +3,7 @@
 
 use crate::Choice;
 use crate::benchmark::Found;
-use crate::found::found;
+use crate::found::{found, is_found};
 use crate::made::key;
 use crate::rows::{ROWS, Row, TOKENS};
 use crate::student::{Student, TEXTS};
@@ -36,7 +36,7 @@ pub fn compare(choice: &Choice) -> Found {
     let tokens = choice.cut.tokens.unwrap_or(TOKENS);
     let mut page = format!(
         "## What is lost\n\n\
-         Linear layers are ternary, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {}, with the \
+         Linear layers are ternary where a row does not say otherwise, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {}, with the \
          recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
          {WINDOWS} windows of {WINDOW} tokens (of the context where it is shorter) of {} ({}) and {} ({}), protocol `bos`, activations in \
          int8 by tokens; KL is the mean divergence from the original, in nats. Bits are those of a weight, everything counted.\n",
@@ -52,8 +52,10 @@ pub fn compare(choice: &Choice) -> Found {
     for folder in MODELS {
         let subject = Subject::open(folder);
         let model = folder.split('/').next().expect("a name");
-        let rows = ROWS.iter().filter(|row| choice.has(&format!("{model}, {}", row.name)));
-        let lines: Vec<Line> = rows.map(|row| measure(&subject, row, tokens)).collect();
+        let asked = ROWS.iter().filter(|row| choice.has(&format!("{model}, {}", row.name))).map(|row| Planned::new(&subject, row, tokens));
+        let (planned, left): (Vec<_>, Vec<_>) = asked.partition(|planned| !choice.cut.found || is_found("ternary", &planned.key));
+        missed.extend(left.iter().map(|planned| format!("{model}, {}: not made yet", planned.row.name)));
+        let lines: Vec<Line> = planned.into_iter().map(|planned| planned.measure(&subject, tokens)).collect();
         if lines.is_empty() {
             continue;
         }
@@ -70,16 +72,30 @@ pub fn compare(choice: &Choice) -> Found {
     Found::new(page, json!(figures), &targets, missed)
 }
 
-fn measure(subject: &Subject, row: &'static Row, tokens: u64) -> Line {
-    let recipe = row.recipe(subject, tokens);
-    let find = || {
-        let Student { model, tokens, .. } = Student::make(subject, &recipe, row.kind());
-        Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
-    };
-    // Of small runs nothing is kept.
-    let found = if tokens == TOKENS { found("ternary", key(subject, &recipe, row.kind()), subject, row.name, find) } else { find() };
-    eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
-    Line { row, found }
+/// A row, before it is made.
+struct Planned {
+    row: &'static Row,
+    recipe: String,
+    key: String,
+}
+
+impl Planned {
+    fn new(subject: &Subject, row: &'static Row, tokens: u64) -> Self {
+        let recipe = row.recipe(subject, tokens);
+        Self { row, key: key(subject, &recipe, row.kind()), recipe }
+    }
+
+    fn measure(self, subject: &Subject, tokens: u64) -> Line {
+        let Self { row, recipe, key } = self;
+        let find = || {
+            let Student { model, tokens, .. } = Student::make(subject, &recipe, row.kind());
+            Measured { quality: subject.quality_on_device(&model), footprint: Footprint::of(&*model.store).unwrap(), tokens }
+        };
+        // Of small runs nothing is kept.
+        let found = if tokens == TOKENS { found("ternary", key, subject, row.name, find) } else { find() };
+        eprintln!("{}: perplexity {:.4}, KL {:.5}", row.name, found.quality.perplexity[0], found.quality.kl[0]);
+        Line { row, found }
+    }
 }
 
 fn table(subject: &Subject, lines: &[Line]) -> String {

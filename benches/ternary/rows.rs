@@ -44,16 +44,16 @@ pub const ROWS: [Row; 17] = [
     trained("distilled, a scale a row, from what was solved", "ternary\nstart = 'gptq'", ""),
     trained("distilled, a scale a row, some layers in 4 bits", "ternary\nmixed_precision = { bits_per_weight = 2.375 }", ""),
     trained("distilled, a scale a row, relations too", "ternary", "attention = { loss = 'relations', weight = 1.0 }"),
-    Row { longer: 4, ..trained("the best, four times as long", "ternary", "") },
+    Row { longer: 4, ..trained("distilled, a scale a row, four times as long", "ternary", "") },
 ];
 
 impl Row {
-    /// Tokens that it is trained on, where a row has so many.
-    pub fn tokens(&self, tokens: u64) -> u64 {
+    /// Tokens that it is trained on, of a row with a length of one `tokens`; none where it is not trained.
+    fn tokens(&self, tokens: u64) -> u64 {
         if self.is_trained() { tokens * self.longer } else { 0 }
     }
 
-    pub fn is_trained(&self) -> bool {
+    fn is_trained(&self) -> bool {
         self.distil.is_some()
     }
 

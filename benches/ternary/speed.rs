@@ -27,13 +27,16 @@ struct Row {
 
 const EIGHT: Scheme = Scheme::integers(Code::Int8, 64, false);
 const FOUR: Scheme = Scheme::integers(Code::Int4, 128, false);
+// A scale a row.
+const TWO_BITS: Scheme = Scheme::integers(Code::Ternary, 0, true);
+const FIVE_A_BYTE: Scheme = Scheme::integers(Code::Trits, 0, true);
 
 const ROWS: [Row; 5] = [
     Row { name: "f16", linear: None, head: None },
     Row { name: "4 bits, groups of 128", linear: Some(FOUR), head: Some(EIGHT) },
-    Row { name: "ternary, two bits, head in 8 bits", linear: Some(Scheme::integers(Code::Ternary, 0, true)), head: Some(EIGHT) },
-    Row { name: "ternary, two bits, head in 4 bits", linear: Some(Scheme::integers(Code::Ternary, 0, true)), head: Some(FOUR) },
-    Row { name: "ternary, five to a byte, head in 4 bits", linear: Some(Scheme::integers(Code::Trits, 0, true)), head: Some(FOUR) },
+    Row { name: "ternary, two bits, head in 8 bits", linear: Some(TWO_BITS), head: Some(EIGHT) },
+    Row { name: "ternary, two bits, head in 4 bits", linear: Some(TWO_BITS), head: Some(FOUR) },
+    Row { name: "ternary, five to a byte, head in 4 bits", linear: Some(FIVE_A_BYTE), head: Some(FOUR) },
 ];
 
 pub fn compare(choice: &Choice) -> Found {

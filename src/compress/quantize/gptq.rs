@@ -14,6 +14,7 @@ use crate::quant::grid::Grid;
 use crate::quant::rounding::Rounding;
 use crate::quant::{Permutation, QuantizedTensor};
 use crate::recipe::{ActOrder, GptqOptions, Precision};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
@@ -121,10 +122,10 @@ fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rou
     let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
     if plan.fixed {
         let values = numbers::<T>(&weight);
-        for (row, values) in states.iter_mut().zip(values.chunks_exact(columns)) {
+        states.par_iter_mut().zip(values.par_chunks_exact(columns)).for_each(|(row, values)| {
             let groups = values.chunks(rounding.scheme.group_columns(columns));
             row.grids = groups.map(|values| rounding.grid(values, None)).collect();
-        }
+        });
     }
     // Where a run begins, and how long it is.
     let mut begins = vec![None; columns];
@@ -133,9 +134,9 @@ fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rou
     let begin = |weight: &Tensor, block: Range<usize>, states: &mut [Row]| {
         if let Some(width) = begins[block.start].filter(|&width| width > BLOCK) {
             let values = numbers::<T>(&weight.narrow(1, block.start as i64, width as i64));
-            for (row, values) in states.iter_mut().zip(values.chunks_exact(width)) {
+            states.par_iter_mut().zip(values.par_chunks_exact(width)).for_each(|(row, values)| {
                 row.start_group(plan.group[block.start], rounding.grid(values, None));
-            }
+            });
         }
     };
     weight = weight.index_select(1, &solved.index);
