@@ -74,7 +74,7 @@ fn unknown_families_name_the_nearest() {
     });
     let cases = [
         ("smollm3", json!({ "no_rope_layers": [1, 1, 1, 0] }), "the nearest is llama", "it does not read no_rope_layers"),
-        ("granite", json!({ "embedding_multiplier": 12.0, "residual_multiplier": 0.22 }), "the nearest is llama", "embedding_multiplier"),
+        ("quartz", json!({ "embedding_multiplier": 12.0, "residual_multiplier": 0.22 }), "the nearest is llama", "embedding_multiplier"),
         ("gemma9", json!({ "head_dim": 64, "hidden_activation": "gelu" }), "the nearest is gemma", "what differs"),
         ("bert", json!({ "type_vocab_size": 2 }), "the nearest is", "it is an encoder"),
         ("t5", json!({ "is_encoder_decoder": true }), "the nearest is", "it has an encoder"),

@@ -26,7 +26,7 @@ use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, in_turn};
 use thimble::compress::sensitivity::Trials;
 use thimble::compress::straight_through::{int8, straight, ternary};
-use thimble::compress::train::{Network, Recording, Rounded, run};
+use thimble::compress::train::{Network, Recording, Rounded, Rounding, run};
 use thimble::compress::{Compute, TorchLogits};
 use thimble::model::{DenseModel, LogitSource, ParameterKind};
 use thimble::pipeline::{Options, Unfinished};
@@ -160,7 +160,8 @@ fn packed_logits_are_those_of_the_trained_forward() {
 
         // Weights that are rounded already stay as they are, so that inputs alone are left.
         let network = Network::frozen(&*packed.store, Compute::CPU).unwrap();
-        let network = network.rounding(Some(Rounded::new(layers, None, true, BTreeSet::new(), 0.0)));
+        let rounding = Rounding { layers, share: None, inputs: true, norms: BTreeSet::new(), blend: 0.0 };
+        let network = network.rounding(Some(Rounded::new(rounding)));
         let ids: Vec<u32> = (3..19).map(|i| i * 7 % 90).collect();
         let _no_grad = tch::no_grad_guard();
         let hidden = run(&network, &[&ids], Recording::whole(&network), &mut |_, _| ());
@@ -352,7 +353,8 @@ fn rounding_sets_in_by_degrees() {
     let forward = |network: &Network| run(network, &[&ids], Recording::whole(network), &mut |_, _| ());
     let _no_grad = tch::no_grad_guard();
     for (step, lambda) in [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)] {
-        let rounded = Rounded::new(names.clone(), Some(Share::Row), false, BTreeSet::new(), 0.4);
+        let layers = names.clone();
+        let rounded = Rounded::new(Rounding { layers, share: Some(Share::Row), inputs: false, norms: BTreeSet::new(), blend: 0.4 });
         rounded.at(step, 10);
         assert_eq!(rounded.is_rising(), lambda < 1.0);
         let found = forward(&Network::frozen(&model, Compute::CPU).unwrap().rounding(Some(rounded)));

@@ -3,7 +3,7 @@
 //! or divide by zero further up.
 
 use super::ModelSpec;
-use super::spec::{Attention, Block, FeedForward, Gate, Mixer, Norm, Positions, Residual, Rotary, RotaryScaling};
+use super::spec::{Attention, Block, Embedding, FeedForward, Gate, Head, Mixer, Norm, Positions, Residual, Rotary, RotaryScaling};
 use std::collections::BTreeSet;
 
 /// Blocks of a model at most, far above any there is.
@@ -25,10 +25,13 @@ impl ModelSpec {
         for (i, block) in self.blocks.iter().enumerate() {
             block.check().and_then(|()| self.check_sharing(i)).map_err(|reason| format!("block {i}: {reason}"))?;
         }
-        norm("embedding norm", &self.embedding.norm)?;
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Embedding { width: _, scale, positions, norm: embedding_norm } = &self.embedding;
+        let Head { bias: _, softcap } = &self.head;
+        norm("embedding norm", embedding_norm)?;
         norm("final norm", &self.final_norm)?;
-        optional("the embedding's scale", self.embedding.scale)?;
-        optional("the logits' softcap", self.head.softcap)?;
+        optional("the embedding's scale", *scale)?;
+        optional("the logits' softcap", *softcap)?;
         let attentions = self.blocks.iter().filter_map(|block| match &block.mixer {
             Mixer::Attention(attention) => attention.rotary.as_ref()?.scaling.turning_point(),
             Mixer::Wkv(_) => None,
@@ -37,7 +40,7 @@ impl ModelSpec {
         if turning_points.len() > 1 {
             return Err(format!("blocks must turn by other angles from the same length on, not from {turning_points:?}"));
         }
-        match self.embedding.positions {
+        match *positions {
             Positions::Learned => size("the table of positions", self.context, MAX_WIDTH)?,
             Positions::Sinusoidal { first } => {
                 size("the first position", first.saturating_add(1), MAX_WIDTH)?;

@@ -2,7 +2,8 @@
 
 use super::ModelSpec;
 use super::spec::{
-    Activation, Attention, Block, FeedForward, Gate, Mixer, Norm, NormKind, NormWeight, Positions, QkSpan, Residual, Rotary, RotaryScaling,
+    Activation, Attention, Block, Embedding, FeedForward, Gate, Head, Mixer, Norm, NormKind, NormWeight, Positions, QkSpan, Residual,
+    Rotary, RotaryScaling,
 };
 
 /// What is described, and how.
@@ -68,27 +69,29 @@ fn ranges(places: &[usize]) -> String {
 }
 
 fn embedding(spec: &ModelSpec) -> String {
-    let e = &spec.embedding;
+    // All of them are named, so that one that is added cannot be forgotten here.
+    let Embedding { width, scale, positions, norm: of_sum } = &spec.embedding;
     list([
         Some(format!("{} × {}", spec.vocab_size, spec.embedding_width())),
-        e.scale.map(|scale| format!("times {scale}")),
-        e.width.map(|width| format!("a matrix from {width} to {}", spec.hidden_size)),
-        match e.positions {
+        scale.map(|scale| format!("times {scale}")),
+        width.map(|width| format!("a matrix from {width} to {}", spec.hidden_size)),
+        match *positions {
             Positions::None => None,
             Positions::Learned => Some(format!("{} learned positions", spec.context)),
             Positions::Sinusoidal { first } => Some(format!("sinusoidal positions from {first}")),
         },
-        e.norm.as_ref().map(norm),
+        of_sum.as_ref().map(norm),
     ])
 }
 
 fn head(spec: &ModelSpec) -> String {
+    let Head { bias, softcap } = spec.head;
     list([
         Some(spec.final_norm.as_ref().map_or("no norm".into(), norm)),
         spec.embedding.width.map(|width| format!("a matrix from {} to {width}", spec.hidden_size)),
         Some(if spec.tied { "tied to the embedding".into() } else { "a matrix of its own".into() }),
-        when(spec.head.bias, "bias"),
-        spec.head.softcap.map(|cap| format!("softcap {cap}")),
+        when(bias, "bias"),
+        softcap.map(|cap| format!("softcap {cap}")),
     ])
 }
 

@@ -8,7 +8,7 @@ use super::{Done, quantize};
 use crate::compress::Parameters;
 use crate::compress::calibrate::Stream;
 use crate::compress::decoder::Entrance;
-use crate::compress::train::Rounded;
+use crate::compress::train::{Rounded, Rounding};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter, inputs, roles};
 use crate::quant::ternary::beginning;
@@ -66,16 +66,16 @@ pub fn run(
 /// What forwards round: the linear layers that are quantised, as they will be.
 fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
     let Method::Ternary(options) = plan.method else { unreachable!("no other method is trained for") };
-    let layers = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, _)| name.clone()).collect();
-    Rounded::new(layers, Some(options.scale), aware.round_inputs, norms, aware.blend)
+    let layers = plan.ternary_layers().map(|(name, _)| name.clone()).collect();
+    Rounded::new(Rounding { layers, share: Some(options.scale), inputs: aware.round_inputs, norms, blend: aware.blend })
 }
 
 /// What training begins with where layers are solved first, by canonical name: weights that
 /// are rounded to what was solved; and the seconds of that.
 fn beginnings(plan: &Quantize, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
     let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
-    let schemes = plan.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary()).map(|(name, scheme)| (name.clone(), *scheme));
-    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes: schemes.collect(), mixed_precision: None, aware: None };
+    let schemes = plan.ternary_layers().map(|(name, scheme)| (name.clone(), *scheme)).collect();
+    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes, mixed_precision: None, aware: None };
     let solved = quantize::run(&plan, &Walk { journal: &walk.journal.step("start")?, ..*walk })?;
     let begin = |name: &String| {
         let Weight::Packed(packed) = solved.model.weight(name)? else { unreachable!("{name} is ternary") };

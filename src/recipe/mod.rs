@@ -285,6 +285,11 @@ impl Quantize {
         }
     }
 
+    /// What is ternary, and its schemes.
+    pub fn ternary_layers(&self) -> impl Iterator<Item = (&String, &Scheme)> {
+        self.schemes.iter().filter(|(_, scheme)| scheme.code.is_ternary())
+    }
+
     /// What solves layers before they are trained, where the stage trains them.
     pub fn untrained_method(&self) -> Method {
         match (self.method, &self.aware) {

@@ -208,26 +208,15 @@ impl Decoder {
             norm_in_place(&layers.ffn_output_norm, &mut fed, kernels);
             fed
         };
-        let fed = match layers.residual {
-            Residual::Sequential => {
-                drop(mixer_input);
-                add(x, &mixed);
-                norm_in_place(&layers.mixer_sum_norm, x, kernels);
-                feed(&normed(&layers.ffn_norm, x, kernels), stretches)
-            }
-            Residual::Parallel => {
-                let fed = feed(&normed(&layers.ffn_norm, x, kernels), stretches);
-                drop(mixer_input);
-                add(x, &mixed);
-                fed
-            }
-            Residual::ParallelOneNorm => {
-                let fed = feed(&mixer_input, stretches);
-                drop(mixer_input);
-                add(x, &mixed);
-                fed
-            }
+        let beside = match layers.residual {
+            Residual::Sequential => None,
+            Residual::Parallel => Some(feed(&normed(&layers.ffn_norm, x, kernels), stretches)),
+            Residual::ParallelOneNorm => Some(feed(&mixer_input, stretches)),
         };
+        drop(mixer_input);
+        add(x, &mixed);
+        norm_in_place(&layers.mixer_sum_norm, x, kernels);
+        let fed = beside.unwrap_or_else(|| feed(&normed(&layers.ffn_norm, x, kernels), stretches));
         add(x, &fed);
         norm_in_place(&layers.ffn_sum_norm, x, kernels);
     }

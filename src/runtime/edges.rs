@@ -5,7 +5,7 @@ use super::norm::{NormLayer, norm_in_place};
 use crate::error::Result;
 use crate::model::ModelSpec;
 use crate::model::parameters::{EMBEDDING_NORM, EMBEDDING_PROJECTION, EMBEDDINGS, FINAL_NORM, HEAD_BIAS, HEAD_PROJECTION, POSITIONS};
-use crate::model::spec::Positions;
+use crate::model::spec::{Embedding, Head, Positions};
 use crate::quant::WeightStore;
 use std::sync::Arc;
 
@@ -33,12 +33,14 @@ impl Entrance {
     /// the model's table.
     pub fn apply(&self, spec: &ModelSpec, ids: &[u32], positions: &[usize], device: &Device) -> Result<Vec<f32>> {
         spec.check_length(positions.iter().map(|p| p + 1).max().unwrap_or(0))?;
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Embedding { width: _, scale, positions: kind, norm: _ } = spec.embedding;
         let width = spec.embedding_width();
         let mut x = vec![0.0; ids.len() * width];
         for (&id, row) in ids.iter().zip(x.chunks_exact_mut(width)) {
             self.embeddings.row(id as usize, row);
         }
-        if let Some(scale) = spec.embedding.scale {
+        if let Some(scale) = scale {
             x.iter_mut().for_each(|v| *v *= scale);
         }
         if let Some(projection) = &self.projection {
@@ -46,7 +48,7 @@ impl Entrance {
         }
         let mut row = vec![0.0; spec.hidden_size];
         for (&position, x) in positions.iter().zip(x.chunks_exact_mut(spec.hidden_size)) {
-            match (&self.positions, spec.embedding.positions) {
+            match (&self.positions, kind) {
                 (Some(table), _) => table.row(position, &mut row),
                 (None, Positions::Sinusoidal { first }) => row = Positions::sinusoid(first + position, spec.hidden_size),
                 (None, _) => break,
@@ -83,6 +85,7 @@ impl Exit {
 
     /// Logits `[tokens, vocab]` of normed hidden states `[tokens, hidden]`.
     pub fn logits(&self, spec: &ModelSpec, hidden: &[f32], device: &Device) -> Vec<f32> {
+        let Head { bias: _, softcap } = spec.head;
         let mut logits = match &self.projection {
             Some(projection) => self.head.apply(&projection.apply(hidden, device), device),
             None => self.head.apply(hidden, device),
@@ -90,7 +93,7 @@ impl Exit {
         if !self.bias.is_empty() {
             logits.iter_mut().zip(self.bias.iter().cycle()).for_each(|(l, b)| *l += b);
         }
-        if let Some(cap) = spec.head.softcap {
+        if let Some(cap) = softcap {
             logits.iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
         }
         logits

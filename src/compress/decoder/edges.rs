@@ -4,7 +4,7 @@ use super::{Input, linear, norm_opt};
 use crate::compress::tensors::{Compute, Parameters};
 use crate::error::Result;
 use crate::model::parameters::{EMBEDDING_NORM, EMBEDDING_PROJECTION, EMBEDDINGS, FINAL_NORM, HEAD_BIAS, HEAD_PROJECTION, POSITIONS};
-use crate::model::spec::{Embedding, Positions};
+use crate::model::spec::{Embedding, Head, Positions};
 use crate::model::{ModelSpec, Part};
 use crate::quant::Weight;
 use rayon::prelude::*;
@@ -56,18 +56,20 @@ impl Entrance {
 
     /// Hidden states `[batch, tokens, hidden]` of sequences of one length.
     pub fn forward(&self, sequences: &[&[u32]]) -> Tensor {
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Embedding { width, scale, positions, norm } = &self.spec;
         let (batch, tokens) = (sequences.len() as i64, sequences.first().map_or(0, |s| s.len()));
         let ids: Vec<usize> = sequences.iter().flat_map(|s| s.iter().map(|&id| id as usize)).collect();
         let mut x = self.embeddings.rows(&ids, self.compute).view([batch, tokens as i64, -1]);
-        if let Some(scale) = self.spec.scale {
+        if let Some(scale) = *scale {
             x *= f64::from(scale);
         }
-        if self.spec.width.is_some() {
+        if width.is_some() {
             x = linear(&self.others, EMBEDDING_PROJECTION, &Input::new(&x));
         }
         let hidden = *x.size().last().expect("[batch, tokens, hidden]");
         let places = 0..tokens;
-        let positions = match (&self.positions, self.spec.positions) {
+        let positions = match (&self.positions, *positions) {
             (Some(table), _) => Some(table.rows(&places.collect::<Vec<_>>(), self.compute)),
             (None, Positions::Sinusoidal { first }) => {
                 let waves: Vec<f32> = places.flat_map(|place| Positions::sinusoid(first + place, hidden as usize)).collect();
@@ -78,7 +80,7 @@ impl Entrance {
         if let Some(positions) = positions {
             x += positions;
         }
-        norm_opt(&self.spec.norm, &self.others, EMBEDDING_NORM, &x)
+        norm_opt(norm, &self.others, EMBEDDING_NORM, &x)
     }
 
     /// Where it computes.
@@ -156,9 +158,11 @@ impl Exit {
 
     /// Logits `[…, vocab]` of what the head reads.
     pub fn logits(&self, spec: &ModelSpec, read: &Tensor) -> Tensor {
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Head { bias: _, softcap } = spec.head;
         let (weight, bias) = self.head(spec);
         let logits = read.linear(&weight, bias.as_deref());
-        match spec.head.softcap.map(f64::from) {
+        match softcap.map(f64::from) {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }

@@ -5,6 +5,7 @@ use super::divergence::Slope;
 use crate::compress::decoder::Exit;
 use crate::compress::tensors::{along, wide};
 use crate::compress::train::{Network, Part};
+use crate::model::spec::Head;
 use crate::model::{ModelSpec, rows_at_a_time};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -77,8 +78,10 @@ impl HeadGradient<'_> {
     /// `[tokens, width]`.
     fn back(&mut self, read: &Tensor, logits: &Tensor, gradient: Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
+        // All of them are named, so that one that is added cannot be forgotten here.
+        let Head { bias: _, softcap } = self.spec.head;
         let (weight, bias) = self.exit.head(self.spec);
-        let gradient = match self.spec.head.softcap.map(f64::from) {
+        let gradient = match softcap.map(f64::from) {
             // The derivative of cap · tanh(z / cap) is 1 − tanh², which rounding must not make
             // negative.
             Some(cap) => {

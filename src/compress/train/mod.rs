@@ -13,6 +13,6 @@ mod trainer;
 pub use adapter::drawn;
 pub use network::{Network, Trained, Variable};
 pub use optimizer::Optimizer;
-pub use rounded::Rounded;
+pub use rounded::{Rounded, Rounding};
 pub use tape::{Recording, Segment, Tape, run};
 pub use trainer::{Batch, Objective, Part, Trainer};

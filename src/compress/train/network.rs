@@ -132,7 +132,7 @@ impl Network {
             (role, tensor)
         }));
         match &self.rounded {
-            Some(rounded) => parameters.blending(rounded.blend(&self.spec, block)),
+            Some(rounded) => parameters.blending(rounded.in_block(&self.spec, block)),
             None => parameters,
         }
     }

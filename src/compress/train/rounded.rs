@@ -8,31 +8,38 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use tch::Tensor;
 
-/// What of a network is rounded.
+/// What is to be rounded, and how.
+#[derive(Clone)]
+pub struct Rounding {
+    /// Canonical names of the matrices.
+    pub layers: BTreeSet<String>,
+    /// What weights are rounded by; `None` where they are rounded already.
+    pub share: Option<Share>,
+    /// Whether their inputs are rounded too.
+    pub inputs: bool,
+    /// Canonical names of norms that are blended in as rounding is.
+    pub norms: BTreeSet<String>,
+    /// Share of the steps over which λ rises from 0 to 1; all is rounded from the first on where
+    /// it is 0.
+    pub blend: f64,
+}
+
+/// What of a network is rounded, and how far at a step.
 #[derive(Clone)]
 pub struct Rounded {
-    /// Canonical names of the matrices.
-    layers: BTreeSet<String>,
-    /// What weights are rounded by; `None` where they are rounded already.
-    share: Option<Share>,
-    /// Whether their inputs are rounded too.
-    inputs: bool,
-    /// Canonical names of norms that are blended in as rounding is.
-    norms: BTreeSet<String>,
-    /// Share of the steps over which λ rises.
-    rise: f64,
+    rounding: Rounding,
     lambda: Cell<f64>,
 }
 
 impl Rounded {
     /// All of it, until [`Self::at`] says otherwise.
-    pub fn new(layers: BTreeSet<String>, share: Option<Share>, inputs: bool, norms: BTreeSet<String>, rise: f64) -> Self {
-        Self { layers, share, inputs, norms, rise, lambda: Cell::new(1.0) }
+    pub fn new(rounding: Rounding) -> Self {
+        Self { rounding, lambda: Cell::new(1.0) }
     }
 
     /// Blends as step `step` of `steps` (from 0) is to; behind the last one, all is rounded.
     pub fn at(&self, step: u64, steps: u64) {
-        let rise = self.rise * steps as f64;
+        let rise = self.rounding.blend * steps as f64;
         self.lambda.set(if rise > 0.0 { ((step + 1) as f64 / rise).min(1.0) } else { 1.0 });
     }
 
@@ -43,19 +50,20 @@ impl Rounded {
 
     /// A parameter as forwards see it.
     pub fn weight(&self, name: &str, weight: Tensor) -> Tensor {
-        match self.share.filter(|_| self.layers.contains(name)) {
+        match self.rounding.share.filter(|_| self.rounding.layers.contains(name)) {
             Some(share) => straight(&weight, ternary(&weight, share), self.lambda.get()),
             None => weight,
         }
     }
 
     /// What the parameters of a block do to what they meet.
-    pub fn blend(&self, spec: &ModelSpec, block: usize) -> Blend {
+    pub fn in_block(&self, spec: &ModelSpec, block: usize) -> Blend {
+        let Rounding { layers, inputs, norms, .. } = &self.rounding;
         let roles = |names: &BTreeSet<String>| {
             let all = spec.roles(block).into_iter().map(|(role, ..)| role);
             all.filter(|role| names.contains(&spec.block_name(block, role))).collect()
         };
-        let inputs = if self.inputs { roles(&self.layers) } else { BTreeSet::new() };
-        Blend { inputs, norms: roles(&self.norms), lambda: self.lambda.get() }
+        let inputs = if *inputs { roles(layers) } else { BTreeSet::new() };
+        Blend { inputs, norms: roles(norms), lambda: self.lambda.get() }
     }
 }
