@@ -369,15 +369,17 @@ fn what_is_no_model_is_refused() {
     let empty = file(dir.path().join("empty"), "");
     let text = file(dir.path().join("text"), "Once upon a time there was a thimble.");
     let gguf = file(dir.path().join("gguf"), "GGUF and more");
+    let later = file(dir.path().join("later.bin"), [&b"24ka"[..], &[1, 0, 0, 0], &[0; 256]].concat());
     let alone = dir.path().join("alone.safetensors");
     std::fs::copy(data::fixture("llama-gqa-tied").join(WEIGHTS), &alone).unwrap();
     let below = text.join("below");
-    let cases: [(&Path, &[&str]); 8] = [
+    let cases: [(&Path, &[&str]); 9] = [
         (Path::new("no/such/place"), &["no/such/place", "No such file"]),
         (&below, &["text/below", "Not a directory"]),
         (&empty, &["empty", "not a model"]),
         (&text, &["text", "not a model"]),
         (&gguf, &["gguf", "GGUF"]),
+        (&later, &["later.bin", "later version than 0", "--version 0"]),
         (&alone, &["alone.safetensors", "config.json"]),
         (dir.path(), &["model.thimble", "config.json"]),
         (Path::new("/dev/null"), &["/dev/null", "not a regular file"]),

@@ -44,9 +44,26 @@ fn eval_reports_perplexity_and_divergence() {
     assert_eq!((alone["protocol"].as_str(), alone["tokens"].as_u64()), (Some("plain"), Some(126)));
     assert!(alone.get("kl_mean").is_none(), "no divergence without a reference");
     assert_eq!(alone["bits_per_weight"], 16.0);
+    assert_eq!((alone["backend"].as_str(), alone["activations"].as_str()), (Some("native"), Some("int8")));
     let against_itself = json(&[&args[..], &["--reference", path(&model)]].concat());
     assert_eq!((against_itself["kl_max"].as_f64(), against_itself["top1_agreement"].as_f64()), (Some(0.0), Some(1.0)));
     has_numbers(&against_itself, &["kl_mean", "kl_p99"]);
+}
+
+/// What would change nothing is refused.
+#[test]
+fn options_without_effect_are_refused() {
+    let (model, text) = (demo_model(), held_out());
+    let mut cases = vec![(vec!["--tasks", path(&text), "--window", "64"], "--text")];
+    if cfg!(feature = "torch") {
+        cases.push((vec!["--text", path(&text), "--dtype", "bf16"], "--dtype is libtorch's"));
+        cases.push((vec!["--text", path(&text), "--backend", "torch", "--activations", "int8"], "--activations is the native runtime's"));
+    }
+    for (args, says) in cases {
+        let done = Command::new(env!("CARGO_BIN_EXE_thimble")).args(["eval", path(&model)]).args(&args).output().unwrap();
+        let error = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(2) && error.contains(says), "{args:?}: {error}");
+    }
 }
 
 /// Three ways of counting: how many tokens each scores.
@@ -102,6 +119,9 @@ fn inspect_shows_what_a_model_is() {
     assert_eq!(report["recipe"], serde_json::json!({ "golden": true }));
     has_numbers(&report, &["parameters", "bits_per_weight"]);
     assert!(report.get("quality").is_some() && report["tensors"].is_array());
+    // Whatever packed weights lie in.
+    let bitnet = json(&["inspect", path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bitnet/bitlinear"))]);
+    assert_eq!(bitnet["schemes"]["blocks.0.attn.q"]["code"], "ternary");
     let dense = json(&["inspect", path(&demo_model())]);
     assert_eq!((dense["parameters"].as_u64(), dense["schemes"].as_object().unwrap().len()), (Some(5_770_496), 0));
 }

@@ -287,6 +287,11 @@ mod runs {
                 assert_eq!(left, names.len(), "{fixture}: nothing but what is listed remains");
                 assert_eq!(report.size_bytes, report.files[0].metadata().unwrap().len(), "{fixture}");
                 assert_eq!(report.gate, Some(GateResult::Missed), "{fixture}");
+                let written = std::fs::read(&report.files[0]).unwrap();
+                let (_, header) = safetensors::SafeTensors::read_metadata(&written).unwrap();
+                let quality = &header.metadata().as_ref().unwrap()["thimble.quality"];
+                let quality: serde_json::Value = serde_json::from_str(quality).unwrap();
+                assert!(quality["gate"] == "missed" && quality["after"]["perplexity"].is_number(), "{fixture}: {quality}");
                 assert!(report.max_read_back_difference < 1e-4, "{fixture}: {}", report.max_read_back_difference);
             }
             let [source, written] = [&source, out.path()].map(|dir| runtime::open(dir, None).unwrap());

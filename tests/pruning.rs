@@ -506,6 +506,7 @@ fn what_cannot_be_pruned_is_refused() {
         (GROUPED, "prune_depth", "ratio = 1.5", "must be above 0 and below 1"),
         (GROUPED, "prune_depth", "layers = 1\nby = 'angle'", "unknown field `by`"),
         (GROUPED, "prune_width", "", "exactly one of ratio"),
+        (GROUPED, "prune_width", "ratio = 0.3\nreconstruct = false\ndamp_percent = 0.1", "damp_percent is for reconstruct = true"),
         (GROUPED, "prune_width", "ratio = 0.3\nparameters = 1000", "exactly one of ratio"),
         (GROUPED, "prune_width", "ratio = 0.0", "must be above 0 and below 1"),
         (GROUPED, "prune_width", "ratio = 0.99\nmultiple = 4", "cannot be reached"),

@@ -140,6 +140,8 @@ fn senseless_settings_say_what_is_expected() {
         ("grid = { steps = 0 }", "steps 0 must be from 1"),
         ("grid = { norm = -2.0 }", "norm -2 must be a positive number"),
         ("grid = { zero_points = 9 }", "zero_points 9 must be at most 8"),
+        ("symmetric = true\ngrid = { zero_points = 1 }", "zero_points are for asymmetric integers; leave them out"),
+        ("data_type = 'normal'\ngrid = { zero_points = 1 }", "zero_points are for asymmetric integers; leave them out"),
         ("act_order = 'up'", "expected true, false or \"group_aware\""),
         ("precision = 'f16'", "expected `f32` or `f64`"),
         ("importance = true", "unknown field `importance`"),

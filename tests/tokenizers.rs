@@ -202,6 +202,14 @@ fn models_with_tokenizers_of_other_kinds() {
     assert_eq!((told.spec().special.bos, &told.spec().special.eos[..]), (Some(1), &[2][..]), "the configuration said {special:?}");
     assert_eq!(told.tokenizer().unwrap().encode("αβγ").unwrap(), [3, 4, 5]);
 
+    // Named, it says the same; another one's ids are others.
+    let named = thimble::runtime::open(&model, Some(&model.join("tokenizer.model"))).unwrap();
+    assert_eq!(named.spec().special, told.spec().special);
+    told.tokenizer().unwrap().check_same(named.tokenizer().unwrap()).unwrap();
+    let other = Tokenizer::open(&committed("tokenizers").join("bpe.model")).unwrap();
+    let error = told.tokenizer().unwrap().check_same(&other).unwrap_err().to_string();
+    assert!(error.contains("bpe.model: gives text other ids than") && error.contains("tokenizer.model"), "{error}");
+
     let native = dir.path().join("model.thimble");
     native::write_model(&native, &*told.store, told.tokenizer.as_ref().map(|t| t.file()), &Notes::default()).unwrap();
     let packed = opened(&native);
@@ -214,6 +222,18 @@ fn models_with_tokenizers_of_other_kinds() {
     native::write_model(&native, &*told.store, Some(b"1 'a'"), &Notes::default()).unwrap();
     let error = thimble::runtime::open(&native, None).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("model.thimble") && error.contains("world vocabulary"), "{error}");
+}
+
+/// A template in a file of its own, as transformers writes it since 4.43, wins.
+#[test]
+fn chat_templates_are_found() {
+    let (_dir, model) = damage::copy_of("llama-gqa-tied");
+    let template = || thimble::runtime::open_weights(&model).unwrap().notes.chat_template;
+    assert_eq!(template(), Value::Null);
+    file(model.join("tokenizer_config.json"), json!({ "chat_template": "{{ old }}" }).to_string());
+    assert_eq!(template(), "{{ old }}");
+    file(model.join("chat_template.jinja"), "{{ new }}");
+    assert_eq!(template(), "{{ new }}");
 }
 
 #[track_caller]

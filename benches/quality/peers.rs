@@ -234,8 +234,8 @@ fn page(subject: &Subject, rows: &[Row]) -> Found {
         subject.before[0], TEXTS[0].0, subject.before[1], TEXTS[1].0,
     );
     let targets = format!(
-        "no kind of layer above {GREATEST_RATIO} times theirs; perplexity and KL {}, seed by seed, not worse by more than one standard error \
-         of the difference.",
+        "no kind of layer above {GREATEST_RATIO} times theirs; in rows of several seeds, perplexity and KL {}, seed by seed, not worse by more than one \
+         standard error of the difference (a row of one seed has none, and is not judged).",
         TEXTS[0].0
     );
     let figure = |row: &Row| {

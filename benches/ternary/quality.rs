@@ -48,13 +48,13 @@ pub fn compare(choice: &Choice) -> Found {
         away.1,
         away.0,
     );
-    let (mut figures, mut missed) = (Vec::new(), Vec::new());
+    let (mut figures, mut missed, mut unmade) = (Vec::new(), Vec::new(), Vec::new());
     for folder in MODELS {
         let subject = Subject::open(folder);
         let model = folder.split('/').next().expect("a name");
         let asked = ROWS.iter().filter(|row| choice.has(&format!("{model}, {}", row.name))).map(|row| Planned::new(&subject, row, tokens));
         let (planned, left): (Vec<_>, Vec<_>) = asked.partition(|planned| !choice.cut.found || is_found("ternary", &planned.key));
-        missed.extend(left.iter().map(|planned| format!("{model}, {}: not made yet", planned.row.name)));
+        unmade.extend(left.iter().map(|planned| format!("{model}, {}", planned.row.name)));
         let lines: Vec<Line> = planned.into_iter().map(|planned| planned.measure(&subject, tokens)).collect();
         if lines.is_empty() {
             continue;
@@ -69,6 +69,9 @@ pub fn compare(choice: &Choice) -> Found {
          best is within {:.0} % of the original.",
         100.0 * (GREATEST - 1.0)
     );
+    if !unmade.is_empty() {
+        write!(page, "\nNot made yet:\n\n- {}\n", unmade.join("\n- ")).unwrap();
+    }
     Found::new(page, json!(figures), &targets, missed)
 }
 

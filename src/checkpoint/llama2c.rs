@@ -1,4 +1,4 @@
-//! llama2.c checkpoints, version 0: seven little-endian i32 (dim, hidden, layers,
+//! llama2.c checkpoints, version 0 (later ones are told apart, and refused): seven little-endian i32 (dim, hidden, layers,
 //! heads, kv heads, vocabulary, context; a negative vocabulary says that the
 //! classifier is a tensor of its own), then f32 weights in a fixed order.
 //!
@@ -32,6 +32,12 @@ pub struct Header {
 }
 
 const HEADER_BYTES: usize = 28;
+
+/// Whether a file begins as those of versions 1 and 2 do, which are not read (`export.py`,
+/// `version1_export`: 0x616b3432).
+pub fn is_versioned(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"24ka")
+}
 
 impl Header {
     /// Reads the header; `None` where the numbers make no sense, that is, where

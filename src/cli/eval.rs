@@ -2,7 +2,7 @@
 
 use super::output::{Output, bytes, table};
 use super::progress::Bars;
-use super::source::{ActivationsArg, BackendArgs, ModelArgs};
+use super::source::{ActivationsArg, BackendArgs, Computed, ModelArgs};
 use super::{Done, number};
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
@@ -49,23 +49,25 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
     /// How the text is cut and what is scored
-    #[arg(long, value_enum, default_value = "plain")]
+    #[arg(long, requires = "text", value_enum, default_value = "plain")]
     protocol: Protocol,
     /// Tokens of a window; min(2048, context) unless told
-    #[arg(long, value_name = "N")]
+    #[arg(long, requires = "text", value_name = "N")]
     window: Option<usize>,
     /// Only the first N windows
-    #[arg(long, value_name = "N", value_parser = number(1..=u64::from(u32::MAX)))]
+    #[arg(long, requires = "text", value_name = "N", value_parser = number(1..=u64::from(u32::MAX)))]
     max_windows: Option<usize>,
-    /// Activations against packed weights
-    #[arg(long, value_enum, default_value = "int8")]
-    activations: ActivationsArg,
+    /// Activations against packed weights, in the native runtime; int8 unless told
+    #[arg(long, value_enum)]
+    activations: Option<ActivationsArg>,
     #[command(flatten)]
     backend: BackendArgs,
 }
 
 #[derive(Serialize)]
 struct Report {
+    #[serde(flatten)]
+    computed: Computed,
     #[serde(flatten)]
     evaluation: Option<Evaluation>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,14 +78,14 @@ struct Report {
 }
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    let computed = args.backend.computed(args.activations, ActivationsArg::Int8)?;
     let model = args.model.open()?;
     // A reference reads tasks by its own tokenizer, and a text by the model's.
-    let open = |path: &Path| if args.tasks.is_some() { runtime::open(path, None) } else { runtime::open_weights(path) };
-    let reference = args.reference.as_deref().map(open).transpose()?;
+    let reference = args.reference.as_deref().map(|path| runtime::open(path, None)).transpose()?;
     let tasks = args.tasks.as_deref().map(read).transpose()?;
-    let evaluation = args.text.as_deref().map(|text| on_text(&args, text, &model, reference.as_ref(), threads)).transpose()?;
-    let tasks = tasks.map(|tasks| on_tasks(&args, &tasks, &model, reference.as_ref(), threads)).transpose()?;
-    let report = Report { evaluation, tasks, size_bytes: model.size_bytes(), footprint: Footprint::of(&*model.store)? };
+    let evaluation = args.text.as_deref().map(|text| on_text(&args, computed, text, &model, reference.as_ref(), threads)).transpose()?;
+    let tasks = tasks.map(|tasks| on_tasks(&args, computed, &tasks, &model, reference.as_ref(), threads)).transpose()?;
+    let report = Report { computed, evaluation, tasks, size_bytes: model.size_bytes(), footprint: Footprint::of(&*model.store)? };
     output.print(&report, |r| {
         let mut rows = r.evaluation.as_ref().map_or_else(Vec::new, of_text);
         rows.push(("size", bytes(r.size_bytes)));
@@ -95,22 +97,39 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_text(args: &Args, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {
+fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {
     let text = std::fs::read_to_string(text).map_err(Error::io("read", text))?;
     let ids = model.tokenizer()?.encode(&text)?;
     let window = args.window.unwrap_or_else(|| default_window(model.spec()));
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
-    let mut source = args.backend.logits(model, args.activations, threads)?;
-    let mut reference = reference.map(|r| args.backend.logits(r, args.activations, threads)).transpose()?;
+    if let Some(reference) = reference {
+        check_reference(reference, model, window)?;
+    }
+    let mut source = computed.logits(model, threads)?;
+    let mut reference = reference.map(|r| computed.logits(r, threads)).transpose()?;
     let against = reference.as_mut().map(|r| r.as_mut() as _);
     Ok(evaluate(source.as_mut(), against, &windows, (args.protocol, window), &Bars::default())?.model)
 }
 
-fn on_tasks(args: &Args, tasks: &[Task], model: &Model, reference: Option<&Model>, threads: usize) -> Result<Accuracy> {
+/// Fails where a reference cannot read what the model does.
+fn check_reference(reference: &Model, model: &Model, window: usize) -> Result<()> {
+    if let Some(its) = &reference.tokenizer {
+        model.tokenizer()?.check_same(its)?;
+    }
+    let context = reference.spec().context;
+    if window > context {
+        return Err(Error::Usage(format!(
+            "the reference's context of {context} is shorter than a window of {window}: set --window {context}"
+        )));
+    }
+    Ok(())
+}
+
+fn on_tasks(args: &Args, computed: Computed, tasks: &[Task], model: &Model, reference: Option<&Model>, threads: usize) -> Result<Accuracy> {
     let ask = Ask { limit: args.task_limit, shots: args.shots };
     let measure = |asked: &Model| {
         let tokenizer = asked.tokenizer.as_ref().map_or_else(|| model.tokenizer(), Ok)?;
-        let mut source = args.backend.logits(asked, args.activations, threads)?;
+        let mut source = computed.logits(asked, threads)?;
         measure(&mut Subject { source: source.as_mut(), tokenizer }, tasks, ask, &Bars::default())
     };
     let ours = measure(model)?;

@@ -3,8 +3,9 @@
 use super::Done;
 use super::output::{Output, bytes, table};
 use super::source::WeightsArgs;
+use crate::error::Result;
 use crate::eval::Footprint;
-use crate::model::{ModelSpec, describe};
+use crate::model::{ModelSpec, Parameter, describe};
 use crate::quant::Weight;
 use crate::quant::native::StoredScheme;
 use crate::runtime::Model;
@@ -53,11 +54,11 @@ struct TensorRow {
 
 pub fn main(args: Args, output: Output) -> Done {
     let model = args.model.open()?;
-    let notes = model.native.as_ref().map(|n| n.notes().clone()).unwrap_or_default();
+    let notes = model.notes.clone();
     let report = Report {
         family: model.spec().family.clone(),
         spec: model.spec().clone(),
-        schemes: model.native.as_ref().map(|n| n.schemes().clone()).unwrap_or_default(),
+        schemes: schemes(&model)?,
         footprint: Footprint::of(&*model.store)?,
         size_bytes: model.size_bytes(),
         quality: notes.quality,
@@ -67,6 +68,17 @@ pub fn main(args: Args, output: Output) -> Done {
     };
     output.print(&report, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of all that is packed, whatever it lies in.
+fn schemes(model: &Model) -> Result<BTreeMap<String, StoredScheme>> {
+    let mut schemes = BTreeMap::new();
+    for Parameter { name, .. } in model.spec().parameters() {
+        if let Weight::Packed(packed) = model.store.stored(&name)? {
+            schemes.insert(name.clone(), StoredScheme::of(&name, &packed));
+        }
+    }
+    Ok(schemes)
 }
 
 fn tensor_rows(model: &Model) -> anyhow::Result<Vec<TensorRow>> {

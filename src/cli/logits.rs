@@ -25,16 +25,17 @@ pub struct Args {
     /// The file: a tensor `logits`, f32 [tokens, vocab]
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Activations against packed weights
-    #[arg(long, value_enum, default_value = "f32")]
-    activations: ActivationsArg,
+    /// Activations against packed weights, in the native runtime; f32 unless told
+    #[arg(long, value_enum)]
+    activations: Option<ActivationsArg>,
     #[command(flatten)]
     backend: BackendArgs,
 }
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    let computed = args.backend.computed(args.activations, ActivationsArg::F32)?;
     let model = args.model.open()?;
-    let mut source = args.backend.logits(&model, args.activations, threads)?;
+    let mut source = computed.logits(&model, threads)?;
     source.run_window(&args.ids)?;
     let logits = source.logits(0..args.ids.len())?;
     let shape = vec![args.ids.len(), model.spec().vocab_size];

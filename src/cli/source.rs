@@ -1,8 +1,11 @@
 //! Options that say which model, and what computes its logits.
 
+#[cfg(feature = "torch")]
+use crate::error::Error;
 use crate::error::Result;
 use crate::model::LogitSource;
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// A model, for what needs no text.
@@ -68,7 +71,8 @@ impl From<ActivationsArg> for Activations {
 }
 
 /// Number format libtorch computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DtypeArg {
     /// Single precision
     F32,
@@ -92,24 +96,56 @@ pub struct BackendArgs {
     /// What computes logits
     #[arg(long, value_enum, default_value = "native")]
     backend: Backend,
-    /// Number format that libtorch computes in
+    /// Number format that libtorch computes in; f32 unless told
     #[cfg(feature = "torch")]
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: DtypeArg,
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+}
+
+/// What computes logits, and in which number format.
+#[derive(Clone, Copy, Serialize)]
+#[serde(tag = "backend", rename_all = "snake_case")]
+pub enum Computed {
+    /// The device's own runtime.
+    Native { activations: Activations },
+    /// libtorch.
+    #[cfg(feature = "torch")]
+    Torch { dtype: DtypeArg },
 }
 
 impl BackendArgs {
-    /// A source of logits over an opened model.
-    pub fn logits(&self, model: &Model, activations: ActivationsArg, threads: usize) -> Result<Box<dyn LogitSource>> {
+    /// Fails where one backend is given the other's options.
+    pub fn computed(&self, activations: Option<ActivationsArg>, default: ActivationsArg) -> Result<Computed> {
         match self.backend {
-            Backend::Native => Ok(Box::new(NativeLogits::new(Decoder::new(&*model.store, activations.into(), threads)?))),
             #[cfg(feature = "torch")]
-            Backend::Torch => {
+            Backend::Native if self.dtype.is_some() => {
+                Err(Error::Usage("--dtype is libtorch's: set --backend torch, or leave it out".into()))
+            }
+            Backend::Native => Ok(Computed::Native { activations: activations.unwrap_or(default).into() }),
+            #[cfg(feature = "torch")]
+            Backend::Torch if activations.is_some() => {
+                let reason =
+                    "--activations is the native runtime's, and libtorch computes in --dtype: leave --activations or --backend torch out";
+                Err(Error::Usage(reason.into()))
+            }
+            #[cfg(feature = "torch")]
+            Backend::Torch => Ok(Computed::Torch { dtype: self.dtype.unwrap_or(DtypeArg::F32) }),
+        }
+    }
+}
+
+impl Computed {
+    /// A source of logits over an opened model.
+    pub fn logits(self, model: &Model, threads: usize) -> Result<Box<dyn LogitSource>> {
+        match self {
+            Self::Native { activations } => Ok(Box::new(NativeLogits::new(Decoder::new(&*model.store, activations, threads)?))),
+            #[cfg(feature = "torch")]
+            Self::Torch { dtype } => {
                 use crate::compress::{Compute, TorchLogits};
                 if threads > 0 {
                     tch::set_num_threads(threads as i32);
                 }
-                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device: tch::Device::Cpu, kind: self.dtype.into() })))
+                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device: tch::Device::Cpu, kind: dtype.into() })))
             }
         }
     }

@@ -27,13 +27,10 @@ pub trait Format {
     /// The numbers that are written, of those that the stages have left.
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>>;
 
-    /// Writes them into an empty folder. Gives the names of the files in the order in
+    /// Writes them into a folder, in place of what it wrote there before; the notes are in the
+    /// files. Gives the names of the files in the order in
     /// which they are to be put in their place: what makes a folder a model comes last.
     fn write(&self, shipped: &dyn WeightStore, notes: &Notes, dir: &Path) -> Result<Vec<String>>;
-
-    /// Whether the notes are in what is written, which must then be written again
-    /// where there is more to note.
-    fn holds_notes(&self) -> bool;
 
     /// Fails where a folder holds what the model must not be put beside.
     fn check_folder(&self, out: &Path) -> Result<()>;

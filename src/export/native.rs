@@ -36,10 +36,6 @@ impl Format for Native {
         Ok(vec![native::FILE_NAME.to_owned()])
     }
 
-    fn holds_notes(&self) -> bool {
-        true
-    }
-
     /// Whatever else a folder holds, the native file is what is opened.
     fn check_folder(&self, _out: &Path) -> Result<()> {
         Ok(())

@@ -52,9 +52,9 @@ impl Lessons<'_> {
     pub fn run(&self) -> Result<Done> {
         let start = Instant::now();
         let spec = self.student.spec();
-        let named = self.plan.teacher.as_ref().map(|path| runtime::open_weights(path)).transpose()?;
+        let named = self.plan.teacher.as_ref().map(|path| runtime::open(path, None)).transpose()?;
         let teacher = named.as_ref().unwrap_or(self.original);
-        self.check(teacher.spec(), &teacher.path)?;
+        self.check(teacher)?;
         let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
         let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
@@ -127,13 +127,17 @@ impl Lessons<'_> {
     }
 
     /// Fails where the student cannot learn from a teacher.
-    fn check(&self, teacher: &ModelSpec, path: &Path) -> Result<()> {
-        let (its, own) = (teacher.vocab_size, self.student.spec().vocab_size);
+    fn check(&self, teacher: &Model) -> Result<()> {
+        let (path, spec) = (&teacher.path, teacher.spec());
+        let (its, own) = (spec.vocab_size, self.student.spec().vocab_size);
+        if let (Some(own), Some(its)) = (&self.original.tokenizer, &teacher.tokenizer) {
+            own.check_same(its)?;
+        }
         if its != own {
             return Err(Error::format(path, format!("the teacher knows {its} tokens and the student {own}: they must be the same")));
         }
-        if teacher.context < self.plan.training.length {
-            let reason = format!("the teacher's context is shorter than a training sequence: set training.length = {}", teacher.context);
+        if spec.context < self.plan.training.length {
+            let reason = format!("the teacher's context is shorter than a training sequence: set training.length = {}", spec.context);
             return Err(Error::format(path, reason));
         }
         Ok(())

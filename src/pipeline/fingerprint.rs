@@ -16,7 +16,6 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(format!("{compute:?}").as_bytes());
     hasher.update(&serde_json::to_vec(recipe).expect("a recipe is JSON"));
-    hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
     hasher.update(model.tokenizer.as_ref().map_or(b"", |t| t.file()));
     for text in texts {
         hasher.update(blake3::hash(text.as_bytes()).as_bytes());
@@ -25,10 +24,10 @@ pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, pro
         let Some(plan) = stage.distil() else { continue };
         hasher.update(Corpus::fingerprint(&plan.training.text)?.as_bytes());
         if let Some(path) = &plan.teacher {
-            add_weights(&mut hasher, &open_weights(path)?, progress)?;
+            add_model(&mut hasher, &open_weights(path)?, progress)?;
         }
     }
-    add_weights(&mut hasher, model, progress)?;
+    add_model(&mut hasher, model, progress)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
@@ -46,12 +45,13 @@ pub fn teacher(
     hasher.update_mmap_rayon(tokens).map_err(Error::io("read", tokens))?;
     let Training { length, held_out, seed, .. } = training;
     hasher.update(format!("{length} {held_out} {seed} {bos:?} {compute:?}").as_bytes());
-    hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
-    add_weights(&mut hasher, model, progress)?;
+    add_model(&mut hasher, model, progress)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn add_weights(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress) -> Result<()> {
+/// What a model is, and its weights.
+fn add_model(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress) -> Result<()> {
+    hasher.update(&serde_json::to_vec(model.spec()).expect("a spec is JSON"));
     // What its numbers stand for is said there.
     if model.is_packed()? && model.native.is_none() {
         let config = model.path.join(CONFIG);

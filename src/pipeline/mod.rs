@@ -96,7 +96,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     let staged = run.stages(&sequences)?;
     let mut notes = Notes {
         recipe: serde_json::to_value(&recipe).expect("a recipe is JSON"),
-        chat_template: model.chat_template.clone(),
+        chat_template: model.notes.chat_template.clone(),
         provenance: json!({ "tool": format!("thimble {}", env!("CARGO_PKG_VERSION")), "source": source_name(&model.path), "fingerprint": key }),
         ..Notes::default()
     };
@@ -212,14 +212,14 @@ impl Run<'_> {
     }
 
     /// Measures what is written as it will ship, then writes it again with what was
-    /// measured where it holds that.
+    /// measured.
     fn write_measured(&self, staged: &Staged, windows: &[Window], tasks: &[Task], notes: &mut Notes) -> Result<Draft> {
         let dir = self.journal.empty_folder("draft")?;
         let write = |notes: &Notes| {
             let files = self.format.write(&*staged.store, notes, &dir)?;
             Ok::<_, Error>((files, runtime::open_weights(&dir)?.size_bytes()))
         };
-        let (mut files, mut size_bytes) = write(notes)?;
+        let (_, mut size_bytes) = write(notes)?;
         let Measured { model: mut after, reference } = self.measure(&dir, windows)?;
         let mut before = reference.expect("the original is the reference");
         if !tasks.is_empty() {
@@ -231,9 +231,8 @@ impl Run<'_> {
             let gate = judge(&self.recipe.gate, &before, &after, size_bytes);
             notes.quality = json!({ "before": before, "after": after, "gate": gate, "stages": stages });
             let judged = size_bytes;
-            if self.format.holds_notes() {
-                (files, size_bytes) = write(notes)?;
-            }
+            let files;
+            (files, size_bytes) = write(notes)?;
             if size_bytes == judged {
                 return Ok(Draft { dir, files, before, after, gate, size_bytes });
             }

@@ -226,6 +226,9 @@ impl Distil {
             () if self.progressive > 0.0 && !matched => {
                 return fail("progressive: there is nothing to match block by block; set hidden = { loss = \"normalised_mean_square\", weight = 1 } or attention".into());
             }
+            () if self.progressive == 1.0 && (self.hard > 0.0 || self.embedding > 0.0) => {
+                return fail("progressive = 1 trains each block alone, and hard and embedding are learnt by all together: leave them out, or set progressive below 1".into());
+            }
             () if self.progressive > 0.0 && self.progressive < 1.0 && self.soft == 0.0 && self.hard == 0.0 => {
                 return fail(
                     "progressive: behind it the prediction is learnt, and soft and hard are both 0; set progressive = 1 for none".into(),
@@ -236,6 +239,7 @@ impl Distil {
         let deep = self.hidden.is_some() || self.attention.is_some() || self.embedding > 0.0;
         if let Some(cache) = &self.cache {
             match () {
+                () if self.soft == 0.0 => return fail("cache: soft is 0, so that the teacher is not asked; leave one of them out".into()),
                 () if cache.top_k == 0 => return fail("cache: top_k must be at least 1".into()),
                 () if cache.top_k >= student.vocab_size => {
                     return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size));

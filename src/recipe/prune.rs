@@ -339,6 +339,9 @@ impl PruneWidth {
         if let Some(damp) = self.damp_percent.filter(|damp| !(*damp > 0.0 && *damp <= 1.0)) {
             return Err(format!("damp_percent = {damp} must be above 0 and at most 1"));
         }
+        if self.damp_percent.is_some() && !self.reconstruct {
+            return Err("damp_percent is for reconstruct = true; leave it out".into());
+        }
         if self.multiple == 0 {
             return Err("multiple must be at least 1".into());
         }

@@ -1,6 +1,6 @@
 //! From what is written to what will be done to one model.
 
-use super::data_type::{codes, symmetric};
+use super::data_type::{RawDataType, codes, symmetric};
 use super::raw::{
     GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawLlmInt8, RawOthers, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage,
     RescaleName, RescaleTold, SELF,
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::eval::tasks::names;
 use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
+use crate::pattern::matches;
 use crate::quant::Scheme;
 use crate::quant::grid::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
@@ -235,7 +236,7 @@ fn check_rescale(method: &str, rescale: Rescale) -> std::result::Result<(), Stri
 }
 
 fn rtn(raw: &RawRtn) -> std::result::Result<RtnOptions, String> {
-    let options = RtnOptions { grid: grid("rtn", raw.grid)?, importance: raw.importance };
+    let options = RtnOptions { grid: grid("rtn", raw.grid, raw.linear())?, importance: raw.importance };
     if options.importance && options.grid == GridChoice::MinMax {
         return Err("rtn: importance weighs the errors of a search, and there is none; set grid = \"least_error\"".into());
     }
@@ -253,7 +254,7 @@ fn gptq(raw: &RawGptq) -> std::result::Result<GptqOptions, String> {
             RawActOrder::Named(OrderName::GroupAware) => ActOrder::GroupAware,
         },
         damp_percent: raw.damp_percent,
-        grid: grid("gptq", raw.grid)?,
+        grid: grid("gptq", raw.grid, raw.linear())?,
         static_groups: raw.static_groups,
         true_sequential: raw.true_sequential,
         precision: raw.precision,
@@ -270,7 +271,7 @@ fn llm_int8(raw: &RawLlmInt8) -> std::result::Result<LlmInt8Options, String> {
     Ok(LlmInt8Options { threshold: raw.threshold })
 }
 
-fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
+fn grid(method: &str, raw: RawGrid, linear: RawScheme) -> std::result::Result<GridChoice, String> {
     let search = match raw {
         RawGrid::Named(GridName::MinMax) => return Ok(GridChoice::MinMax),
         RawGrid::Named(GridName::LeastError) => GridSearch::default(),
@@ -282,6 +283,9 @@ fn grid(method: &str, raw: RawGrid) -> std::result::Result<GridChoice, String> {
         () if !(1..=10_000).contains(&steps) => Err(format!("{method}: grid: steps {steps} must be from 1 to 10000")),
         () if !(norm > 0.0 && norm.is_finite()) => {
             Err(format!("{method}: grid: norm {norm} must be a positive number; 2 is the mean square"))
+        }
+        () if zero_points > 0 && (linear.symmetric || !matches!(linear.data_type, RawDataType::Int)) => {
+            Err(format!("{method}: grid: zero_points are for asymmetric integers; leave them out"))
         }
         () if zero_points > 8 => Err(format!("{method}: grid: zero_points {zero_points} must be at most 8")),
         () => Ok(GridChoice::LeastError(search)),
@@ -343,36 +347,5 @@ pub(super) fn check_skip<'a>(
             "{method}: skip = \"{pattern}\" names no matrix of this model that it changes; names are like blocks.0.ffn.down, and * stands for anything"
         )),
         None => Ok(()),
-    }
-}
-
-/// Whether a name fits a pattern in which `*` stands for any text.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
-    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
-    let Some(mut left) = name.strip_prefix(start).and_then(|name| name.strip_suffix(end)) else { return false };
-    // The first place of each piece leaves most for those behind it.
-    middle.split('*').all(|piece| match left.find(piece) {
-        Some(at) => {
-            left = &left[at + piece.len()..];
-            true
-        }
-        None => false,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn stars_stand_for_any_text() {
-        assert!(matches("blocks.*.ffn.*", "blocks.11.ffn.down"));
-        assert!(matches("*", "head") && matches("head*", "head"));
-        assert!(!matches("blocks.1.*", "blocks.11.ffn.down") && !matches("head", "heads"));
-        assert!(matches("b*.*.f*n", "blocks.11.ffn.down") && matches("**", "") && matches("a*a", "aa") && !matches("a*a", "a"));
-        assert!(!matches("*a*b*", "ba") && matches("*a*b*", "aab"));
-        // In time that does not grow with the ways to share the text out.
-        assert!(!matches(&format!("{}x", "*o".repeat(40)), &"o".repeat(60)));
     }
 }

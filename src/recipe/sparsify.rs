@@ -1,8 +1,9 @@
 //! `[stage.sparsify]`: weights of linear layers become zero, by a fraction or N of M.
 
 use super::Precision;
-use super::resolve::{check_skip, matches};
+use super::resolve::check_skip;
 use crate::model::{ModelSpec, ParameterKind};
+use crate::pattern::matches;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! `[stage.….training]`: how a model is trained, whatever it is trained for.
 
-use super::resolve::matches;
 use crate::model::{ModelSpec, ParameterKind};
+use crate::pattern::matches;
 use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
 
@@ -173,7 +173,19 @@ impl Training {
         let share = |x: f64| (0.0..1.0).contains(&x);
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let length = self.length.min(spec.context);
+        let (default, adamw) = (Self::default(), self.optimizer == Optimizer::Adamw);
         match () {
+            () if adamw && self.momentum != default.momentum => {
+                return fail("momentum is for optimizer = \"sgd\"; leave it out".into());
+            }
+            () if !adamw && (self.betas, self.epsilon) != (default.betas, default.epsilon) => {
+                return fail("betas and epsilon are for optimizer = \"adamw\"; leave them out".into());
+            }
+            () if self.schedule == Decay::Constant && self.last != default.last => {
+                return fail(
+                    "last is what the learning rate falls to, and with schedule = \"constant\" it does not fall; leave it out".into(),
+                );
+            }
             () if self.text.is_empty() => return fail("text names nothing to train on: text = [\"some.txt\", \"a-folder\"]".into()),
             () if length < 2 => return fail("length must be at least 2".into()),
             () if self.tokens == 0 => return fail("tokens must be at least 1".into()),

@@ -1,11 +1,12 @@
 //! What a model argument holds, told apart by content: a Hugging Face directory,
 //! a native file or its directory, a llama2.c `.bin`.
 
+use crate::checkpoint::safetensors::SINGLE;
 use crate::checkpoint::{Bytes, llama2c, pytorch};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, FileLayout, ModelSpec};
-use crate::quant::native::{self, NativeFile};
+use crate::quant::native::{self, NativeFile, Notes};
 use crate::quant::{BitNetModel, Weight, WeightStore};
 use crate::text::{Tokenizer, optional_json};
 use serde_json::Value;
@@ -24,21 +25,18 @@ pub struct Model {
     pub layout: Option<FileLayout>,
     /// Its tokenizer, where one was found.
     pub tokenizer: Option<Tokenizer>,
-    /// Its chat template, where one was found.
-    pub chat_template: Value,
+    /// What it says of how it was made; its chat template, where one was found.
+    pub notes: Notes,
 }
 
 /// Opens whatever `path` holds, but for its tokenizer.
 pub fn open_weights(path: &Path) -> Result<Model> {
-    recognise(path, false)
+    recognise(path, Wanted::None)
 }
 
 /// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
 pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
-    let mut model = recognise(path, tokenizer.is_none())?;
-    if let Some(tokenizer) = tokenizer {
-        model.tokenizer = Some(Tokenizer::open(tokenizer)?);
-    }
+    let model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At))?;
     if let Some(tokenizer) = &model.tokenizer {
         tokenizer.check_vocabulary(model.spec().vocab_size)?;
     }
@@ -87,18 +85,41 @@ impl Model {
     }
 }
 
-fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
+/// The tokenizer that is wanted.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    None,
+    /// The model's, where it has one.
+    Own,
+    /// One that was named.
+    At(&'a Path),
+}
+
+impl Wanted<'_> {
+    fn open(self, own: impl FnOnce() -> Result<Option<Tokenizer>>) -> Result<Option<Tokenizer>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Own => own(),
+            Self::At(file) => Tokenizer::open(file).map(Some),
+        }
+    }
+}
+
+fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
     if path.is_dir() {
         let native = path.join(native::FILE_NAME);
         return match () {
-            () if native.exists() => open_native(path, &native, with_tokenizer),
-            () if path.join(CONFIG).exists() => open_hugging_face(path, with_tokenizer),
-            () => Err(Error::format(path, format!("holds neither {} nor {CONFIG}", native::FILE_NAME))),
+            () if native.exists() => open_native(path, &native, wanted),
+            () if path.join(CONFIG).exists() => open_hugging_face(path, wanted),
+            () => Err(Error::format(
+                path,
+                format!("holds neither {} nor {CONFIG}: name the folder or the file of a model", native::FILE_NAME),
+            )),
         };
     }
     let bytes = Bytes::map(path)?;
     match () {
-        () if NativeFile::recognises(&bytes) => open_native(path, path, with_tokenizer),
+        () if NativeFile::recognises(&bytes) => open_native(path, path, wanted),
         () if bytes.starts_with(b"GGUF") => {
             Err(Error::format(path, "GGUF files cannot be read yet; start from the Hugging Face directory"))
         }
@@ -108,21 +129,24 @@ fn recognise(path: &Path, with_tokenizer: bool) -> Result<Model> {
         () if pytorch::recognises(&bytes) => {
             Err(Error::format(path, format!("a PyTorch checkpoint without a configuration: name the folder that holds it and {CONFIG}")))
         }
-        () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, with_tokenizer),
+        () if llama2c::is_versioned(&bytes) => {
+            Err(Error::format(path, "a llama2.c checkpoint of a later version than 0: export it with `export.py --version 0`"))
+        }
+        () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, wanted),
         () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),
     }
 }
 
-fn open_native(path: &Path, file: &Path, with_tokenizer: bool) -> Result<Model> {
+fn open_native(path: &Path, file: &Path, wanted: Wanted) -> Result<Model> {
     let native = Arc::new(NativeFile::open(file)?);
-    let tokenizer = native.tokenizer().filter(|_| with_tokenizer).map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose()?;
-    let chat_template = native.notes().chat_template.clone();
-    Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), layout: None, tokenizer, chat_template })
+    let tokenizer = wanted.open(|| native.tokenizer().map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose())?;
+    let notes = native.notes().clone();
+    Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), layout: None, tokenizer, notes })
 }
 
-fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
+fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
-    let tokenizer = if with_tokenizer { Tokenizer::find(dir)? } else { None };
+    let tokenizer = wanted.open(|| Tokenizer::find(dir))?;
     let config = optional_json(&dir.join("tokenizer_config.json"))?;
     // The tokenizer's word for the beginning of text wins over the model's number.
     let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
@@ -132,15 +156,29 @@ fn open_hugging_face(dir: &Path, with_tokenizer: bool) -> Result<Model> {
     if let Some(tokenizer) = &tokenizer {
         model.default_special(tokenizer.bos(), tokenizer.eos());
     }
-    let (chat_template, layout) = (config["chat_template"].clone(), Some(model.layout().clone()));
+    let weights = dir.join(SINGLE);
+    let notes = if weights.exists() { Notes::read(&weights)? } else { Notes::default() };
+    let notes = Notes { chat_template: chat_template(dir, &config)?, ..notes };
+    let layout = Some(model.layout().clone());
     let store: Arc<dyn WeightStore> = if model.is_quantized() { Arc::new(BitNetModel::new(model)) } else { Arc::new(model) };
-    Ok(Model { path: dir.to_owned(), store, native: None, layout, tokenizer, chat_template })
+    Ok(Model { path: dir.to_owned(), store, native: None, layout, tokenizer, notes })
 }
 
-fn open_llama2c(path: &Path, with_tokenizer: bool) -> Result<Model> {
+/// A template in a file of its own wins over one in the tokenizer's configuration, as in
+/// transformers (`tokenization_utils_base.py`).
+fn chat_template(dir: &Path, config: &Value) -> Result<Value> {
+    let file = dir.join("chat_template.jinja");
+    match std::fs::read_to_string(&file) {
+        Ok(template) => Ok(template.into()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(config["chat_template"].clone()),
+        Err(e) => Err(Error::io("read", &file)(e)),
+    }
+}
+
+fn open_llama2c(path: &Path, wanted: Wanted) -> Result<Model> {
     let model = DenseModel::open_llama2c(path)?;
-    let tokenizer = tokenizer_beside(path).filter(|_| with_tokenizer).map(|file| Tokenizer::open(&file)).transpose()?;
-    Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, layout: None, tokenizer, chat_template: Value::Null })
+    let tokenizer = wanted.open(|| tokenizer_beside(path).map(|file| Tokenizer::open(&file)).transpose())?;
+    Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, layout: None, tokenizer, notes: Notes::default() })
 }
 
 /// `tokenizer.bin`, or the only `tok*.bin`, in the folder of a llama2.c file.

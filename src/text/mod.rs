@@ -15,6 +15,7 @@ mod sentencepiece;
 mod world;
 
 use crate::error::{Error, Result};
+use crate::pattern::matches;
 use added::Beside;
 pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
@@ -173,6 +174,18 @@ impl Tokenizer {
         &self.file
     }
 
+    /// Fails where another one's ids are not these: two models can then not be compared, nor
+    /// learn from each other. A sample of letters, numbers and signs tells.
+    pub fn check_same(&self, other: &Self) -> Result<()> {
+        const SAMPLE: &str =
+            "Once upon a time, Lily saw 3 big trees (and 1,024 ants)!\n\tdef f(x): return x**2 # \"naïve\"; Größe, мир, 世界.";
+        if self.encode(SAMPLE)? == other.encode(SAMPLE)? {
+            return Ok(());
+        }
+        let reason = format!("gives text other ids than {} does: the models must have one tokenizer", self.path.display());
+        Err(Error::format(&other.path, reason))
+    }
+
     /// Fails where a token has no row in an embedding of `vocab_size`.
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
         let last = match &self.kind {
@@ -199,9 +212,6 @@ fn is_json(bytes: &[u8]) -> bool {
 
 /// The first file of that name in a folder, by the alphabet.
 fn file_named(dir: &Path, name: &str) -> Option<PathBuf> {
-    let Some((start, end)) = name.split_once('*') else {
-        return Some(dir.join(name)).filter(|path| path.exists());
-    };
-    let fits = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(start) && n.ends_with(end));
+    let fits = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| matches(name, n));
     std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).filter(fits).min()
 }

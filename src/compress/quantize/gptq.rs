@@ -52,6 +52,8 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
     // Where it is another one; otherwise it is used up.
     drop(hessian);
     let columns = Columns::of::<T>(converted, options.act_order, group, options.damp_percent)?;
+    // A group that is the whole row is what it is in any order.
+    let options = GptqOptions { static_groups: options.static_groups || group == width, ..options };
     // Only where groups follow the order must the file hold columns by it.
     let stored = (options.act_order == ActOrder::On && !options.static_groups).then(|| {
         let order = columns.order.iter().map(|&i| i as u32).collect();

@@ -3,6 +3,7 @@
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
+use crate::pattern::matches;
 use crate::runtime::Model;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -69,12 +70,7 @@ impl Beside {
 
 /// Files of a folder that have one of these names, by the alphabet.
 fn named(dir: &Path, patterns: &[&str]) -> Result<Vec<PathBuf>> {
-    let fits = |name: &str| {
-        patterns.iter().any(|pattern| match pattern.split_once('*') {
-            None => *pattern == name,
-            Some((start, end)) => name.starts_with(start) && name.ends_with(end),
-        })
-    };
+    let fits = |name: &str| patterns.iter().any(|pattern| matches(pattern, name));
     let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
     let mut found: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| path.is_file() && path.file_name().and_then(|n| n.to_str()).is_some_and(fits));

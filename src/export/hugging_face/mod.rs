@@ -10,8 +10,8 @@ mod in_type;
 mod rules;
 
 use super::Format;
-use crate::checkpoint::safetensors::{SINGLE, read_header};
-use crate::checkpoint::{Bytes, DenseTensor, Entry, FloatType, write_atomically, write_tensors};
+use crate::checkpoint::safetensors::SINGLE;
+use crate::checkpoint::{DenseTensor, Entry, FloatType, write_atomically, write_tensors};
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
 use crate::model::parameters::EMBEDDINGS;
@@ -101,11 +101,6 @@ impl Format for HuggingFace {
         Ok(files)
     }
 
-    /// All but what was measured, which the model card and report.json say.
-    fn holds_notes(&self) -> bool {
-        false
-    }
-
     fn check_folder(&self, out: &Path) -> Result<()> {
         let refuse = |name: &str, why: &str| {
             let reason = format!("[output] format = \"hf\": {} {why}: choose another --out", out.join(name).display());
@@ -124,6 +119,5 @@ impl Format for HuggingFace {
 
 /// Whether weights say that an earlier run has written them.
 fn is_ours(weights: &Path) -> bool {
-    let header = Bytes::map(weights).and_then(|bytes| read_header(&bytes, weights));
-    header.is_ok_and(|(_, header)| header.metadata().as_ref().is_some_and(|metadata| metadata.contains_key(native::PROVENANCE)))
+    Notes::read(weights).is_ok_and(|notes| !notes.provenance.is_null())
 }
