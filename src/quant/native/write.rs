@@ -18,7 +18,7 @@ pub fn write_model(path: &Path, store: &dyn WeightStore, tokenizer: Option<&[u8]
 }
 
 /// Writes a file. `weights` are parameters of `spec` by canonical name: all of
-/// them, or some for a part that [`NativeFile::open_part`] reads.
+/// them, or some for a part that [`super::NativeFile::open_part`] reads.
 pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokenizer: Option<&[u8]>, notes: &Notes) -> Result<()> {
     let mut schemes = Map::new();
     let mut entries: Vec<Entry<&[u8]>> = Vec::new();
