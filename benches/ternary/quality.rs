@@ -37,7 +37,7 @@ pub fn compare(choice: &Choice) -> Found {
     let mut page = format!(
         "## What is lost\n\n\
          Linear layers are ternary where a row does not say otherwise, embeddings and head in 8 bits. Rows that are trained see {:.0} million tokens of {}, with the \
-         recipe's defaults but for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
+         recipe's defaults but for a learning rate that falls to 0 and for what their names say, forwards in bf16; the others are calibrated on 64 sequences of {}. First \
          {WINDOWS} windows of {WINDOW} tokens (of the context where it is shorter) of {} ({}) and {} ({}), protocol `bos`, activations in \
          int8 by tokens; KL is the mean divergence from the original, in nats. Bits are those of a weight, everything counted.\n",
         tokens as f64 / 1e6,

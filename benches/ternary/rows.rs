@@ -13,20 +13,28 @@ pub struct Row {
     stage: &'static str,
     /// What it learns and how, where it is trained.
     distil: Option<&'static str>,
+    /// How it is trained, beyond what all are told.
+    training: &'static str,
     /// Times [`TOKENS`].
     longer: u64,
 }
 
 const fn untrained(name: &'static str, stage: &'static str) -> Row {
-    Row { name, stage, distil: None, longer: 1 }
+    Row { name, stage, distil: None, training: "", longer: 1 }
 }
 
+/// As `recipes/ternary.toml` has it.
 const fn trained(name: &'static str, stage: &'static str, distil: &'static str) -> Row {
-    Row { distil: Some(distil), ..untrained(name, stage) }
+    Row { distil: Some(distil), training: "last = 0.0\n", ..untrained(name, stage) }
+}
+
+/// With a learning rate that ends at a tenth of its peak, as in other training.
+const fn to_a_tenth(name: &'static str, stage: &'static str, distil: &'static str) -> Row {
+    Row { training: "", ..trained(name, stage, distil) }
 }
 
 /// A new comparison = one row.
-pub const ROWS: [Row; 17] = [
+pub const ROWS: [Row; 19] = [
     untrained("GPTQ, 2 bits, groups of 64", "gptq\nbits = 2\ntrue_sequential = true"),
     untrained("AWQ, 2 bits, groups of 64", "awq\nbits = 2"),
     untrained("mean magnitudes, a scale a tensor", "ternary\nscale = 'tensor'\nsolver = 'absmean'"),
@@ -36,8 +44,10 @@ pub const ROWS: [Row; 17] = [
     untrained("solved, groups of 64", "ternary\nscale = 64"),
     // As large as 2 bits in groups of 64, orders of columns aside.
     untrained("solved, a scale a row, some layers in 4 bits", "ternary\nmixed_precision = { bits_per_weight = 2.375 }"),
-    trained("hard labels, a scale a row", "ternary", "soft = 0.0\nhard = 1.0"),
-    trained("distilled, a scale a tensor", "ternary\nscale = 'tensor'", ""),
+    to_a_tenth("hard labels, a scale a row, learning rate to a tenth", "ternary", "soft = 0.0\nhard = 1.0"),
+    to_a_tenth("distilled, a scale a tensor, learning rate to a tenth", "ternary\nscale = 'tensor'", ""),
+    to_a_tenth("distilled, a scale a row, learning rate to a tenth", "ternary", ""),
+    Row { longer: 4, ..to_a_tenth("distilled, a scale a row, learning rate to a tenth, four times as long", "ternary", "") },
     trained("distilled, a scale a row", "ternary", ""),
     trained("distilled, groups of 64", "ternary\nscale = 64", ""),
     trained("distilled, a scale a row, sub-norms", "ternary\nsub_norms = true", ""),
@@ -72,10 +82,11 @@ impl Row {
         let text = |name: &str| format!("'{}'", subject.text(name).display());
         let training = self.distil.map_or(String::new(), |distil| {
             format!(
-                "[stage.ternary.distil]\n{distil}\n[stage.ternary.distil.training]\ntext = [{}]\ntokens = {}\nlength = {}\n",
+                "[stage.ternary.distil]\n{distil}\n[stage.ternary.distil.training]\ntext = [{}]\ntokens = {}\nlength = {}\n{}",
                 TEXTS.map(text).join(", "),
                 self.tokens(tokens),
                 subject.window().min(256),
+                self.training,
             )
         });
         format!(
