@@ -34,7 +34,7 @@ const fn to_a_tenth(name: &'static str, stage: &'static str, distil: &'static st
 }
 
 /// A new comparison = one row.
-pub const ROWS: [Row; 19] = [
+pub const ROWS: [Row; 20] = [
     untrained("GPTQ, 2 bits, groups of 64", "gptq\nbits = 2\ntrue_sequential = true"),
     untrained("AWQ, 2 bits, groups of 64", "awq\nbits = 2"),
     untrained("mean magnitudes, a scale a tensor", "ternary\nscale = 'tensor'\nsolver = 'absmean'"),
@@ -47,6 +47,7 @@ pub const ROWS: [Row; 19] = [
     to_a_tenth("hard labels, a scale a row, learning rate to a tenth", "ternary", "soft = 0.0\nhard = 1.0"),
     to_a_tenth("distilled, a scale a tensor, learning rate to a tenth", "ternary\nscale = 'tensor'", ""),
     to_a_tenth("distilled, a scale a row, learning rate to a tenth", "ternary", ""),
+    to_a_tenth("distilled, a scale a row, sub-norms, learning rate to a tenth", "ternary\nsub_norms = true", ""),
     Row { longer: 4, ..to_a_tenth("distilled, a scale a row, learning rate to a tenth, four times as long", "ternary", "") },
     trained("distilled, a scale a row", "ternary", ""),
     trained("distilled, groups of 64", "ternary\nscale = 64", ""),
