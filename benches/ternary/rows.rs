@@ -23,7 +23,7 @@ const fn untrained(name: &'static str, stage: &'static str) -> Row {
     Row { name, stage, distil: None, training: "", longer: 1 }
 }
 
-/// As `recipes/ternary.toml` has it.
+/// With a learning rate that falls to 0, as in `recipes/ternary.toml`.
 const fn trained(name: &'static str, stage: &'static str, distil: &'static str) -> Row {
     Row { distil: Some(distil), training: "last = 0.0\n", ..untrained(name, stage) }
 }
