@@ -37,6 +37,62 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
+    /// The same of a model's weights, with the names that the checkpoint has instead.
+    #[error("{path}: tensor {name} is missing; {instead}")]
+    MissingWeight {
+        /// Name that was looked for.
+        name: String,
+        /// The checkpoint.
+        path: PathBuf,
+        /// Names in the checkpoint that come near, or the key of the configuration that is wrong.
+        instead: String,
+    },
+    /// Tensors of no elements in place of weights.
+    #[error("{path}: tensor {name} is empty ([0]), as are {count} of {total} tensors")]
+    EmptyTensors {
+        /// The first of them that the model needs.
+        name: String,
+        /// The checkpoint.
+        path: PathBuf,
+        /// How many tensors are empty.
+        count: usize,
+        /// How many tensors the checkpoint has.
+        total: usize,
+    },
+    /// An index names shards that are not there.
+    #[error("{index}: {} of its {total} shards are not there: {}", missing.len(), few(missing))]
+    MissingShards {
+        /// The list of shards.
+        index: PathBuf,
+        /// File names.
+        missing: Vec<String>,
+        /// How many shards it names.
+        total: usize,
+    },
+    /// Weights of an adapter, alone or inside a model that they are not merged into.
+    #[error("{path}: {found}: merge it into the model first")]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// Kind and base model of the adapter, and where it was found.
+        found: String,
+    },
+    /// What Git LFS leaves in place of a file that was not downloaded.
+    #[error("{path}: a Git LFS pointer, not the file itself{}", size.map_or(String::new(), |size| format!(": {} are missing", bytes(size))))]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the file that the pointer stands for.
+        size: Option<u64>,
+    },
+    /// A symbolic link whose target is gone.
+    #[error("{path} links to {target}, which is not there")]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Its target, as it is written in the link.
+        target: PathBuf,
+    },
     /// A tensor has another shape or type than the model's configuration says.
     #[error("{path}: tensor {name}: expected {expected}, found {found}")]
     TensorMismatch {
@@ -143,6 +199,16 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Error::MissingTensor { .. } => Some("the checkpoint is incomplete, or its config.json belongs to another model"),
+            Error::MissingWeight { .. } => Some("the checkpoint is incomplete, or its config.json belongs to another model"),
+            Error::EmptyTensors { .. } => Some(
+                "saved from DeepSpeed ZeRO-3 without gathering: make whole weights of the training checkpoint with its zero_to_fp32.py",
+            ),
+            Error::MissingShards { .. } => Some("the download is incomplete: get the missing files"),
+            Error::Adapter { .. } => Some(
+                "with peft: PeftModel.from_pretrained(base_model, adapter).merge_and_unload().save_pretrained(folder), with the tokenizer beside it",
+            ),
+            Error::LfsPointer { .. } => Some("run `git lfs install` and `git lfs pull` in its folder, or download the file by itself"),
+            Error::DanglingLink { .. } => Some("the download is incomplete or was cleaned up: get the file again, or mend the link"),
             Error::TensorMismatch { .. } => Some("the configuration and the weights do not belong together"),
             Error::NonFinite { .. } => Some("the checkpoint is damaged or its training diverged: get it again, or use an earlier step"),
             Error::Overflow(_) => Some("where --dtype is bf16, use f32; otherwise try another text, or get the checkpoint again"),
@@ -158,6 +224,23 @@ impl Error {
             },
             _ => None,
         }
+    }
+}
+
+/// A few names of many.
+fn few(names: &[String]) -> String {
+    const FEW: usize = 3;
+    let more = if names.len() > FEW { ", …" } else { "" };
+    format!("{}{more}", names[..names.len().min(FEW)].join(", "))
+}
+
+/// A size in the unit that fits, powers of 1000 as the hub shows them.
+fn bytes(size: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let unit = (1..=units.len()).rev().find(|&unit| size >= 1000u64.pow(unit as u32));
+    match unit {
+        Some(unit) => format!("{:.2} {}", size as f64 / 1000f64.powi(unit as i32), units[unit - 1]),
+        None => format!("{size} bytes"),
     }
 }
 

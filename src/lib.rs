@@ -18,6 +18,8 @@
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
+//! | [`json`] | JSON files: byte-order marks, NaN and Infinity |
+//! | [`input`] | reading files: Git LFS pointers, dangling links |
 //! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars |
 #![deny(missing_docs)]
 
@@ -28,6 +30,8 @@ pub mod compress;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod input;
+pub mod json;
 pub mod kernels;
 pub mod memory;
 pub mod model;

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. Modules on one line do not use each other.
-const FLOORS: [&[&str]; 14] = [
+const FLOORS: [&[&str]; 16] = [
     &["error"],
     &["random", "progress", "memory", "pattern"],
+    &["input"],
+    &["json"],
     &["checkpoint"],
     &["text"],
     &["model"],

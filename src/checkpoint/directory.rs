@@ -3,69 +3,98 @@
 //!
 //! A new container = a row in [`CONTAINERS`].
 
-use super::{Checkpoint, pytorch, safetensors};
+use super::{Checkpoint, adapter, pytorch, safetensors, shards};
 use crate::error::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::input::is_there;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// How weights are kept.
-struct Container {
+/// A file format of weights.
+pub(super) struct Container {
     /// Name of the file of a model that is not sharded.
-    single: &'static str,
+    pub single: &'static str,
     /// Name of the list of shards.
-    index: &'static str,
+    pub index: &'static str,
+    /// End of a file's name, with the dot.
+    pub extension: &'static str,
     /// Adds the tensors of a file, and gives all names in it.
-    add_file: fn(&mut Checkpoint, &Path) -> Result<Vec<String>>,
+    pub add_file: fn(&mut Checkpoint, &Path) -> Result<Vec<String>>,
 }
 
-/// The one that is found first is read.
-const CONTAINERS: [Container; 2] = [
-    Container { single: safetensors::SINGLE, index: safetensors::INDEX, add_file: safetensors::add_file },
-    Container { single: pytorch::SINGLE, index: pytorch::INDEX, add_file: pytorch::add_file },
+/// The first that is there is read, which is transformers' order.
+pub(super) const CONTAINERS: [Container; 2] = [
+    Container { single: safetensors::SINGLE, index: safetensors::INDEX, extension: ".safetensors", add_file: safetensors::add_file },
+    Container { single: pytorch::SINGLE, index: pytorch::INDEX, extension: ".bin", add_file: pytorch::add_file },
 ];
 
-/// Opens the weights of a Hugging Face directory.
+/// Ends of the names of files that may hold weights, for messages.
+const WEIGHTS: [&str; 9] = [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"];
+
+/// Opens the weights of a Hugging Face directory. Weights with an adapter inside are refused.
 pub fn open_directory(dir: &Path) -> Result<Checkpoint> {
-    for container in &CONTAINERS {
-        let (single, index) = (dir.join(container.single), dir.join(container.index));
-        let mut checkpoint = Checkpoint::new(dir);
-        if single.exists() {
-            (container.add_file)(&mut checkpoint, &single)?;
-            return Ok(checkpoint);
-        }
-        if index.exists() {
-            add_shards(&mut checkpoint, dir, &index, container)?;
-            return Ok(checkpoint);
-        }
-    }
-    let names = CONTAINERS.map(|container| container.single).join(" nor ");
-    let reason = format!("No such file: neither {names}, nor an index of shards of either");
-    Err(Error::io("read", dir)(std::io::Error::new(ErrorKind::NotFound, reason)))
+    let checkpoint = open_weights(dir)?;
+    adapter::refuse_inside(&checkpoint)?;
+    adapter::warn_of_one_beside(dir);
+    Ok(checkpoint)
 }
 
-fn add_shards(checkpoint: &mut Checkpoint, dir: &Path, index: &Path, container: &Container) -> Result<()> {
-    let places = read_index(index)?;
-    let mut held: BTreeMap<String, &String> = BTreeMap::new();
-    for shard in places.values().collect::<BTreeSet<_>>() {
-        if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard.starts_with('.') {
-            return Err(Error::format(index, format!("shard name {shard:?} is no plain file name in this folder")));
-        }
-        held.extend((container.add_file)(checkpoint, &dir.join(shard))?.into_iter().map(|name| (name, shard)));
+fn open_weights(dir: &Path) -> Result<Checkpoint> {
+    let known: Vec<_> = CONTAINERS.iter().flat_map(|container| [(container.single, container), (container.index, container)]).collect();
+    let there: Vec<_> = known.into_iter().filter(|(name, _)| is_there(&dir.join(name))).collect();
+    if let Some((name, container)) = there.first() {
+        warn_of_newer(dir, name, &there[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        return match *name == container.single {
+            true => open_file(dir, &dir.join(name), container),
+            false => shards::open_indexed(dir, &dir.join(name), container),
+        };
     }
-    match places.iter().find(|(name, shard)| held.get(*name) != Some(shard)) {
-        Some((name, shard)) => Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) }),
-        None => Ok(()),
+    let names = names(dir)?;
+    if let Some(checkpoint) = shards::open_without_index(dir, &names)? {
+        return Ok(checkpoint);
     }
+    let container = &CONTAINERS[0];
+    let [alone] =
+        &names.iter().filter(|name| name.ends_with(container.extension) && !adapter::is_file_of_one(name)).collect::<Vec<_>>()[..]
+    else {
+        return Err(no_weights(dir, &names));
+    };
+    tracing::warn!("{}: there is no {}, so the only {} file, {alone}, is read", dir.display(), container.single, container.extension);
+    open_file(dir, &dir.join(alone), container)
 }
 
-/// Tensor name -> shard file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+fn open_file(dir: &Path, file: &Path, container: &Container) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::new(dir);
+    (container.add_file)(&mut checkpoint, file)?;
+    Ok(checkpoint)
+}
+
+/// Names of the files in a folder, by the alphabet.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let mut names: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn no_weights(dir: &Path, names: &[String]) -> Error {
+    let singles = CONTAINERS.map(|container| container.single).join(" nor ");
+    let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| WEIGHTS.iter().any(|end| name.ends_with(end))).collect();
+    let has = if others.is_empty() { String::new() } else { format!("; it has {}", others.join(", ")) };
+    let reason = format!("No such file: neither {singles}, nor an index of shards of either{has}");
+    Error::io("read", dir)(std::io::Error::new(ErrorKind::NotFound, reason))
+}
+
+/// Says which file is read where another one was written after it: one of the two is left
+/// over from an earlier save.
+fn warn_of_newer(dir: &Path, read: &str, others: &[&str]) {
+    /// Files of one download or one save are written within a day.
+    const APART: Duration = Duration::from_secs(24 * 3600);
+    let modified = |name: &str| -> Option<_> { PathBuf::from(dir).join(name).metadata().ok()?.modified().ok() };
+    let Some(time) = modified(read) else { return };
+    for other in others {
+        if modified(other).and_then(|other| other.duration_since(time).ok()).is_some_and(|later| later > APART) {
+            tracing::warn!("{}: {read} is read, as transformers does, though {other} is newer", dir.display());
+        }
     }
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not an index of shards: {e}")))?;
-    Ok(index.weight_map)
 }

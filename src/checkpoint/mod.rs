@@ -4,14 +4,18 @@
 //! A new container = one file or folder here that fills a [`Checkpoint`], and for
 //! Hugging Face directories a row in `directory.rs`.
 
+pub mod adapter;
 mod atomic;
 pub mod bitnet;
 mod directory;
+pub mod hub;
 pub mod llama2c;
 pub mod pytorch;
 pub mod safetensors;
+mod shards;
 mod storage;
 mod tensor;
+pub mod wrappers;
 mod write;
 
 pub use atomic::write_atomically;
@@ -60,6 +64,38 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Adds all tensors of another; two of one name are an error.
+    fn append(&mut self, other: Checkpoint) -> Result<()> {
+        other.tensors.into_values().try_for_each(|tensor| self.insert(tensor))?;
+        self.unread.extend(other.unread);
+        Ok(())
+    }
+
+    /// Takes a tensor out, whatever its format.
+    fn remove(&mut self, name: &str) {
+        self.tensors.remove(name);
+        self.unread.remove(name);
+    }
+
+    /// Gives tensors other names; those for which `to` has none keep theirs. Called before
+    /// any tensor is read as what it stands for.
+    fn rename(&mut self, to: impl Fn(&str) -> Option<String>) {
+        let new = |name: String| to(&name).unwrap_or(name);
+        let tensors = std::mem::take(&mut self.tensors).into_values().map(|tensor| DenseTensor { name: new(tensor.name), ..tensor });
+        self.tensors = tensors.map(|tensor| (tensor.name.clone(), tensor)).collect();
+        self.unread = std::mem::take(&mut self.unread).into_iter().map(|(name, unread)| (new(name), unread)).collect();
+    }
+
+    /// Has a tensor found by another name, which none has, and not by its own.
+    pub fn move_to(&mut self, from: &str, to: &str) {
+        if let Some(tensor) = self.tensors.remove(from) {
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+        if let Some(scaled) = self.scaled.remove(from) {
+            self.scaled.insert(to.to_owned(), scaled);
+        }
+    }
+
     /// Has a tensor read as what it stands for.
     fn stand_for(&mut self, scaled: bitnet::Scaled) {
         self.tensors.insert(scaled.name().to_owned(), scaled.tensor());
@@ -74,6 +110,31 @@ impl Checkpoint {
     /// All names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The same with the names of tensors that cannot be weights as they are.
+    pub fn all_names(&self) -> impl Iterator<Item = &str> {
+        self.names().chain(self.unread.keys().map(String::as_str))
+    }
+
+    /// How many tensors have no elements, and how many there are.
+    pub fn count_empty(&self) -> (usize, usize) {
+        let empty = self.tensors.values().filter(|tensor| tensor.is_empty()).count();
+        let unread = self.unread.values().filter(|unread| unread.shape.contains(&0)).count();
+        (empty + unread, self.tensors.len() + self.unread.len())
+    }
+
+    /// Names that come near to one that is not there, for messages: those that share most of
+    /// its first or of its last parts, or the first of all.
+    pub fn similar(&self, name: &str) -> Vec<&str> {
+        const SHOWN: usize = 3;
+        let shared = |other: &str| {
+            let alike = |a: &mut dyn Iterator<Item = &str>, b: &mut dyn Iterator<Item = &str>| a.zip(b).take_while(|(a, b)| a == b).count();
+            alike(&mut name.split('.'), &mut other.split('.')).max(alike(&mut name.rsplit('.'), &mut other.rsplit('.')))
+        };
+        let best = self.all_names().map(shared).max().unwrap_or(0);
+        // That both end in `weight` says nothing.
+        self.all_names().filter(|other| best < 2 || shared(other) == best).take(SHOWN).collect()
     }
 
     /// The name that a tensor has here: this one, or, as in checkpoints of models

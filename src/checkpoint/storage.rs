@@ -2,6 +2,7 @@
 //! there is no file system (WebAssembly, tests).
 
 use crate::error::{Error, Result};
+use crate::input;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +21,7 @@ impl Bytes {
     /// Maps a file. Pages are read when they are touched, and not before.
     pub fn map(path: &Path) -> Result<Self> {
         // Asked before it is opened: opening a pipe would wait for its other end.
-        if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        if !std::fs::metadata(path).map_err(|e| input::not_read(path, e))?.is_file() {
             return Err(Error::format(path, "not a regular file"));
         }
         let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
@@ -28,6 +29,7 @@ impl Bytes {
         // the file while it is mapped would make reads fault; that is the usual
         // contract of every program that maps model files.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("read", path))?;
+        input::check(&map, path)?;
         Ok(Self { range: 0..map.len(), owner: Arc::new(map) })
     }
 

@@ -1,8 +1,9 @@
 //! A full-precision model: a checkpoint, the spec a family has read from it,
 //! and where each canonical parameter lies.
 
-use super::families::{self, BitNet, Config, Names, llama2c as llama2c_family};
-use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Rows, Source};
+use super::families::{self, BitNet, Config, Family, Names, Quantization, llama2c as llama2c_family};
+use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Part, Rows, Source, leftover, tying, uneven, unused};
+use crate::checkpoint::wrappers::{self, Needed};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,19 +42,26 @@ impl DenseModel {
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
         let config = dir.join(families::CONFIG);
         let says = Config::read(&config)?;
-        let ((spec, family), quantized) = (families::read(&says)?, families::quantized(&says)?);
+        let ((mut spec, family), quantized) = (families::read(&says)?, families::quantized(&says)?);
         let mut checkpoint = checkpoint::open_directory(dir)?;
-        let ternary = quantized.as_ref().map_or_else(|| Ok(BTreeSet::new()), |q| bitnet::unpack(&mut checkpoint, q.divides))?;
-        let spec = match family.settle {
-            None => spec,
-            Some(settle) => {
-                let settled = settle(spec, &checkpoint)?;
-                settled.check().map_err(|reason| Error::format(&config, reason))?;
-                settled
-            }
+        let needed = needed(&spec, family);
+        if let Some((old, new)) = wrappers::take_off(&mut checkpoint, &needed) {
+            tracing::warn!("{}: tensors are named as in a wrapper around the model: {old} is read as {new}", dir.display());
+        }
+        let bitnet = match quantized {
+            Some(Quantization::BitNet(bitnet)) => Some(bitnet),
+            Some(Quantization::Other(method)) => leftover::check(&method, &says, &checkpoint, &needed).map(|()| None)?,
+            None => leftover::refuse_scales(&checkpoint, &needed).map(|()| None)?,
         };
+        let ternary = bitnet.as_ref().map_or_else(|| Ok(BTreeSet::new()), |q| bitnet::unpack(&mut checkpoint, q.divides))?;
+        if let Some(settle) = family.settle {
+            spec = settle(spec, &checkpoint)?;
+        }
+        tying::settle(&mut spec, &mut checkpoint, family.names)?;
+        uneven::settle(&mut spec, &checkpoint, family.names);
+        spec.check().map_err(|reason| Error::format(&config, reason))?;
         let mut model = Self::new(spec, checkpoint, family.names)?;
-        if let Some(bitnet) = quantized {
+        if let Some(bitnet) = bitnet {
             model.hold(&bitnet, &ternary).map_err(|reason| says.error(format!("\"quantization_config\": {reason}")))?;
         }
         Ok(model)
@@ -104,7 +112,8 @@ impl DenseModel {
             let candidate = there.unwrap_or(0);
             let mut source = sources.swap_remove(candidate);
             source.tensors.iter_mut().for_each(|name| as_stored(name, &checkpoint));
-            source.open(&checkpoint, &parameter.shape)?;
+            refuse_empty(&source, &checkpoint)?;
+            source.open(&checkpoint, &parameter.shape).map_err(|error| missing(error, &checkpoint, &parameter))?;
             let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
             layout.learn(&parameter, candidate, dimensions);
             parameters.insert(parameter.name, Place { source, shape: parameter.shape, held: Held::Plainly });
@@ -118,17 +127,20 @@ impl DenseModel {
     /// (a bias it does not mention), so it is said.
     fn warn_of_strangers(&self, names: &Names) {
         let mut used: BTreeSet<String> = self.parameters.values().flat_map(|p| p.source.tensors.iter().cloned()).collect();
-        // Some files hold what blocks share once a block.
-        used.extend(names.copies(&self.spec).into_iter().map(|mut name| {
+        // Some files hold what blocks share once a block, and a tied head beside the embedding.
+        let head = self.spec.tied.then(|| tying::head_names(&self.spec, names));
+        used.extend(names.copies(&self.spec).into_iter().chain(head.into_iter().flatten()).map(|mut name| {
             as_stored(&mut name, &self.checkpoint);
             name
         }));
-        let known = |name: &str| used.contains(name) || families::is_ignored(name);
-        for name in self.checkpoint.names().filter(|n| !known(n)) {
+        let strangers: Vec<&str> = self.checkpoint.names().filter(|name| !used.contains(*name) && !families::is_ignored(name)).collect();
+        if !strangers.is_empty() {
             tracing::warn!(
-                "{}: tensor {name} is no part of the {} family and is not used",
+                "{}: {} tensors are no part of the {} family and are not used: {}",
                 self.checkpoint.origin().display(),
-                self.spec.family
+                strangers.len(),
+                self.spec.family,
+                unused::grouped(&strangers)
             );
         }
     }
@@ -195,4 +207,45 @@ fn as_stored(name: &mut String, checkpoint: &Checkpoint) {
     if let Some(found) = checkpoint.find(name) {
         *name = found.to_owned();
     }
+}
+
+/// Where each parameter may lie, by its names in the file. Of a family that settles its spec
+/// by the weights, the first block alone is sure to have all of its own.
+fn needed(spec: &ModelSpec, family: &Family) -> Needed {
+    let is_sure = |parameter: &Parameter| family.settle.is_none() || !matches!(parameter.part, Part::Block(1..));
+    let tensors = |parameter: Parameter| -> Vec<Vec<String>> {
+        let mut places: Vec<_> = family.names.sources(spec, &parameter).into_iter().map(|source| source.tensors).collect();
+        if spec.tied && parameter.kind == ParameterKind::Embedding {
+            places.extend(tying::head_names(spec, family.names).into_iter().map(|name| vec![name]));
+        }
+        places
+    };
+    spec.parameters().into_iter().filter(is_sure).map(tensors).collect()
+}
+
+/// Fails where a tensor has no elements: what ZeRO-3 leaves of one.
+fn refuse_empty(source: &Source, checkpoint: &Checkpoint) -> Result<()> {
+    let is_empty = |name: &&String| checkpoint.tensor(name).is_ok_and(|tensor| tensor.is_empty());
+    match source.tensors.iter().find(is_empty) {
+        None => Ok(()),
+        Some(name) => {
+            let (count, total) = checkpoint.count_empty();
+            Err(Error::EmptyTensors { name: name.clone(), path: checkpoint.origin().to_owned(), count, total })
+        }
+    }
+}
+
+/// The error for a tensor that is not there, with what is there instead.
+fn missing(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Error {
+    let Error::MissingTensor { name, path } = error else { return error };
+    let instead = match (parameter.kind, checkpoint.similar(&name)) {
+        (ParameterKind::Head, _) => {
+            "the configuration says that the head is not tied to the embedding: set \"tie_word_embeddings\" to true \
+                                     if it is"
+                .to_owned()
+        }
+        (_, names) if names.is_empty() => "the file has no tensors".to_owned(),
+        (_, names) => format!("the file has {}", names.join(", ")),
+    };
+    Error::MissingWeight { name, path, instead }
 }

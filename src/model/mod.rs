@@ -9,6 +9,7 @@ pub mod families;
 mod folds;
 mod kept;
 mod layout;
+mod leftover;
 mod logit_source;
 pub mod parameters;
 mod selection;
@@ -17,6 +18,9 @@ mod source;
 pub mod spec;
 pub mod student;
 mod sub_norms;
+mod tying;
+mod uneven;
+mod unused;
 
 pub use axes::{Axis, Inner};
 pub use check::{MAX_BLOCKS, MAX_WIDTH};

@@ -346,8 +346,11 @@ fn judge(gate: &Gate, before: &Evaluation, after: &Evaluation, size_bytes: u64) 
 }
 
 /// The last part of a path: enough to know the model by, and no folder of the
-/// machine it was made on.
+/// machine it was made on. In the hub's cache it is the name of the repository.
 fn source_name(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(name) = crate::checkpoint::hub::repository_name(&path) {
+        return name;
+    }
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -2,8 +2,9 @@
 //! a native file or its directory, a llama2.c `.bin`.
 
 use crate::checkpoint::safetensors::SINGLE;
-use crate::checkpoint::{Bytes, llama2c, pytorch};
+use crate::checkpoint::{Bytes, adapter, hub, llama2c, pytorch};
 use crate::error::{Error, Result};
+use crate::input::{self, is_there};
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, FileLayout, ModelSpec};
 use crate::quant::native::{self, NativeFile, Notes};
@@ -107,14 +108,12 @@ impl Wanted<'_> {
 
 fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
     if path.is_dir() {
+        let path = &hub::snapshot(path)?;
         let native = path.join(native::FILE_NAME);
         return match () {
-            () if native.exists() => open_native(path, &native, wanted),
-            () if path.join(CONFIG).exists() => open_hugging_face(path, wanted),
-            () => Err(Error::format(
-                path,
-                format!("holds neither {} nor {CONFIG}: name the folder or the file of a model", native::FILE_NAME),
-            )),
+            () if is_there(&native) => open_native(path, &native, wanted),
+            () if is_there(&path.join(CONFIG)) => open_hugging_face(path, wanted),
+            () => Err(adapter::alone(path).unwrap_or_else(|| no_model(path))),
         };
     }
     let bytes = Bytes::map(path)?;
@@ -135,6 +134,18 @@ fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
         () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, wanted),
         () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),
     }
+}
+
+/// The error for a folder without a model, which names those of its folders that hold one.
+fn no_model(path: &Path) -> Error {
+    const SHOWN: usize = 5;
+    let inner = hub::folders_with(path, &[CONFIG, native::FILE_NAME]);
+    let names: Vec<_> = inner.iter().take(SHOWN).filter_map(|folder| folder.file_name()).map(|name| name.display().to_string()).collect();
+    let inner = match &names[..] {
+        [] => String::new(),
+        names => format!(" (there are some in {}{})", names.join(", "), if inner.len() > SHOWN { ", …" } else { "" }),
+    };
+    Error::format(path, format!("holds neither {} nor {CONFIG}: name the folder or the file of a model{inner}", native::FILE_NAME))
 }
 
 fn open_native(path: &Path, file: &Path, wanted: Wanted) -> Result<Model> {
@@ -168,10 +179,9 @@ fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
 /// transformers (`tokenization_utils_base.py`).
 fn chat_template(dir: &Path, config: &Value) -> Result<Value> {
     let file = dir.join("chat_template.jinja");
-    match std::fs::read_to_string(&file) {
-        Ok(template) => Ok(template.into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(config["chat_template"].clone()),
-        Err(e) => Err(Error::io("read", &file)(e)),
+    match is_there(&file) {
+        true => Ok(input::read_text(&file)?.trim_start_matches('\u{feff}').into()),
+        false => Ok(config["chat_template"].clone()),
     }
 }
 

@@ -176,9 +176,5 @@ pub fn insert(vocabulary: &mut Map<String, Value>, added: &[Added]) -> Sound<()>
 
 /// A file of JSON; `null` where it is not there.
 pub fn optional_json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(e) => Err(Error::io("read", path)(e)),
-    }
+    crate::json::read_optional(path)
 }

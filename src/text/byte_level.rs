@@ -33,11 +33,12 @@ pub fn tokenizer_json(bytes: &[u8], path: &Path) -> Result<Value> {
     let mut vocabulary: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| error(format!("not a valid vocab.json: {e}")))?;
     let ids = check(&vocabulary).map_err(error)?;
     let merges_path = path.with_file_name(MERGES);
-    if !merges_path.exists() {
+    if !crate::input::is_there(&merges_path) {
         return Err(error(format!("not a valid tokenizer.json; a vocab.json needs {MERGES} beside it, which is not there")));
     }
-    let merges = std::fs::read(&merges_path).map_err(Error::io("read", &merges_path))?;
-    let merges = std::str::from_utf8(&merges).map_err(|e| Error::format(&merges_path, format!("not UTF-8: {e}")))?;
+    let merges = crate::input::read(&merges_path)?;
+    let merges = std::str::from_utf8(crate::json::without_mark(&merges, &merges_path)?)
+        .map_err(|e| Error::format(&merges_path, format!("not UTF-8: {e}")))?;
     let merges = read_merges(merges, &ids).map_err(|reason| Error::format(&merges_path, reason))?;
 
     let beside = Beside::read(path)?;

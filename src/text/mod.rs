@@ -16,6 +16,7 @@ mod world;
 
 use crate::error::{Error, Result};
 use crate::pattern::matches;
+use crate::{input, json};
 use added::Beside;
 pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
@@ -61,7 +62,10 @@ impl Tokenizer {
     /// Opens a file of any kind, told apart by content. A sentencepiece model and
     /// a vocab.json are read with what lies beside them.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let mut bytes = input::read(path)?;
+        if path.extension().is_some_and(|e| e == "json") {
+            bytes = json::without_mark(&bytes, path)?.to_vec();
+        }
         if is_json(&bytes) && byte_level::recognises(&bytes) {
             let json = byte_level::tokenizer_json(&bytes, path)?;
             return Self::converted(&json, path);

@@ -17,7 +17,7 @@ use std::path::Path;
 type Meaning = fn(&ModelSpec) -> Option<Value>;
 
 /// What families call widths and lists of blocks.
-const KEYS: [(&[&str], Meaning); 18] = [
+const KEYS: [(&[&str], Meaning); 19] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
@@ -49,6 +49,8 @@ const KEYS: [(&[&str], Meaning); 18] = [
     }),
     (&["num_gqa_groups"], |spec| Some(json!(first(spec)?.n_heads / first(spec)?.n_kv_heads))),
     (&["ffn_multipliers"], |spec| Some(spec.blocks.iter().map(|block| block.ffn.width as f64 / spec.hidden_size as f64).collect())),
+    // The weights of the source may have decided otherwise than its configuration.
+    (&["tie_word_embeddings", "weight_tying", "share_input_output_layers"], |spec| Some(json!(spec.tied))),
     (&["ffn_dim_divisor"], |spec| Some(json!(spec.blocks.iter().map(|block| block.ffn.width).reduce(greatest_common_divisor)?))),
 ];
 
@@ -128,6 +130,8 @@ impl Configuration {
     pub fn of_spec(&self, spec: &ModelSpec) -> Result<Value> {
         let mut value = self.config.value().clone();
         let object = value.as_object_mut().expect("a configuration is an object");
+        // What is written is in full precision.
+        families::QUANTIZATION_KEYS.iter().for_each(|key| drop(object.remove(*key)));
         for (keys, meaning) in KEYS {
             let Some(said) = meaning(spec) else { continue };
             for key in keys {

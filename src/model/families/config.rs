@@ -1,6 +1,7 @@
 //! Reading a `config.json` with messages that name the key and the file.
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::model::MAX_BLOCKS;
 use crate::model::spec::{Activation, Rotary, RotaryScaling, SpecialTokens};
 use serde_json::Value;
@@ -20,9 +21,7 @@ pub struct Config {
 impl Config {
     /// Reads and parses the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io("read", path))?;
-        let value: Value = serde_json::from_slice(&text).map_err(|e| Error::format(path, format!("not JSON: {e}")))?;
-        Self::of(path, value)
+        Self::of(path, json::read(path)?)
     }
 
     /// Takes over what has been parsed; `path` is for messages.

@@ -37,7 +37,7 @@ mod xglm;
 
 pub use config::Config;
 pub use names::{At, Names};
-pub use quantized::{BitNet, quantized};
+pub use quantized::{BitNet, KEYS as QUANTIZATION_KEYS, Quantization, quantized};
 
 use super::ModelSpec;
 use crate::checkpoint::Checkpoint;
@@ -100,7 +100,7 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
 }
 
 /// The same from a configuration that is parsed already. Of weights that are [quantised
-/// already](quantized) it says nothing, but fails where that is not known.
+/// already](quantized) it says nothing.
 pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
     let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;

@@ -31,25 +31,46 @@ impl BitNet {
     }
 }
 
-/// `None` where weights are in full precision; fails where they are quantised in a way that
-/// is not known.
-pub fn quantized(config: &Config) -> Result<Option<BitNet>> {
-    let Some(says) = config.object("quantization_config")? else { return Ok(None) };
-    let method = says.string_or("quant_method", "none")?;
+/// How a configuration says that weights are quantised.
+pub enum Quantization {
+    /// In a way that is read.
+    BitNet(BitNet),
+    /// In another way, by its name. The key may be left over from weights that were
+    /// dequantised since: the tensors tell.
+    Other(String),
+}
+
+/// Keys that say so: transformers' own, MLX's, and that of older versions of llm-compressor.
+pub const KEYS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
+
+/// `None` where the configuration says nothing of quantised weights.
+pub fn quantized(config: &Config) -> Result<Option<Quantization>> {
+    let Some(says) = config.object(KEYS[0])? else {
+        let other = KEYS[1..].iter().find(|key| config.mentions(key) && config.value()[**key].is_object());
+        return Ok(other.map(|key| Quantization::Other(if *key == KEYS[1] { "mlx" } else { "compressed-tensors" }.to_owned())));
+    };
+    let method = match says.string_or("quant_method", "")? {
+        "" if says.value()["bits"].is_u64() && says.value()["group_size"].is_u64() => "mlx",
+        "" => "an unnamed method",
+        named => named,
+    };
     if method != "bitnet" {
-        let why = format!("this checkpoint is quantised already, by {method}: start from the full-precision one");
-        config.forbid("quantization_config", &why)?;
+        return Ok(Some(Quantization::Other(method.to_owned())));
     }
+    bitnet(config, &says).map(|bitnet| Some(Quantization::BitNet(bitnet)))
+}
+
+fn bitnet(config: &Config, says: &Config) -> Result<BitNet> {
     says.refuse("use_rms_norm", "norms inside linear layers are not known yet")?;
     let kept = says.strings_opt("modules_to_not_convert")?.map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>());
     if let Some(pattern) = kept.iter().flatten().find(|key| key.contains(|c: char| !c.is_alphanumeric() && !"._-".contains(c))) {
         return Err(config.error(format!("\"modules_to_not_convert\": {pattern:?} is a pattern; only names are read")));
     }
-    Ok(Some(BitNet {
-        divides: first_of(&says, "linear_class", ["bitlinear", "autobitlinear"])?,
-        online: !first_of(&says, "quantization_mode", ["offline", "online"])?,
+    Ok(BitNet {
+        divides: first_of(says, "linear_class", ["bitlinear", "autobitlinear"])?,
+        online: !first_of(says, "quantization_mode", ["offline", "online"])?,
         kept,
-    }))
+    })
 }
 
 /// Whether a key is the first of two words, which it is where it is absent.
