@@ -109,7 +109,7 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py $(FIXTURES)
 ifndef FIXTURES
-	for script in pickles int8 losses sparse ternary bitnet; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
+	for script in pickles int8 losses sparse ternary bitnet openings; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
 endif
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.

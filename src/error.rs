@@ -48,12 +48,14 @@ pub enum Error {
         instead: String,
     },
     /// Tensors of no elements in place of weights.
-    #[error("{path}: tensor {name} is empty ([0]), as are {count} of {total} tensors")]
+    #[error("{path}: tensor {name} is empty ({shape:?}), as are {count} of {total} tensors")]
     EmptyTensors {
         /// The first of them that the model needs.
         name: String,
         /// The checkpoint.
         path: PathBuf,
+        /// Its sizes.
+        shape: Vec<usize>,
         /// How many tensors are empty.
         count: usize,
         /// How many tensors the checkpoint has.

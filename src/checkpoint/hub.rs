@@ -24,7 +24,12 @@ pub fn snapshot(dir: &Path) -> Result<PathBuf> {
     }
     let mut found = folders(&all);
     match (found.pop(), &found[..]) {
-        (Some(only), []) => Ok(only),
+        (Some(only), []) => {
+            if let Some(main) = main {
+                tracing::warn!("{}: refs/main names snapshot {main}, which is not there; the only other one is opened", dir.display());
+            }
+            Ok(only)
+        }
         (None, _) => {
             let wants = main.map_or(String::new(), |main| format!(", though refs/main names {main}"));
             Err(Error::format(dir, format!("a repository in the hub's cache without a snapshot{wants}: download it again")))

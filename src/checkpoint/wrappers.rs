@@ -48,12 +48,12 @@ type Renamed<'a> = BTreeMap<String, Vec<&'a str>>;
 /// Ways to rename, the most likely group first. Those of a group differ in the prefix.
 fn candidates<'a>(names: &'a BTreeSet<String>, anchor: &[Vec<String>]) -> Vec<Vec<Renamed<'a>>> {
     let mut groups = Vec::new();
-    for parts in PARTS {
-        let reduced: Vec<(String, &str)> = names.iter().map(|name| (without(name, parts), name.as_str())).collect();
-        // The whole names first, then those of models without their head.
-        for shortened in [false, true] {
-            let ends = anchor.iter().filter_map(|tensors| if shortened { rest(&tensors[0]) } else { Some(tensors[0].as_str()) });
-            let ends: BTreeSet<&str> = ends.collect();
+    // The whole names first, then those of models without their head.
+    for shortened in [false, true] {
+        let ends = anchor.iter().filter_map(|tensors| if shortened { rest(&tensors[0]) } else { Some(tensors[0].as_str()) });
+        let ends: BTreeSet<&str> = ends.collect();
+        for parts in PARTS {
+            let reduced: Vec<(String, &str)> = names.iter().map(|name| (without(name, parts), name.as_str())).collect();
             let prefixes: BTreeSet<&str> = reduced
                 .iter()
                 .flat_map(|(name, _)| ends.iter().filter_map(|end| name.strip_suffix(end)))

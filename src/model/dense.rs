@@ -225,14 +225,11 @@ fn needed(spec: &ModelSpec, family: &Family) -> Needed {
 
 /// Fails where a tensor has no elements: what ZeRO-3 leaves of one.
 fn refuse_empty(source: &Source, checkpoint: &Checkpoint) -> Result<()> {
-    let is_empty = |name: &&String| checkpoint.tensor(name).is_ok_and(|tensor| tensor.is_empty());
-    match source.tensors.iter().find(is_empty) {
-        None => Ok(()),
-        Some(name) => {
-            let (count, total) = checkpoint.count_empty();
-            Err(Error::EmptyTensors { name: name.clone(), path: checkpoint.origin().to_owned(), count, total })
-        }
-    }
+    let empty = source.tensors.iter().filter_map(|name| checkpoint.tensor(name).ok()).find(DenseTensor::is_empty);
+    empty.map_or(Ok(()), |DenseTensor { name, shape, .. }| {
+        let (count, total) = checkpoint.count_empty();
+        Err(Error::EmptyTensors { name, path: checkpoint.origin().to_owned(), shape, count, total })
+    })
 }
 
 /// The error for a tensor that is not there, with what is there instead.
@@ -245,7 +242,11 @@ fn missing(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Erro
                 .to_owned()
         }
         (_, names) if names.is_empty() => "the file has no tensors".to_owned(),
-        (_, names) => format!("the file has {}", names.join(", ")),
+        (_, names) => {
+            let quantised = names.iter().any(|name| leftover::is_quantised(name));
+            let note = if quantised { ": it is quantised already, and only full-precision checkpoints are read" } else { "" };
+            format!("the file has {}{note}", names.join(", "))
+        }
     };
     Error::MissingWeight { name, path, instead }
 }

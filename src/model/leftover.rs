@@ -1,7 +1,7 @@
 //! A configuration that speaks of quantised weights where the weights are in full precision:
 //! `dequantize()` and merges into a quantised model leave it behind.
 
-use super::families::{CONFIG, Config};
+use super::families::{CONFIG, Config, QUANTIZATION_KEYS};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::wrappers::Needed;
 use crate::error::{Error, Result};
@@ -11,12 +11,23 @@ use std::collections::BTreeSet;
 const SCALES: [&str; 9] =
     ["weight_scale", "weight_scale_inv", "weight_scale_2", "weight_zero_point", "scales", "qzeros", "SCB", "absmax", "quant_map"];
 
+/// Ends of the names of codes that stand in the place of a weight.
+const CODES: [&str; 5] = ["qweight", "weight_packed", "codes", "W_q", "_data"];
+
+/// Whether a tensor is a part of a quantised weight, by its name.
+pub fn is_quantised(name: &str) -> bool {
+    name.rsplit('.').next().is_some_and(|end| CODES.contains(&end) || SCALES.contains(&end))
+}
+
 /// Fails where the checkpoint is quantised by `method`, which the configuration names; warns
 /// where every weight is there in full precision.
 pub fn check(method: &str, config: &Config, checkpoint: &Checkpoint, needed: &Needed) -> Result<()> {
+    let keys: Vec<String> =
+        QUANTIZATION_KEYS.iter().filter(|key| config.value().get(**key).is_some()).map(|key| format!("\"{key}\"")).collect();
+    let keys = keys.join(" and ");
     let quantised = |evidence: String| {
         let why = format!("this checkpoint is quantised already, by {method} ({evidence}): start from the full-precision one");
-        Err(config.error(format!("\"quantization_config\": {why}")))
+        Err(config.error(format!("{keys}: {why}")))
     };
     for places in needed {
         if !places.iter().any(|tensors| tensors.iter().all(|name| checkpoint.find(name).is_some())) {
@@ -34,7 +45,7 @@ pub fn check(method: &str, config: &Config, checkpoint: &Checkpoint, needed: &Ne
         None => {
             tracing::warn!(
                 "{}: {CONFIG} says that the weights are quantised by {method}, but all are there in full precision and are read as they \
-                 are: take \"quantization_config\" out of it",
+                 are: take {keys} out of it",
                 checkpoint.origin().display()
             );
             Ok(())

@@ -278,7 +278,7 @@ impl Texts {
             TextSource::Model => Ok(None),
             TextSource::File(path) => {
                 model.tokenizer()?;
-                std::fs::read_to_string(path).map(Some).map_err(Error::io("read", path))
+                crate::input::read_text(path).map(Some)
             }
         };
         Ok(Self { calibration: read(&recipe.calibration.text)?, evaluation: read(&recipe.evaluate.text)? })

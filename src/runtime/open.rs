@@ -128,6 +128,9 @@ fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
         () if pytorch::recognises(&bytes) => {
             Err(Error::format(path, format!("a PyTorch checkpoint without a configuration: name the folder that holds it and {CONFIG}")))
         }
+        () if bytes.trim_ascii_start().starts_with(b"{") => {
+            Err(Error::format(path, "a JSON file: name the folder of the model that it belongs to"))
+        }
         () if llama2c::is_versioned(&bytes) => {
             Err(Error::format(path, "a llama2.c checkpoint of a later version than 0: export it with `export.py --version 0`"))
         }
