@@ -59,8 +59,6 @@ fn quantised_checkpoints_of_other_kinds_are_refused() {
     config_refused("bitnet-relu2", patterns, &["modules_to_not_convert", "layers.*"]);
     let unpacked = json!({ "quantization_config": { "quant_method": "bitnet" } });
     config_refused("bitnet-relu2", unpacked, &["quantization_config", "weight_scale"]);
-    let offline = json!({ "quantization_config": { "quant_method": "gptq" } });
-    config_refused("llama-gqa-tied", offline, &["quantised already"]);
 }
 
 /// The nearest family is one whose keys the configuration has, and what differs is

@@ -53,7 +53,7 @@ fn names_under_wrappers_are_found() {
         }
     }
     // Families without `model.`, in a family that looks at its weights first, and no head.
-    for fixture in ["gpt2-unscaled", "gpt_neox-parallel", "bloom-six-heads", "mobillama-shared", "rwkv-narrow-mlp"] {
+    for fixture in ["gpt2-unscaled", "gpt_neox-parallel", "bloom-four-heads", "mobillama-shared", "rwkv-narrow-mlp"] {
         let (_dir, model) = renamed(fixture, |n| format!("_orig_mod.module.{n}"));
         opens_as_transformers(fixture, &model);
     }

@@ -53,14 +53,21 @@ fn open_weights(dir: &Path) -> Result<Checkpoint> {
     if let Some(checkpoint) = shards::open_without_index(dir, &names)? {
         return Ok(checkpoint);
     }
-    let container = &CONTAINERS[0];
-    let [alone] =
-        &names.iter().filter(|name| name.ends_with(container.extension) && !adapter::is_file_of_one(name)).collect::<Vec<_>>()[..]
-    else {
-        return Err(no_weights(dir, &names));
-    };
-    tracing::warn!("{}: there is no {}, so the only {} file, {alone}, is read", dir.display(), container.single, container.extension);
-    open_file(dir, &dir.join(alone), container)
+    only_file(dir, &names)?.ok_or_else(|| no_weights(dir, &names))
+}
+
+/// Opens the only file of its format, whatever its name; `None` where there are several, or
+/// where it does not hold a model's weights.
+fn only_file(dir: &Path, names: &[String]) -> Result<Option<Checkpoint>> {
+    let Container { single, extension, .. } = CONTAINERS[0];
+    let files: Vec<_> = names.iter().filter(|name| name.ends_with(extension) && !adapter::is_file_of_one(name)).collect();
+    let [name] = files[..] else { return Ok(None) };
+    let checkpoint = open_file(dir, &dir.join(name), &CONTAINERS[0])?;
+    if !checkpoint.all_names().any(|tensor| tensor.ends_with(".weight")) {
+        return Ok(None);
+    }
+    tracing::warn!("{}: there is no {single}, so the only {extension} file, {name}, is read", dir.display());
+    Ok(Some(checkpoint))
 }
 
 fn open_file(dir: &Path, file: &Path, container: &Container) -> Result<Checkpoint> {

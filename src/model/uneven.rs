@@ -7,7 +7,7 @@
 
 use super::families::Names;
 use super::spec::{Attention, Mixer};
-use super::{ModelSpec, Parameter, ParameterKind, Part, Rows};
+use super::{ModelSpec, Parameter, Part, Rows};
 use crate::checkpoint::Checkpoint;
 
 /// Heads, kv heads and width of the feed-forward.
@@ -65,31 +65,39 @@ fn heads(mixer: &Mixer) -> Option<(usize, usize)> {
     }
 }
 
-/// The widths of a block by the shapes of its tensors; `None` where a tensor is not there or
-/// its shape is of no such model.
+/// The widths of a block by the shapes of its tensors; `None` where a tensor is not there, or
+/// where those of a block do not agree.
 fn measure(spec: &ModelSpec, checkpoint: &Checkpoint, names: &Names, block: usize) -> Option<Widths> {
-    let matrix = |role: &str, kind_shape: Vec<usize>| -> Option<(usize, usize, bool)> {
-        let parameter =
-            Parameter { name: format!("blocks.{block}.{role}"), shape: kind_shape, kind: ParameterKind::Linear, part: Part::Block(block) };
-        let mut sources = names.sources(spec, &parameter).into_iter();
-        let (source, name) =
-            sources.find_map(|source| Some((checkpoint.find(&source.tensors[0])?.to_owned(), source))).map(|(n, s)| (s, n))?;
-        let &[rows, columns] = &checkpoint.tensor(&name).ok()?.shape[..] else { return None };
+    let roles = spec.roles(block);
+    // Rows and columns of the tensor that a role lies in, and whether others lie there too.
+    let matrix = |role: &str| -> Option<(usize, usize, bool)> {
+        let (_, shape, kind) = roles.iter().find(|(other, ..)| other == role)?;
+        let name = format!("blocks.{block}.{role}");
+        let parameter = Parameter { name, shape: shape.clone(), kind: *kind, part: Part::Block(block) };
+        let source = names.sources(spec, &parameter).into_iter().find(|source| checkpoint.find(&source.tensors[0]).is_some())?;
+        let &[rows, columns] = &checkpoint.tensor(checkpoint.find(&source.tensors[0])?).ok()?.shape[..] else { return None };
         let (rows, columns) = if source.transposed { (columns, rows) } else { (rows, columns) };
         Some((rows, columns, matches!(source.rows, Rows::Runs { .. })))
     };
-    let hidden = spec.hidden_size;
-    let (_, width, _) = matrix("ffn.down", vec![hidden, spec.blocks[block].ffn.width])?;
+    let (_, width, _) = matrix("ffn.down")?;
+    let (rows, _, is_fused) = matrix("ffn.up")?;
+    if rows != if is_fused { 2 * width } else { width } {
+        return None;
+    }
     let Mixer::Attention(attention) = &spec.blocks[block].mixer else { return Some((None, width)) };
     let heads = |rows: usize| Some(rows / attention.head_dim).filter(|n| *n > 0 && rows.is_multiple_of(attention.head_dim));
-    let (_, context, _) = matrix("attn.o", vec![hidden, attention.q_width()])?;
+    let (_, context, _) = matrix("attn.o")?;
     let n_heads = heads(context)?;
-    let (rows, _, is_fused) = matrix("attn.k", vec![attention.kv_width(), hidden])?;
-    // A fused matrix has the rows of queries, keys and values.
-    let n_kv_heads = if is_fused { heads(rows.checked_sub(context)?)? / 2 } else { heads(rows)? };
-    let known = (attention.n_heads, attention.n_kv_heads) == (n_heads, n_kv_heads);
-    (known || may_lose_heads(attention) && n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads))
-        .then_some((Some((n_heads, n_kv_heads)), width))
+    let [(q, ..), (k, _, is_fused), (v, ..)] = [matrix("attn.q")?, matrix("attn.k")?, matrix("attn.v")?];
+    let n_kv_heads = match is_fused {
+        // A matrix of queries, keys and values.
+        true => heads(k.checked_sub(context)?)? / 2,
+        false if q == context && k == v => heads(k)?,
+        false => return None,
+    };
+    let as_said = (attention.n_heads, attention.n_kv_heads) == (n_heads, n_kv_heads);
+    let may_differ = may_lose_heads(attention) && n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads);
+    (as_said || may_differ).then_some((Some((n_heads, n_kv_heads)), width))
 }
 
 /// Whether nothing but the matrices depends on which heads are left.
