@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "pytorch"
 SINGLE = "pytorch_model.bin"
-WEIGHTS = (torch.float32, torch.float16, torch.bfloat16)
+WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def state_dict(dtype: torch.dtype = torch.float32) -> OrderedDict[str, torch.Tensor]:
@@ -106,9 +106,9 @@ ROWS: dict[str, tuple[Any, int, dict[str, torch.Tensor] | None]] = {
 
 
 def write_twin(path: Path, values: dict[Any, Any]) -> None:
-    """Write the weights among `values`."""
+    """Write the weights among `values`, those in double precision in f32."""
     weights = {
-        name: value.detach().contiguous().clone()
+        name: (value.float() if value.dtype == torch.float64 else value).detach().contiguous().clone()
         for name, value in values.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor) and value.dtype in WEIGHTS and not value.is_neg()
     }

@@ -8,6 +8,7 @@ pub mod adapter;
 mod atomic;
 pub mod bitnet;
 mod directory;
+mod double;
 pub mod hub;
 pub mod llama2c;
 pub mod pytorch;
@@ -153,7 +154,7 @@ impl Checkpoint {
         match (self.tensors.get(&name), self.unread.get(&name)) {
             (Some(tensor), _) => Ok(tensor.clone()),
             (None, Some(Unread { dtype, .. })) => {
-                Err(Error::TensorMismatch { name, path, expected: "F32, F16 or BF16".into(), found: dtype.clone() })
+                Err(Error::TensorMismatch { name, path, expected: "F64, F32, F16 or BF16".into(), found: dtype.clone() })
             }
             (None, None) => Err(Error::MissingTensor { name, path }),
         }

@@ -5,9 +5,9 @@
 //! header, data). Overlapping, truncated and gapped entries are refused here, as
 //! the crate does, so that the message names the tensor and the numbers.
 
-use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread};
+use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread, double};
 use crate::error::{Error, Result};
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,11 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
         // Integer buffers such as position ids are no weights.
         let (from, to) = info.data_offsets;
         let bytes = bytes.slice(start + from..start + to);
-        let Some(float_type) = FloatType::from_safetensors(info.dtype) else {
+        let (float_type, bytes) = match info.dtype {
+            Dtype::F64 => (Some(FloatType::F32), double::narrowed(bytes)),
+            dtype => (FloatType::from_safetensors(dtype), bytes),
+        };
+        let Some(float_type) = float_type else {
             let unread = Unread { dtype: info.dtype.to_string(), shape: info.shape.clone(), bytes: Some(bytes) };
             checkpoint.unread.insert(name, unread);
             continue;
@@ -64,10 +68,17 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
     let mut tensors: Vec<_> = header.tensors.into_iter().collect();
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     let end = check_entries(&tensors).map_err(fail)?;
-    if start.checked_add(end) != Some(found) {
-        return Err(fail(format!(
-            "truncated or damaged: its tensors take {end} bytes behind byte {start}, the file has {found} bytes in all"
-        )));
+    match start.checked_add(end) {
+        Some(expected) if expected == found => {}
+        Some(expected) if expected < found => {
+            let more = found - expected;
+            return Err(fail(format!(
+                "{more} bytes follow the last tensor, which no safetensors reader accepts: its first {expected} bytes are the file (head -c {expected})"
+            )));
+        }
+        _ => {
+            return Err(fail(format!("truncated: its tensors take {end} bytes behind byte {start}, the file has {found} bytes in all")));
+        }
     }
     let metadata = Metadata::new(header.metadata, tensors).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
     Ok((start, metadata))

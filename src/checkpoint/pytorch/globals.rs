@@ -5,7 +5,7 @@
 //! `_reduce_ex_internal`; `torch/storage.py`, `_dtype_to_storage_type_map`), all of
 //! which `torch/_weights_only_unpickler.py` allows too.
 
-use crate::checkpoint::FloatType;
+use crate::checkpoint::{FloatType, double};
 
 /// What an allowed name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,28 +35,30 @@ pub struct Dtype {
     pub name: &'static str,
     /// What it is as weights.
     pub float_type: Option<FloatType>,
+    /// Bytes of a number, where they are weights.
+    pub size_bytes: usize,
     torch: &'static str,
     storage: Option<&'static str>,
 }
 
 const fn dtype(name: &'static str, torch: &'static str, storage: &'static str) -> Dtype {
-    Dtype { name, float_type: None, torch, storage: Some(storage) }
+    Dtype { name, float_type: None, size_bytes: 0, torch, storage: Some(storage) }
 }
 
 /// A format newer than typed storages.
 const fn young(name: &'static str, torch: &'static str) -> Dtype {
-    Dtype { name, float_type: None, torch, storage: None }
+    Dtype { name, float_type: None, size_bytes: 0, torch, storage: None }
 }
 
-const fn weight(float_type: FloatType, dtype: Dtype) -> Dtype {
-    Dtype { float_type: Some(float_type), ..dtype }
+const fn weight(float_type: FloatType, size_bytes: usize, dtype: Dtype) -> Dtype {
+    Dtype { float_type: Some(float_type), size_bytes, ..dtype }
 }
 
 static DTYPES: [Dtype; 20] = [
-    weight(FloatType::F32, dtype("F32", "float32", "FloatStorage")),
-    weight(FloatType::F16, dtype("F16", "float16", "HalfStorage")),
-    weight(FloatType::Bf16, dtype("BF16", "bfloat16", "BFloat16Storage")),
-    dtype("F64", "float64", "DoubleStorage"),
+    weight(FloatType::F32, 4, dtype("F32", "float32", "FloatStorage")),
+    weight(FloatType::F16, 2, dtype("F16", "float16", "HalfStorage")),
+    weight(FloatType::Bf16, 2, dtype("BF16", "bfloat16", "BFloat16Storage")),
+    weight(FloatType::F32, double::SIZE_BYTES, dtype("F64", "float64", "DoubleStorage")),
     dtype("I64", "int64", "LongStorage"),
     dtype("I32", "int32", "IntStorage"),
     dtype("I16", "int16", "ShortStorage"),

@@ -18,7 +18,7 @@ mod strided;
 mod value;
 mod zip;
 
-use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread};
+use super::{Bytes, Checkpoint, DenseTensor, Unread, double};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,8 +57,12 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
             checkpoint.unread.insert((*name).to_owned(), Unread { dtype, shape: tensor.shape.clone(), bytes: None });
             continue;
         };
-        let seen = archive.view(&bytes, tensor, float_type, &mut budget);
-        let bytes = seen.map_err(|reason| fail(format!("tensor {}: {reason}", shown(name))))?;
+        let size = tensor.dtype.size_bytes;
+        let seen = archive.view(&bytes, tensor, size, &mut budget);
+        let mut bytes = seen.map_err(|reason| fail(format!("tensor {}: {reason}", shown(name))))?;
+        if size > float_type.size_bytes() {
+            bytes = double::narrowed(bytes);
+        }
         checkpoint.insert(DenseTensor { name: (*name).to_owned(), path: path.clone(), float_type, shape: tensor.shape.clone(), bytes })?;
     }
     Ok(tensors.into_iter().map(|(name, _)| name.to_owned()).collect())
@@ -102,10 +106,9 @@ impl Archive {
         Ok(Self { pickle: file("data.pkl").expect("found above"), storages: files.iter().filter_map(storage).collect() })
     }
 
-    /// The numbers of a tensor, row by row; `budget` bytes at most may be gathered.
-    fn view(&self, bytes: &Bytes, tensor: &Tensor, float_type: FloatType, budget: &mut usize) -> Outcome<Bytes> {
+    /// The numbers of a tensor, of `size` bytes each, row by row; `budget` bytes at most may be gathered.
+    fn view(&self, bytes: &Bytes, tensor: &Tensor, size: usize, budget: &mut usize) -> Outcome<Bytes> {
         let Tensor { storage, offset, shape, strides, .. } = tensor;
-        let size = float_type.size_bytes();
         let key = shown(storage.key);
         let place = self.storages.get(storage.key).ok_or_else(|| format!("its storage data/{key} is not in the archive"))?.clone();
         let expected = storage.len.checked_mul(storage.dtype.map_or(1, |_| size));
