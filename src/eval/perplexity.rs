@@ -6,7 +6,7 @@ use super::divergence::{kl, loss};
 use super::tasks::Accuracy;
 use crate::error::{Error, Result};
 use crate::model::{LogitSource, Window, rows_at_a_time};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::runtime::argmax;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ pub fn evaluate(
         return Err(Error::Usage(format!("the reference has a vocabulary of {other}, the model of {vocab}: they cannot be compared")));
     }
     let mut positions = Vec::new();
-    progress.begin("evaluating", windows.len() as u64);
+    progress.begin("evaluating", windows.len() as u64, Unit::one("windows"));
     for window in windows {
         progress.may_go_on()?;
         model.run_window(&window.ids)?;

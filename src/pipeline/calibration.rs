@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
 use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
@@ -68,7 +68,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
     let (start, samples) = (Random::new(seed, STARTS), Random::new(seed, SAMPLES));
     let first = |i: usize| spec.special.bos.unwrap_or_else(|| start.below(spec.vocab_size as u64, i as u64) as u32);
     let mut all: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
-    progress.begin("sampling from the model", (count * length) as u64);
+    progress.begin("sampling from the model", (count * length) as u64, Unit::one("tokens"));
     for (batch, sequences) in all.chunks_mut(BATCH).enumerate() {
         let mut caches: Vec<_> = sequences.iter().map(|_| KvCache::new(spec)).collect();
         while sequences[0].len() < length {

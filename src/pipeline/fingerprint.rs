@@ -4,7 +4,7 @@
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::recipe::{Recipe, Training};
 use crate::runtime::{Model, open_weights};
 use crate::text::corpus::Corpus;
@@ -58,7 +58,7 @@ fn add_model(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress
         hasher.update(&std::fs::read(&config).map_err(Error::io("read", &config))?);
     }
     let files = model.store.files();
-    progress.begin("fingerprinting the model", files.len() as u64);
+    progress.begin("fingerprinting the model", files.len() as u64, Unit::one("files"));
     for file in files {
         let mut content = blake3::Hasher::new();
         content.update_mmap_rayon(file.as_path()).map_err(Error::io("read", &file))?;

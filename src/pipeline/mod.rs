@@ -23,7 +23,7 @@ use crate::export::{self, Format};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
 use crate::model::families::CONFIG;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::WeightStore;
 use crate::quant::native::Notes;
 use crate::recipe::{Gate, RawRecipe, Recipe, Stage, TextSource};
@@ -304,7 +304,7 @@ fn same_folder(a: &Path, b: &Path) -> bool {
 /// after hours of work.
 fn check_weights(model: &Model, progress: &dyn Progress) -> Result<()> {
     let parameters = model.spec().parameters();
-    progress.begin("checking the weights", parameters.len() as u64);
+    progress.begin("checking the weights", parameters.len() as u64, Unit::one("tensors"));
     for parameter in parameters {
         model.store.weight(&parameter.name)?;
         progress.advance(1);

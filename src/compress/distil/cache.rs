@@ -13,7 +13,7 @@ use crate::checkpoint::{Bytes, header_bytes};
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::text::corpus::{Piece, Pieces};
 use half::f16;
 use safetensors::Dtype;
@@ -160,7 +160,7 @@ fn make(path: &Path, contents: &Contents, teacher: &Network, pieces: &mut Pieces
     let end = header.len() as u64 + done * piece_bytes;
     file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(Error::io("write", &part))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    progress.begin("asking the teacher", all);
+    progress.begin("asking the teacher", all, Unit::one("sequences"));
     progress.advance(done);
     let held_out = pieces.validation();
     for from in (done..all).step_by(AT_A_TIME) {

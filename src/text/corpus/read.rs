@@ -5,7 +5,7 @@ use super::sources::{Kind, Source};
 use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::text::Tokenizer;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
 
     /// The documents of all files, in order.
     pub fn read(&self, sources: &[Source], progress: &dyn Progress) -> Result<Stream> {
-        progress.begin(READING, sources.len() as u64);
+        progress.begin(READING, sources.len() as u64, Unit::one("files"));
         let mut stream = Stream::default();
         for sources in sources.chunks(TOGETHER) {
             let read = |source| self.source(source).inspect(|_| progress.advance(1));
