@@ -6,6 +6,7 @@ use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
 use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
+use crate::text::Text;
 
 /// Sequences sampled together.
 const BATCH: usize = 16;
@@ -21,7 +22,7 @@ const HELD_OUT: u64 = 4;
 /// has one. Fewer than asked for where the text is too short.
 pub fn sequences(
     model: &Model,
-    text: Option<&str>,
+    text: Option<&Text>,
     recipe: &Calibration,
     threads: usize,
     progress: &dyn Progress,
@@ -30,7 +31,7 @@ pub fn sequences(
         return sample(model, recipe.sequences, recipe.length, recipe.seed, threads, progress);
     };
     let bos = model.spec().special.bos;
-    let ids = model.tokenizer()?.encode(text)?;
+    let ids = text.ids(model.tokenizer()?, progress)?;
     let piece = recipe.length - usize::from(bos.is_some());
     let mut places: Vec<usize> = (0..ids.len() / piece).collect();
     if places.is_empty() {
@@ -46,7 +47,8 @@ pub fn sequences(
     }
     Random::new(recipe.seed, PLACES).shuffle(&mut places, recipe.sequences);
     places.truncate(recipe.sequences);
-    Ok(places.into_iter().map(|p| bos.into_iter().chain(ids[p * piece..(p + 1) * piece].iter().copied()).collect()).collect())
+    let sequence = |p: usize| Ok(bos.into_iter().chain(ids.read(p * piece..(p + 1) * piece)?).collect());
+    places.into_iter().map(sequence).collect()
 }
 
 /// A held-out stream from the model itself, of other random numbers than the

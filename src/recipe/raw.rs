@@ -10,6 +10,7 @@ use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
 use crate::recipe::{AwqScales, Distil, Precision, PruneDepth, PruneWidth, TokenImportance};
 use crate::runtime::Activations;
+use crate::text::read::whole;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -334,8 +335,12 @@ pub(super) const SELF: &str = "self";
 impl RawRecipe {
     /// Reads a recipe and applies `--set` assignments such as `gptq.bits=3`.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::Recipe { path: path.to_owned(), reason: format!("cannot be read: {e}") })?;
+        let failed = |reason| Error::Recipe { path: path.to_owned(), reason };
+        let text = whole(path).map_err(|error| match error {
+            Error::Io { source, .. } => failed(format!("cannot be read: {source}")),
+            Error::Format { reason, .. } => failed(reason),
+            other => other,
+        })?;
         Self::parse(&text, path, sets)
     }
 
