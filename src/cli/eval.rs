@@ -101,11 +101,9 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
 }
 
 fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {
-    let text = std::fs::read_to_string(text).map_err(Error::io("read", text))?;
+    let window = args.window.unwrap_or_else(|| default_window(model.spec()));
     let stream = TokenStream::new(model.tokenizer()?, TextReader::open(text)?);
     let ids = stream.first(tokens_needed(window, args.max_windows), &Bars::default())?;
-    let ids = model.tokenizer()?.encode(&text)?;
-    let window = args.window.unwrap_or_else(|| default_window(model.spec()));
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
     if let Some(reference) = reference {
         check_reference(reference, model, window)?;
@@ -120,6 +118,10 @@ fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, referenc
 fn check_reference(reference: &Model, model: &Model, window: usize) -> Result<()> {
     if let Some(its) = &reference.tokenizer {
         model.tokenizer()?.check_same(its)?;
+    }
+    let vocabulary = CommonVocabulary::of(model.spec().vocab_size, model.tokenizer.as_ref(), reference, "reference")?;
+    if let Some(remark) = vocabulary.remark {
+        tracing::warn!("{}: {remark}", reference.path.display());
     }
     let context = reference.spec().context;
     if window > context {

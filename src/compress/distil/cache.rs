@@ -7,7 +7,7 @@
 //! and that of the rest (f16). Pieces are those of training in their order, then those
 //! that are held out. An unfinished file is gone on with.
 
-use super::divergence::log_of_rest;
+use super::divergence::{first, log_of_rest};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, header_bytes};
 use crate::compress::to_vec;
@@ -36,7 +36,7 @@ pub struct Contents {
     pub length: usize,
     /// Tokens of a record.
     pub top_k: usize,
-    /// Tokens there are.
+    /// Tokens that probabilities are over: those that the student has too.
     pub vocab_size: usize,
     /// What logits were divided by.
     pub temperature: f64,
@@ -109,6 +109,11 @@ impl TopCache {
             return Err(Error::format(path, "it is of another teacher, text or recipe"));
         }
         Ok(Self { records: bytes.slice(start..bytes.len()), contents, device })
+    }
+
+    /// Tokens that probabilities are over.
+    pub fn vocabulary(&self) -> i64 {
+        self.contents.vocab_size as i64
     }
 
     /// Ids (i64), logarithms of probabilities, both `[tokens, k]`, and those of the rest
@@ -201,7 +206,7 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
     // A sequence at a time: of a large vocabulary no more is held.
     for i in 0..pieces.len() as i64 {
-        let logits = exit.forward(teacher.spec(), &hidden.get(i)).to_kind(Kind::Float);
+        let logits = first(&exit.forward(teacher.spec(), &hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
         let log_p = (logits / contents.temperature).log_softmax(-1, None);
         let (top, ids) = log_p.topk(contents.top_k as i64, -1, true, true);
         let rests = to_vec(&log_of_rest(&top));
