@@ -6,6 +6,7 @@
 
 mod data_type;
 mod distil;
+mod messages;
 mod mixed_precision;
 mod prune;
 pub mod raw;
