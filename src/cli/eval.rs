@@ -119,7 +119,7 @@ fn check_reference(reference: &Model, model: &Model, window: usize) -> Result<()
     if let Some(its) = &reference.tokenizer {
         model.tokenizer()?.check_same(its)?;
     }
-    let vocabulary = CommonVocabulary::of(model.spec().vocab_size, model.tokenizer.as_ref(), reference, "reference")?;
+    let vocabulary = CommonVocabulary::of(model.spec().vocab_size, model.tokenizer.as_ref(), reference, ["model", "reference"])?;
     if let Some(remark) = vocabulary.remark {
         tracing::warn!("{}: {remark}", reference.path.display());
     }

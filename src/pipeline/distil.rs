@@ -134,7 +134,7 @@ impl Lessons<'_> {
             own.check_same(its)?;
         }
         let own = self.student.spec().vocab_size;
-        let vocabulary = CommonVocabulary::of(own, self.original.tokenizer.as_ref(), teacher, "teacher")?;
+        let vocabulary = CommonVocabulary::of(own, self.original.tokenizer.as_ref(), teacher, ["student", "teacher"])?;
         if let Some(cache) = self.plan.cache.as_ref().filter(|cache| cache.top_k >= vocabulary.size) {
             let (top_k, size) = (cache.top_k, vocabulary.size);
             return Err(Error::format(path, format!("cache: top_k {top_k} must be below the {size} tokens that teacher and student have")));

@@ -19,17 +19,18 @@ pub struct CommonVocabulary {
 }
 
 impl CommonVocabulary {
-    /// Of a model with `own` rows and this tokenizer, and another one, which is its `role` for
-    /// it, such as "teacher". Fails where they differ in rows, and tokenizers do not tell that
-    /// they are one vocabulary.
-    pub fn of(own: usize, tokenizer: Option<&Tokenizer>, other: &Model, role: &str) -> Result<Self> {
+    /// Of a model with `own` rows and this tokenizer, and another one; `roles` are what the two
+    /// are for each other, such as "student" and "teacher". Fails where they differ in rows, and
+    /// tokenizers do not tell that they are one vocabulary.
+    pub fn of(own: usize, tokenizer: Option<&Tokenizer>, other: &Model, roles: [&str; 2]) -> Result<Self> {
         let its = other.spec().vocab_size;
+        let [role, others_role] = roles;
         if own == its {
             return Ok(Self { size: own, remark: None });
         }
         let (Some(tokenizer), Some(others)) = (tokenizer, &other.tokenizer) else {
             let reason = format!(
-                "the {role}'s embedding has {its} rows and the model's {own}, and only tokenizers of both could tell whether the \
+                "the {others_role}'s embedding has {its} rows and the {role}'s {own}, and only tokenizers of both could tell whether the \
                  difference is padding: put its tokenizer beside it"
             );
             return Err(Error::format(&other.path, reason));
@@ -42,7 +43,7 @@ impl CommonVocabulary {
             tokens => format!("{tokens} of which are ids of the tokenizer"),
         };
         let remark = format!(
-            "the {role}'s embedding has {its} rows and the model's {own}: the {} rows that only one has, {which}, are left out of both \
+            "the {others_role}'s embedding has {its} rows and the {role}'s {own}: the {} rows that only one has, {which}, are left out of both \
              distributions, and the rest is renormalised",
             own.max(its) - size
         );

@@ -39,9 +39,12 @@ pub(super) struct Cuts {
     agree: usize,
 }
 
+/// Pieces that are encoded in parallel at most, however many cores there are.
+const MOST_IN_PARALLEL: usize = 16;
+
 impl Cuts {
-    /// Encoding a piece takes some 25 MB.
-    pub const DEFAULT: Self = Self { piece: 1 << 18, overlap: 1 << 12, agree: 32 };
+    /// Encoding a piece takes some 20 MB.
+    pub const DEFAULT: Self = Self { piece: 1 << 16, overlap: 1 << 12, agree: 32 };
 }
 
 /// Ids of a text, piece by piece.
@@ -180,7 +183,7 @@ impl<'a> TokenStream<'a> {
                 self.next = self.boundary(self.next + piece);
             }
         }
-        self.in_parallel = rayon::current_num_threads();
+        self.in_parallel = rayon::current_num_threads().min(MOST_IN_PARALLEL);
         // Not all of `self`: what is read from need not be shared between threads.
         let (tokenizer, buffer, start) = (self.tokenizer, &*self.buffer, self.start);
         let encoded: Vec<Result<Piece>> = pieces.into_par_iter().map(|bytes| encode(tokenizer, buffer, start, bytes)).collect();
