@@ -105,6 +105,8 @@ fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, referenc
     let stream = TokenStream::new(model.tokenizer()?, TextReader::open(text)?);
     let ids = stream.first(tokens_needed(window, args.max_windows), &Bars::default())?;
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
+    // Of a long text they are many, and the windows have them too.
+    drop(ids);
     if let Some(reference) = reference {
         check_reference(reference, model, window)?;
     }

@@ -77,6 +77,10 @@ impl Progress for Bars {
             let per = unit.steps.max(1);
             let counted = move |state: &ProgressState, out: &mut dyn Write| {
                 let _ = write!(out, "{}/{} {}", state.pos() / per, state.len().unwrap_or(0) / per, unit.name);
+                let rate = state.per_sec() / per as f64;
+                if rate > 0.0 {
+                    let _ = write!(out, " {}", speed(rate, unit));
+                }
             };
             let style = ProgressStyle::with_template("{msg:<34} {bar:32} {counted} {elapsed} (eta {eta})").expect("a valid template");
             let bar = ProgressBar::new(steps).with_style(style.with_key("counted", counted)).with_message(what.to_owned());
@@ -116,7 +120,7 @@ impl Progress for Bars {
             Current::Bar(bar, _) => bar.finish_and_clear(),
             Current::Lines(mut lines, began) => {
                 if let Some(line) = lines.last(began.elapsed()) {
-                    eprintln!("{line}");
+                    say(&line);
                 }
             }
         }
@@ -155,7 +159,7 @@ impl Lines {
 
     fn print(&mut self, now: Duration) {
         if let Some(line) = self.line(now) {
-            eprintln!("{line}");
+            say(&line);
         }
     }
 
@@ -173,10 +177,7 @@ impl Lines {
         self.due = now + EVERY;
         let left = self.rate(now).map_or(String::new(), |rate| {
             let left = Duration::from_secs_f64((self.steps.saturating_sub(self.done) as f64 / rate).min(1e9));
-            let rate = rate / self.per();
-            // Slow work is better told by the time that one takes.
-            let rate = if rate >= 1.0 { format!("{} {}/s", short(rate), self.unit.name) } else { format!("{} s each", short(1.0 / rate)) };
-            format!(", {rate}, {} left", time(left))
+            format!(", {}, {} left", speed(rate / self.per(), self.unit), time(left))
         });
         let percent = 100 * self.done.min(self.steps) / self.steps.max(1);
         Some(format!("{}: {}, {percent} %{left}{}", self.what, self.counted(), self.how))
@@ -204,6 +205,17 @@ impl Lines {
         let seconds = now.saturating_sub(at).as_secs_f64();
         (seconds > 0.0 && self.done > done).then(|| (self.done - done) as f64 / seconds)
     }
+}
+
+/// A line on standard error. Where nobody reads it, the work goes on.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Such as "12 windows/s"; slow work is better told by the time that one takes.
+fn speed(per_second: f64, unit: Unit) -> String {
+    if per_second >= 1.0 { format!("{} {}/s", short(per_second), unit.name) } else { format!("{} s each", short(1.0 / per_second)) }
 }
 
 /// Three digits are enough.

@@ -93,6 +93,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     })?;
     // Cut before any work is done, so that a text that is too short is found now.
     let windows = windows(&held_out[0], model.spec(), e.protocol, e.window, e.max_windows)?;
+    drop(held_out);
 
     let run = Run { recipe: &recipe, format: &*format, model: &model, options, journal: &journal, progress };
     let staged = run.stages(&sequences)?;
