@@ -48,7 +48,7 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     let bos = match protocol {
         Protocol::Plain => None,
         Protocol::Bos | Protocol::LlamaCpp => Some(spec.special.bos.ok_or_else(|| {
-            let reason = "this protocol needs a beginning-of-text token and the model has none; use protocol plain (--protocol, or [evaluate] protocol in a recipe)";
+            let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain, or in a recipe [evaluate] protocol = \"plain\"";
             Error::Usage(reason.into())
         })?),
     };
