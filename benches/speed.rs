@@ -23,6 +23,7 @@ use thimble::pipeline::calibration_sequences;
 use thimble::progress::Silent;
 use thimble::recipe::{Calibration, TextSource, TokenImportance};
 use thimble::runtime;
+use thimble::text::Text;
 
 const SHAPE: Shape = Shape { hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocab: 32_000, layers: 4 };
 const SEQUENCES: usize = 32;
@@ -134,7 +135,7 @@ fn write_ids(model: &Path, text: &Path, file: &Path) {
     let model = runtime::open(model, None).unwrap();
     let calibration =
         Calibration { text: TextSource::Model, sequences: SEQUENCES, length: LENGTH, seed: 0, token_importance: TokenImportance::Equal };
-    let drawn = calibration_sequences(&model, Some(&std::fs::read_to_string(text).unwrap()), &calibration, 0, &Silent).unwrap();
+    let drawn = calibration_sequences(&model, Some(&Text::open(text).unwrap()), &calibration, 0, &Silent).unwrap();
     ids::write(file, drawn.iter().flatten(), [SEQUENCES, LENGTH]);
 }
 

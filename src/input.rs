@@ -25,12 +25,6 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     if is_there(path) { read(path).map(Some) } else { Ok(None) }
 }
 
-/// A file of text in UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    let invalid = |_| std::io::Error::new(ErrorKind::InvalidData, "stream did not contain valid UTF-8");
-    String::from_utf8(read(path)?).map_err(|e| Error::io("read", path)(invalid(e)))
-}
-
 /// Whether a folder has an entry of this name, be it a link whose target is gone.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()

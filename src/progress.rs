@@ -2,10 +2,31 @@
 
 use crate::error::{Error, Result};
 
+/// What progress is counted in for people, such as blocks or windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name, in the plural.
+    pub name: &'static str,
+    /// Steps of work that one of it takes.
+    pub steps: u64,
+}
+
+impl Unit {
+    /// One step is one of it.
+    pub const fn one(name: &'static str) -> Self {
+        Self { name, steps: 1 }
+    }
+
+    /// One of it takes several steps.
+    pub const fn of(name: &'static str, steps: u64) -> Self {
+        Self { name, steps }
+    }
+}
+
 /// Hears of work that may take long.
 pub trait Progress: Sync {
     /// Something with a known number of steps begins; what ran before has ended.
-    fn begin(&self, what: &str, steps: u64);
+    fn begin(&self, what: &str, steps: u64, unit: Unit);
     /// Some of its steps are done.
     fn advance(&self, steps: u64);
     /// It has ended.
@@ -26,7 +47,7 @@ pub trait Progress: Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _what: &str, _steps: u64) {}
+    fn begin(&self, _what: &str, _steps: u64, _unit: Unit) {}
     fn advance(&self, _steps: u64) {}
     fn end(&self) {}
 }

@@ -934,7 +934,7 @@ fn recipes_that_make_no_sense_are_refused() {
         (RTN, &["rtn.bits"], &["--set rtn.bits", "KEY=VALUE"]),
         (RTN, &["bits=3"], &["--set bits=3", "section or a method"]),
         (RTN, &["rtn.bits=many"], &["--set rtn.bits=many", "\"many\""]),
-        (RTN, &["rtn.bits.deep=3"], &["--set rtn.bits.deep=3", "map"]),
+        (RTN, &["rtn.bits.deep=3"], &["--set rtn.bits.deep=3", "found a table"]),
     ];
     let model = thimble::runtime::open(&data::fixture("llama-gqa-tied"), None).unwrap();
     for (text, sets, says) in cases {

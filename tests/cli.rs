@@ -110,6 +110,28 @@ fn bench_reports_speed_and_memory() {
     assert_eq!((report["threads"].as_u64(), report["bytes_per_token"].as_u64()), (Some(1), Some(2 * 5_770_496)));
 }
 
+/// A model of 64 positions has no room for what is usual: it is said what was measured.
+#[test]
+fn bench_says_over_how_many_tokens() {
+    let fixture = data::fixture("gpt2-unscaled");
+    let bench = |more: &[&str]| {
+        let args = [&["bench", path(&fixture), "--repeat", "1", "--threads", "1", "--json"], more].concat();
+        let done = Command::new(env!("CARGO_BIN_EXE_thimble")).args(args).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let tokens = ["prompt_tokens", "gen_tokens"].map(|key| report[key].as_u64().unwrap());
+        (tokens, String::from_utf8(done.stderr).unwrap())
+    };
+    let (tokens, warned) = bench(&[]);
+    assert_eq!(tokens, [48, 16]);
+    assert!(warned.contains("48 tokens of a prompt and 16 generated ones, instead of 512 and 128: the model has 64 positions"), "{warned}");
+    let (tokens, warned) = bench(&["--prompt-tokens", "50"]);
+    assert_eq!(tokens, [50, 14]);
+    assert!(warned.contains("instead of 50 and 128"), "{warned}");
+    // What was asked for needs no word, nor does short work: standard error is no terminal here.
+    assert_eq!(bench(&["--prompt-tokens", "50", "--gen-tokens", "8"]), ([50, 8], String::new()));
+}
+
 #[test]
 fn inspect_shows_what_a_model_is() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden.thimble");

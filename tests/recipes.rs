@@ -177,7 +177,7 @@ fn senseless_settings_say_what_is_expected() {
         ("threshold = -6.0", "threshold -6 must be"),
         ("threshold = inf", "use [stage.rtn]"),
         ("threshold = nan", "threshold NaN must be"),
-        ("threshold = '6'", "invalid type"),
+        ("threshold = '6'", "expected a number, found the text \"6\""),
         ("group_size = 48", "multiple of 32"),
         ("damp_percent = 0.1", "unknown field `damp_percent`"),
         ("[evaluate]\nactivations = 'int4'", "expected one of `int8`, `int8_token`, `f32`"),
@@ -210,6 +210,10 @@ fn data_types_have_names() {
     assert_eq!(stored("bits = 4"), ["4 bits, groups of 64, asymmetric", int8]);
     assert_eq!(stored("data_type = 'int'\nsymmetric = true"), ["4 bits, groups of 64, symmetric", int8]);
     assert_eq!(stored("data_type = 'nf4'"), ["4 bits, nf4, groups of 64", int8]);
+    assert_eq!(
+        stored("group_size = -1\nembeddings = { group_size = -1 }"),
+        ["4 bits, whole rows, asymmetric", "8 bits, whole rows, asymmetric"]
+    );
     assert_eq!(stored("data_type = 'normal'\nbits = 3\ngroup_size = 0"), ["3 bits, nf3, whole rows", int8]);
     assert_eq!(stored("data_type = 'fp'\nbits = 8\ncentred = true"), ["8 bits, e3m4, groups of 64, centred", int8]);
     let quantiles = stored("data_type = 'e3m0'\nembeddings = { data_type = 'quantile', bits = 7, group_size = 32 }");

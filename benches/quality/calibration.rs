@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thimble::pipeline::calibration_sequences;
 use thimble::progress::Silent;
 use thimble::recipe::{Calibration, TextSource, TokenImportance};
+use thimble::text::Text;
 
 pub const SEQUENCES: usize = 128;
 
@@ -15,7 +16,7 @@ impl Subject {
 
     /// What our pipeline calibrates on with this seed.
     pub fn calibration(&self, sequences: usize, seed: u64) -> Vec<Vec<u32>> {
-        let text = std::fs::read_to_string(self.calibration_text()).unwrap();
+        let text = Text::open(&self.calibration_text()).unwrap();
         let drawn =
             Calibration { text: TextSource::Model, sequences, length: self.window(), seed, token_importance: TokenImportance::Equal };
         calibration_sequences(&self.original, Some(&text), &drawn, 0, &Silent).unwrap()

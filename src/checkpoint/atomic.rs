@@ -2,6 +2,7 @@
 //! written, synced, and renamed over the target.
 
 use crate::error::{Error, Result};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -19,7 +20,9 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> 
         let mut writer = BufWriter::with_capacity(1 << 20, File::create(&part)?);
         fill(&mut writer)?;
         writer.flush()?;
-        writer.get_ref().sync_all()?;
+        if !UNSYNCED.get() {
+            writer.get_ref().sync_all()?;
+        }
         std::fs::rename(&part, path)
     })();
     written.map_err(|source| {
@@ -27,6 +30,19 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> 
         let _ = std::fs::remove_file(&part);
         Error::Io { action: "write", path: path.to_owned(), source }
     })
+}
+
+thread_local! {
+    static UNSYNCED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `write`, in which this thread's files do not wait for the disk. For files that are
+/// made again sooner than a disk answers: a power failure may leave such a file empty.
+pub fn without_sync<T>(write: impl FnOnce() -> T) -> T {
+    let before = UNSYNCED.replace(true);
+    let written = write();
+    UNSYNCED.set(before);
+    written
 }
 
 fn write_through(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> std::io::Result<()> {

@@ -19,7 +19,7 @@ mod tensor;
 pub mod wrappers;
 mod write;
 
-pub use atomic::write_atomically;
+pub use atomic::{without_sync, write_atomically};
 pub use directory::open_directory;
 pub use storage::Bytes;
 pub use tensor::{DenseTensor, FloatType};

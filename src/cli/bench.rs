@@ -36,6 +36,10 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report {
+    /// Tokens that were read at once.
+    prompt_tokens: usize,
+    /// Tokens that were then made one by one.
+    gen_tokens: usize,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
     threads: usize,
@@ -50,17 +54,50 @@ struct Report {
     load_ms: f64,
 }
 
-/// Tokens of the prompt and behind it: as asked for, or as many as usual and as there
-/// is room for in the longest sequence of the model.
-fn tokens(args: &Args, longest: Option<usize>) -> Result<(usize, usize), Error> {
-    let longest = longest.unwrap_or(usize::MAX);
-    let generated = args.gen_tokens.unwrap_or(128.min(longest / 4).max(1));
-    let prompt = args.prompt_tokens.unwrap_or(512.min(longest.saturating_sub(generated)).max(1));
-    if prompt + generated <= longest {
-        return Ok((prompt, generated));
+/// Tokens of the prompt and behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tokens {
+    prompt: usize,
+    generated: usize,
+}
+
+const USUAL: Tokens = Tokens { prompt: 512, generated: 128 };
+
+impl Tokens {
+    /// As asked for, or as many as usual and as there is room for in the longest sequence of
+    /// the model.
+    fn fitting(prompt: Option<usize>, generated: Option<usize>, longest: Option<usize>) -> Result<Self, Error> {
+        let longest = longest.unwrap_or(usize::MAX);
+        let at_least_one = |tokens: usize| tokens.max(1);
+        let generated = generated.unwrap_or_else(|| {
+            let room = prompt.map_or(longest / 4, |prompt| longest.saturating_sub(prompt));
+            at_least_one(USUAL.generated.min(room))
+        });
+        let prompt = prompt.unwrap_or_else(|| at_least_one(USUAL.prompt.min(longest.saturating_sub(generated))));
+        if prompt.saturating_add(generated) > longest {
+            let sum = format!("{prompt} tokens of the prompt and {generated} generated ones");
+            return Err(Error::Usage(format!(
+                "{sum} are together more than the {longest} positions of the model: set --prompt-tokens and --gen-tokens"
+            )));
+        }
+        Ok(Self { prompt, generated })
     }
-    let asked = format!("--prompt-tokens {prompt} and --gen-tokens {generated}");
-    Err(Error::Usage(format!("{asked} are together more than the {longest} positions of the model")))
+
+    /// Says where they are fewer than usual and nobody asked for that.
+    fn remark(self, args: &Args, longest: Option<usize>) -> Option<String> {
+        let fewer =
+            args.prompt_tokens.is_none() && self.prompt < USUAL.prompt || args.gen_tokens.is_none() && self.generated < USUAL.generated;
+        fewer.then(|| {
+            format!(
+                "measured over {} tokens of a prompt and {} generated ones, instead of {} and {}: the model has {} positions",
+                self.prompt,
+                self.generated,
+                args.prompt_tokens.unwrap_or(USUAL.prompt),
+                args.gen_tokens.unwrap_or(USUAL.generated),
+                longest.unwrap_or(usize::MAX)
+            )
+        })
+    }
 }
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
@@ -68,10 +105,16 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let model = args.model.open()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
-    let (prompt, generated) = tokens(&args, decoder.spec().longest_sequence())?;
-    let speed = speed::measure(&decoder, prompt, generated, args.repeat)?;
+    let longest = decoder.spec().longest_sequence();
+    let tokens = Tokens::fitting(args.prompt_tokens, args.gen_tokens, longest)?;
+    if let Some(remark) = tokens.remark(&args, longest) {
+        tracing::warn!("{remark}");
+    }
+    let speed = speed::measure(&decoder, tokens.prompt, tokens.generated, args.repeat)?;
     let peak_memory_bytes = peak_resident_bytes();
     let report = Report {
+        prompt_tokens: tokens.prompt,
+        gen_tokens: tokens.generated,
         prefill_tokens_per_s: speed.prefill_tokens_per_s,
         decode_tokens_per_s: speed.decode_tokens_per_s,
         threads: decoder.threads(),
@@ -84,8 +127,8 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     };
     output.print(&report, |r| {
         let rows = [
-            ("prefill", format!("{:.1} tokens/s", r.prefill_tokens_per_s)),
-            ("decode", format!("{:.1} tokens/s", r.decode_tokens_per_s)),
+            ("prefill", format!("{:.1} tokens/s over {} tokens", r.prefill_tokens_per_s, r.prompt_tokens)),
+            ("decode", format!("{:.1} tokens/s over {} tokens", r.decode_tokens_per_s, r.gen_tokens)),
             ("threads, instruction set", format!("{}, {}", r.threads, r.isa)),
             ("model", bytes(r.model_bytes)),
             ("read a token", bytes(r.bytes_per_token)),
@@ -96,4 +139,20 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         table(&rows.map(|(k, v)| vec![k.to_owned(), v]))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_fit_the_model() {
+        let fitting = |prompt, generated, longest| Tokens::fitting(prompt, generated, longest).map(|t| (t.prompt, t.generated)).ok();
+        assert_eq!(fitting(None, None, None), Some((512, 128)));
+        assert_eq!(fitting(None, None, Some(256)), Some((192, 64)));
+        assert_eq!(fitting(Some(250), None, Some(256)), Some((250, 6)));
+        assert_eq!(fitting(None, Some(250), Some(256)), Some((6, 250)));
+        assert_eq!(fitting(Some(256), None, Some(256)), None);
+        assert_eq!(fitting(Some(200), Some(57), Some(256)), None);
+    }
 }

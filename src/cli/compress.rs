@@ -32,10 +32,10 @@ pub struct Args {
     /// Change a value of the recipe: gptq.bits=3, 2.gptq.bits=3, calibration.sequences=64
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Calibrate on this text instead of the recipe's
+    /// Calibrate on this text instead of the recipe's; - reads standard input
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Measure on this text instead of the recipe's
+    /// Measure on this text instead of the recipe's; - reads standard input
     #[arg(long, value_name = "FILE")]
     eval_text: Option<PathBuf>,
     /// Fail where there is no unfinished run to resume

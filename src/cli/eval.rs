@@ -7,8 +7,10 @@ use super::{Done, number};
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{Accuracy, Ask, Subject, Task, TaskItems, TaskScore, compare, measure, read};
-use crate::eval::{Evaluation, Footprint, Protocol, default_window, evaluate, windows};
-use crate::runtime::{self, Model};
+use crate::eval::{Evaluation, Footprint, Protocol, default_window, evaluate, tokens_needed, windows};
+use crate::runtime::{self, CommonVocabulary, Model};
+use crate::text::read::TextReader;
+use crate::text::stream::TokenStream;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,13 +26,14 @@ Examples:
   thimble eval ./small --tasks ./tasks --reference ./my-model
   thimble eval ./small --tasks arc_easy.jsonl --task-limit 200 --shots 5 --items items.jsonl
   thimble eval stories260K.bin --text valid.txt --protocol bos --window 512
+  zcat held-out.txt.gz | thimble eval ./small --text - --max-windows 64
 
 A task is a file of JSON lines: query, choices and gold; context_options, continuation and gold;
 or context and continuation.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Held-out text
+    /// Held-out text; - reads standard input
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tasks: a folder of *.jsonl, or one such file
@@ -98,10 +101,12 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
 }
 
 fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {
-    let text = crate::input::read_text(text)?;
-    let ids = model.tokenizer()?.encode(&text)?;
     let window = args.window.unwrap_or_else(|| default_window(model.spec()));
+    let stream = TokenStream::new(model.tokenizer()?, TextReader::open(text)?);
+    let ids = stream.first(tokens_needed(window, args.max_windows), &Bars::default())?;
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
+    // Of a long text they are many, and the windows have them too.
+    drop(ids);
     if let Some(reference) = reference {
         check_reference(reference, model, window)?;
     }
@@ -115,6 +120,10 @@ fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, referenc
 fn check_reference(reference: &Model, model: &Model, window: usize) -> Result<()> {
     if let Some(its) = &reference.tokenizer {
         model.tokenizer()?.check_same(its)?;
+    }
+    let vocabulary = CommonVocabulary::of(model.spec().vocab_size, model.tokenizer.as_ref(), reference, ["model", "reference"])?;
+    if let Some(remark) = vocabulary.remark {
+        tracing::warn!("{}: {remark}", reference.path.display());
     }
     let context = reference.spec().context;
     if window > context {

@@ -6,7 +6,7 @@ use super::decoder::{Entrance, Exit};
 use super::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{Part, rows_at_a_time};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,8 @@ impl<'a> Trials<'a> {
         let mut trials = Self { store, other, names, compute, progress, exit, end: stream.again(), stream };
         let blocks = spec.blocks.len();
         let steps: u64 = (0..blocks).map(|block| trials.steps(block)).sum();
-        progress.begin(&format!("sensitivity of {} layers", names.len()), steps + (2 * blocks as u64 - 1) * trials.stream.len());
+        let steps = steps + (2 * blocks as u64 - 1) * trials.stream.len();
+        progress.begin(&format!("sensitivity of {} layers", names.len()), steps, Unit::of("blocks", steps.div_ceil(blocks as u64)));
         let mut end = trials.stream.again();
         for block in 0..blocks {
             trials.pass(block, store, &mut end)?;

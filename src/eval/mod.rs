@@ -10,4 +10,4 @@ pub mod tasks;
 
 pub use footprint::Footprint;
 pub use perplexity::{Evaluation, Measured, evaluate};
-pub use protocol::{MIN_WINDOW, Protocol, default_window, windows};
+pub use protocol::{MIN_WINDOW, Protocol, default_window, tokens_needed, windows};

@@ -6,7 +6,7 @@ use super::divergence::{kl, loss};
 use super::tasks::Accuracy;
 use crate::error::{Error, Result};
 use crate::model::{LogitSource, Window, rows_at_a_time};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::runtime::argmax;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,10 @@ pub struct Evaluation {
 }
 
 /// Distance from a reference over the scored positions.
+///
+/// Where the two have different numbers of rows (see [`crate::runtime::CommonVocabulary`]),
+/// both distributions are those over the ids that both have, renormalised. Perplexity is that
+/// of one model, over all its rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Mean KL(reference ‖ model), in nats.
@@ -45,6 +49,9 @@ pub struct Divergence {
     pub kl_max: f64,
     /// Share of positions where both put the same token first.
     pub top1_agreement: f64,
+    /// Ids that were compared, where they are not all of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary_compared: Option<usize>,
 }
 
 /// What [`evaluate`] found.
@@ -71,12 +78,10 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Measured> {
     let vocab = model.spec().vocab_size;
-    if let Some(reference) = reference.as_ref().filter(|r| r.spec().vocab_size != vocab) {
-        let other = reference.spec().vocab_size;
-        return Err(Error::Usage(format!("the reference has a vocabulary of {other}, the model of {vocab}: they cannot be compared")));
-    }
+    let reference_vocab = reference.as_ref().map_or(vocab, |reference| reference.spec().vocab_size);
+    let common = vocab.min(reference_vocab);
     let mut positions = Vec::new();
-    progress.begin("evaluating", windows.len() as u64);
+    progress.begin("evaluating", windows.len() as u64, Unit::one("windows"));
     for window in windows {
         progress.may_go_on()?;
         model.run_window(&window.ids)?;
@@ -95,11 +100,11 @@ pub fn evaluate(
                 }
                 Some(reference) => {
                     let theirs = reference.logits(some.clone())?;
-                    positions.par_extend(ours.zip(theirs.par_chunks_exact(vocab)).map(|((l, &id), r)| Position {
+                    positions.par_extend(ours.zip(theirs.par_chunks_exact(reference_vocab)).map(|((l, &id), r)| Position {
                         loss: loss(l, id),
                         reference_loss: loss(r, id),
-                        kl: kl(r, l),
-                        agrees: argmax(l) == argmax(r),
+                        kl: kl(&r[..common], &l[..common]),
+                        agrees: argmax(&l[..common]) == argmax(&r[..common]),
                     }));
                 }
             }
@@ -118,12 +123,15 @@ pub fn evaluate(
     };
     let against = reference.is_some();
     Ok(Measured {
-        model: summary(mean(|p| p.loss), against.then(|| divergence(&positions, mean(|p| p.kl))))?,
+        model: summary(
+            mean(|p| p.loss),
+            against.then(|| divergence(&positions, mean(|p| p.kl), (vocab != reference_vocab).then_some(common))),
+        )?,
         reference: against.then(|| summary(mean(|p| p.reference_loss), None)).transpose()?,
     })
 }
 
-fn divergence(positions: &[Position], kl_mean: f64) -> Divergence {
+fn divergence(positions: &[Position], kl_mean: f64, vocabulary_compared: Option<usize>) -> Divergence {
     let mut kl: Vec<f64> = positions.iter().map(|p| p.kl).collect();
     kl.sort_unstable_by(f64::total_cmp);
     // The nearest rank: the least value that 99 % of positions do not exceed.
@@ -133,5 +141,6 @@ fn divergence(positions: &[Position], kl_mean: f64) -> Divergence {
         kl_p99: kl[rank - 1],
         kl_max: kl[kl.len() - 1],
         top1_agreement: positions.iter().filter(|p| p.agrees).count() as f64 / positions.len() as f64,
+        vocabulary_compared,
     }
 }

@@ -29,6 +29,11 @@ pub fn default_window(spec: &ModelSpec) -> usize {
 /// Tokens of a window at least.
 pub const MIN_WINDOW: usize = 4;
 
+/// Tokens of a text at most that so many windows need; `None` for all of it.
+pub fn tokens_needed(window: usize, limit: Option<usize>) -> Option<usize> {
+    limit.map(|limit| limit.saturating_mul(window))
+}
+
 /// Cuts a token stream. `limit` keeps the first windows.
 pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize, limit: Option<usize>) -> Result<Vec<Window>> {
     if window < MIN_WINDOW {
@@ -43,7 +48,7 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     let bos = match protocol {
         Protocol::Plain => None,
         Protocol::Bos | Protocol::LlamaCpp => Some(spec.special.bos.ok_or_else(|| {
-            let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain";
+            let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain, or in a recipe [evaluate] protocol = \"plain\"";
             Error::Usage(reason.into())
         })?),
     };
@@ -55,8 +60,10 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     let piece = if protocol == Protocol::Bos { window - 1 } else { window };
     let all: Vec<_> = ids.chunks_exact(piece).take(limit.unwrap_or(usize::MAX)).map(make).collect();
     if all.is_empty() {
-        let reason =
-            format!("the text has {} tokens, less than one window of {window}: use a longer text or a shorter --window", ids.len());
+        let reason = format!(
+            "the text has {} tokens, less than one window of {window}: use a longer text or a shorter window (--window, or [evaluate] window in a recipe)",
+            ids.len()
+        );
         return Err(Error::Usage(reason));
     }
     Ok(all)

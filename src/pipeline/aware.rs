@@ -11,6 +11,7 @@ use crate::compress::decoder::Entrance;
 use crate::compress::train::{Rounded, Rounding};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Parameter, inputs, roles};
+use crate::progress::Unit;
 use crate::quant::ternary::beginning;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Aware, Method, Quantize, TernaryOptions};
@@ -96,7 +97,7 @@ fn magnitudes(spec: &ModelSpec, walk: &Walk) -> Result<BTreeMap<String, f32>> {
     let entrance = Entrance::load(store.spec(), |name| store.weight(name), compute)?;
     let mut stream = Stream::start(sample.sequences, &entrance, sample.importance);
     let mut all = BTreeMap::new();
-    progress.begin("reading the inputs of norms", stream.len() * spec.blocks.len() as u64);
+    progress.begin("reading the inputs of norms", stream.len() * spec.blocks.len() as u64, Unit::of("blocks", stream.len()));
     for (i, block) in store.spec().blocks.iter().enumerate() {
         progress.may_go_on()?;
         let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();

@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
 use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
+use crate::text::Text;
 
 /// Sequences sampled together.
 const BATCH: usize = 16;
@@ -21,7 +22,7 @@ const HELD_OUT: u64 = 4;
 /// has one. Fewer than asked for where the text is too short.
 pub fn sequences(
     model: &Model,
-    text: Option<&str>,
+    text: Option<&Text>,
     recipe: &Calibration,
     threads: usize,
     progress: &dyn Progress,
@@ -30,7 +31,7 @@ pub fn sequences(
         return sample(model, recipe.sequences, recipe.length, recipe.seed, threads, progress);
     };
     let bos = model.spec().special.bos;
-    let ids = model.tokenizer()?.encode(text)?;
+    let ids = text.ids(model.tokenizer()?, progress)?;
     let piece = recipe.length - usize::from(bos.is_some());
     let mut places: Vec<usize> = (0..ids.len() / piece).collect();
     if places.is_empty() {
@@ -46,7 +47,8 @@ pub fn sequences(
     }
     Random::new(recipe.seed, PLACES).shuffle(&mut places, recipe.sequences);
     places.truncate(recipe.sequences);
-    Ok(places.into_iter().map(|p| bos.into_iter().chain(ids[p * piece..(p + 1) * piece].iter().copied()).collect()).collect())
+    let sequence = |p: usize| Ok(bos.into_iter().chain(ids.read(p * piece..(p + 1) * piece)?).collect());
+    places.into_iter().map(sequence).collect()
 }
 
 /// A held-out stream from the model itself, of other random numbers than the
@@ -68,7 +70,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
     let (start, samples) = (Random::new(seed, STARTS), Random::new(seed, SAMPLES));
     let first = |i: usize| spec.special.bos.unwrap_or_else(|| start.below(spec.vocab_size as u64, i as u64) as u32);
     let mut all: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
-    progress.begin("sampling from the model", (count * length) as u64);
+    progress.begin("sampling from the model", (count * length) as u64, Unit::one("tokens"));
     for (batch, sequences) in all.chunks_mut(BATCH).enumerate() {
         let mut caches: Vec<_> = sequences.iter().map(|_| KvCache::new(spec)).collect();
         while sequences[0].len() < length {

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Distil, Phase, Training, Trains};
 use crate::report::{End, StageReport, TrainingReport};
-use crate::runtime::{self, Model};
+use crate::runtime::{self, CommonVocabulary, Model};
 use crate::text::corpus::{Corpus, Pieces};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Lessons<'_> {
         let spec = self.student.spec();
         let named = self.plan.teacher.as_ref().map(|path| runtime::open(path, None)).transpose()?;
         let teacher = named.as_ref().unwrap_or(self.original);
-        self.check(teacher)?;
+        let vocabulary = self.check(teacher)?;
         let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
         let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
@@ -64,7 +64,7 @@ impl Lessons<'_> {
             }
             let (made, report) = self.journal.phase(&format!("phase-{i}"), spec, || {
                 if school.is_none() {
-                    school = Some(self.school(teacher)?);
+                    school = Some(self.school(teacher, vocabulary.size)?);
                 }
                 let state = self.journal.file(&format!("phase-{i}.state.safetensors"));
                 self.train(phase, &*student, school.as_mut().expect("just made"), (&state, first))
@@ -76,7 +76,8 @@ impl Lessons<'_> {
             training.push(report);
             student = Arc::new(made);
         }
-        let report = StageReport { training, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
+        let remarks = vocabulary.remark.into_iter().collect();
+        let report = StageReport { training, remarks, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
         Ok(Done { report, model: student })
     }
 
@@ -113,10 +114,10 @@ impl Lessons<'_> {
         self.journal.shared(&format!("tokens-{}.safetensors", blake3::hash(text.join("\n").as_bytes()).to_hex()))
     }
 
-    /// What it is trained on.
-    fn corpus(&self) -> Result<Corpus> {
+    /// What it is trained on, of the tokens that teacher and student both have.
+    fn corpus(&self, vocabulary: usize) -> Result<Corpus> {
         let tokenizer = self.original.tokenizer.as_ref();
-        Corpus::open_or_build(&self.plan.training.text, tokenizer, self.student.spec().vocab_size, &self.tokens(), self.progress)
+        Corpus::open_or_build(&self.plan.training.text, tokenizer, vocabulary, &self.tokens(), self.progress)
     }
 
     fn matching(&self, plan: &Distil, teacher: &Option<Teacher>, only: Option<usize>) -> Result<Option<Matching>> {
@@ -127,26 +128,31 @@ impl Lessons<'_> {
     }
 
     /// Fails where the student cannot learn from a teacher.
-    fn check(&self, teacher: &Model) -> Result<()> {
+    fn check(&self, teacher: &Model) -> Result<CommonVocabulary> {
         let (path, spec) = (&teacher.path, teacher.spec());
-        let (its, own) = (spec.vocab_size, self.student.spec().vocab_size);
         if let (Some(own), Some(its)) = (&self.original.tokenizer, &teacher.tokenizer) {
             own.check_same(its)?;
         }
-        if its != own {
-            return Err(Error::format(path, format!("the teacher knows {its} tokens and the student {own}: they must be the same")));
+        let own = self.student.spec().vocab_size;
+        let vocabulary = CommonVocabulary::of(own, self.original.tokenizer.as_ref(), teacher, ["student", "teacher"])?;
+        if let Some(cache) = self.plan.cache.as_ref().filter(|cache| cache.top_k >= vocabulary.size) {
+            let (top_k, size) = (cache.top_k, vocabulary.size);
+            return Err(Error::format(path, format!("cache: top_k {top_k} must be below the {size} tokens that teacher and student have")));
         }
         if spec.context < self.plan.training.length {
             let reason = format!("the teacher's context is shorter than a training sequence: set training.length = {}", spec.context);
             return Err(Error::format(path, reason));
         }
-        Ok(())
+        if let Some(remark) = &vocabulary.remark {
+            tracing::warn!("distil: {remark}");
+        }
+        Ok(vocabulary)
     }
 
-    fn school(&self, teacher: &Model) -> Result<School> {
+    fn school(&self, teacher: &Model, vocab_size: usize) -> Result<School> {
         let Training { length, seed, held_out, batch, .. } = self.plan.training;
         let spec = self.student.spec();
-        let mut pieces = self.corpus()?.pieces(length, spec.special.bos, seed, held_out)?;
+        let mut pieces = self.corpus(vocab_size)?.pieces(length, spec.special.bos, seed, held_out)?;
         let load = || Network::frozen(&*teacher.store, self.compute);
         let teacher = match &self.plan.cache {
             _ if !self.plan.needs_teacher() => None,
@@ -158,7 +164,7 @@ impl Lessons<'_> {
                     held_out: pieces.validation().len(),
                     length,
                     top_k: cache.top_k,
-                    vocab_size: spec.vocab_size,
+                    vocab_size,
                     temperature: self.plan.temperature,
                 };
                 let made = TopCache::open_or_make(&cache.file, contents, load, &mut pieces, self.compute.device, self.progress);

@@ -4,21 +4,21 @@
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::recipe::{Recipe, Training};
 use crate::runtime::{Model, open_weights};
 use crate::text::corpus::Corpus;
 use std::path::Path;
 
 /// The key of a run's state, in hexadecimal.
-pub fn key(recipe: &Recipe, model: &Model, texts: &[&str], compute: Compute, progress: &dyn Progress) -> Result<String> {
+pub fn key(recipe: &Recipe, model: &Model, texts: &[Option<blake3::Hash>], compute: Compute, progress: &dyn Progress) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(format!("{compute:?}").as_bytes());
     hasher.update(&serde_json::to_vec(recipe).expect("a recipe is JSON"));
     hasher.update(model.tokenizer.as_ref().map_or(b"", |t| t.file()));
     for text in texts {
-        hasher.update(blake3::hash(text.as_bytes()).as_bytes());
+        hasher.update(text.map_or([0; 32], blake3::Hash::into).as_slice());
     }
     for stage in &recipe.stages {
         let Some(plan) = stage.distil() else { continue };
@@ -58,7 +58,7 @@ fn add_model(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress
         hasher.update(&std::fs::read(&config).map_err(Error::io("read", &config))?);
     }
     let files = model.store.files();
-    progress.begin("fingerprinting the model", files.len() as u64);
+    progress.begin("fingerprinting the model", files.len() as u64, Unit::one("files"));
     for file in files {
         let mut content = blake3::Hasher::new();
         content.update_mmap_rayon(file.as_path()).map_err(Error::io("read", &file))?;

@@ -1,7 +1,7 @@
 //! What a run has done so far, in a folder of its output that goes when the run
 //! ends: a key, token streams, and one part a finished block.
 
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{without_sync, write_atomically};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// What to do with an unfinished run in the output folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub struct Journal {
     dir: PathBuf,
     resumed: Rc<Cell<usize>>,
 }
+
+/// A part that is made sooner is not waited for until it is on the disk: that takes about as
+/// long.
+const QUICK: Duration = Duration::from_millis(50);
 
 const FOLDER: &str = ".unfinished";
 const KEY: &str = "key";
@@ -156,9 +161,18 @@ impl StageJournal {
                 Err(damage) => tracing::warn!("{part} of the unfinished run is damaged and made again: {damage}"),
             }
         }
+        let start = Instant::now();
         let made = make()?;
+        // Thousands of stages on a small model would wait for nothing but the disk. A file that
+        // a power failure leaves damaged is found so, and made again.
+        let is_quick = start.elapsed() < QUICK;
         let notes = Notes { quality: serde_json::to_value(&made.layers).expect("a report is JSON"), ..Notes::default() };
-        native::write(&path, spec, &made.weights, None, &notes)?;
+        let write = || native::write(&path, spec, &made.weights, None, &notes);
+        if is_quick {
+            without_sync(write)?
+        } else {
+            write()?
+        }
         let found = read(&path, part)?;
         found.must_equal(&made, &path)?;
         Ok(found)

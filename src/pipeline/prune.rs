@@ -15,6 +15,7 @@ use crate::compress::solve::least_squares;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
 use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
+use crate::progress::Unit;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
 use crate::report::{LayerReport, PruningReport, StageReport};
@@ -133,7 +134,7 @@ impl Pruning<'_> {
         }
         let mut stream = (needs == Needs::Inputs).then(|| self.stream(store)).transpose()?;
         let pass = stream.as_ref().map_or(1, Stream::len);
-        progress.begin("prune_width: judging heads and channels", pass * spec.blocks.len() as u64);
+        progress.begin("prune_width: judging heads and channels", pass * spec.blocks.len() as u64, Unit::of("blocks", pass));
         for (i, block) in spec.blocks.iter().enumerate() {
             progress.may_go_on()?;
             let mut known = match &mut stream {
@@ -204,7 +205,8 @@ impl Pruning<'_> {
         let solver = Solver { pruning: self, plan, selection, smaller };
         let cut = |block: usize| solver.cut(block).len() as u64;
         let steps: u64 = (0..smaller.blocks.len()).map(|block| (cut(block) + 2) * before.len()).sum();
-        self.walk.progress.begin("prune_width: solving what stays", steps);
+        let unit = Unit::of("blocks", steps.div_ceil(smaller.blocks.len() as u64));
+        self.walk.progress.begin("prune_width: solving what stays", steps, unit);
         let mut layers = Vec::new();
         for (i, block) in smaller.blocks.iter().enumerate() {
             self.walk.progress.may_go_on()?;

@@ -10,7 +10,7 @@ use crate::compress::decoder::Entrance;
 use crate::compress::{Compute, Parameters};
 use crate::error::Result;
 use crate::model::{InputGroup, ModelSpec, Part};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
 use crate::report::{LayerReport, StageReport};
@@ -77,7 +77,11 @@ impl Walk<'_> {
 
         let pass = stream.len();
         let steps = work.steps(pass);
-        progress.begin(&format!("{}: {} blocks", work.method(), work.doing()), (steps + pass) * spec.blocks.len() as u64);
+        progress.begin(
+            &format!("{}: {} blocks", work.method(), work.doing()),
+            (steps + pass) * spec.blocks.len() as u64,
+            Unit::of("blocks", steps + pass),
+        );
         for (i, block) in spec.blocks.iter().enumerate() {
             progress.may_go_on()?;
             let mut fresh = false;
@@ -147,7 +151,7 @@ pub(super) fn later_uses(
         return Ok(uses);
     }
     let mut stream = start.again();
-    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64);
+    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64, Unit::of("blocks", stream.len()));
     for (i, block) in spec.blocks.iter().enumerate() {
         let parameters = Parameters::block(store, i, compute)?;
         let mut statistics = stream.advance_observed(block, &parameters, progress);

@@ -6,6 +6,7 @@
 
 mod data_type;
 mod distil;
+mod messages;
 mod mixed_precision;
 mod prune;
 pub mod raw;
@@ -234,7 +235,7 @@ impl Stage {
     }
 
     /// A model of the kind that comes out of it.
-    fn example(&self, spec: &ModelSpec) -> Option<ModelSpec> {
+    pub fn example(&self, spec: &ModelSpec) -> Option<ModelSpec> {
         match self {
             Stage::Quantize(plan) => Some(plan.reshape(spec.clone())),
             Stage::Distil(_) | Stage::Sparsify(_) => Some(spec.clone()),

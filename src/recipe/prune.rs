@@ -280,6 +280,9 @@ impl PruneDepth {
             return fail(format!("ratio = {ratio} must be above 0 and below 1; 0.25 takes out a quarter of the layers"));
         }
         let (out, of) = (self.count(spec), spec.blocks.len());
+        if of == 1 {
+            return fail("this model has one layer, which must stay: leave the stage out".into());
+        }
         if out == 0 || out >= of {
             return fail(format!("it would take out {out} of {of} layers: take out 1 to {}", of - 1));
         }

@@ -2,6 +2,7 @@
 //! A new method = one variant of `RawStage`, one of [`super::Method`].
 
 use super::data_type::RawDataType;
+use super::messages::plain;
 use super::sparsify::RawSparsify;
 use super::student::RawStudent;
 use super::ternary::RawTernary;
@@ -10,7 +11,8 @@ use crate::eval::Protocol;
 use crate::quant::grid::GridSearch;
 use crate::recipe::{AwqScales, Distil, Precision, PruneDepth, PruneWidth, TokenImportance};
 use crate::runtime::Activations;
-use serde::Deserialize;
+use crate::text::read::whole;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -125,7 +127,7 @@ macro_rules! quantising {
         pub(super) struct $name {
             #[serde(default = $bits)]
             pub bits: usize,
-            #[serde(default = $group_size)]
+            #[serde(default = $group_size, deserialize_with = "group_size")]
             pub group_size: usize,
             #[serde(default = $symmetric)]
             pub symmetric: bool,
@@ -288,6 +290,7 @@ impl Default for RawActOrder {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawScheme {
     pub bits: usize,
+    #[serde(deserialize_with = "group_size")]
     pub group_size: usize,
     pub symmetric: bool,
     pub data_type: RawDataType,
@@ -298,6 +301,13 @@ impl Default for RawScheme {
     fn default() -> Self {
         Self { bits: 8, group_size: default_group_size(), symmetric: false, data_type: RawDataType::Int, centred: false }
     }
+}
+
+/// Columns of a group; 0, or -1 as other tools write it, is a whole row.
+fn group_size<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<usize, D::Error> {
+    let columns = i64::deserialize(deserializer)?;
+    let unknown = || serde::de::Error::custom(format!("expected a number of columns, or 0 for a whole row, found {columns}"));
+    if columns == -1 { Ok(0) } else { usize::try_from(columns).map_err(|_| unknown()) }
 }
 
 pub(super) fn default_bits() -> usize {
@@ -334,18 +344,21 @@ pub(super) const SELF: &str = "self";
 impl RawRecipe {
     /// Reads a recipe and applies `--set` assignments such as `gptq.bits=3`.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::Recipe { path: path.to_owned(), reason: format!("cannot be read: {e}") })?;
+        let failed = |reason| Error::Recipe { path: path.to_owned(), reason };
+        let text = whole(path).map_err(|error| match error {
+            Error::Io { source, .. } => failed(format!("cannot be read: {source}")),
+            Error::Format { reason, .. } => failed(reason),
+            other => other,
+        })?;
         Self::parse(&text, path, sets)
     }
 
     /// The same from a text; `path` is for messages and relative paths.
     pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<Self> {
         let error = |e: toml::de::Error| {
-            // How the parser puts it when a stage has two methods or none.
-            let count = e.message().starts_with("wanted exactly 1 element");
-            let hint = if count { "\na [[stage]] holds exactly one method, such as [stage.gptq]" } else { "" };
-            Error::Recipe { path: path.to_owned(), reason: format!("{}{hint}", e.to_string().trim_end()) }
+            let text = e.to_string();
+            let (place, message) = text.trim_end().rsplit_once(e.message()).unwrap_or(("", ""));
+            Error::Recipe { path: path.to_owned(), reason: format!("{place}{}{message}", plain(e.message())) }
         };
         // Parsed as written first, so that errors point at lines.
         let mut recipe: RawRecipe = toml::from_str(text).map_err(error)?;
@@ -355,7 +368,7 @@ impl RawRecipe {
                 super::set::apply(&mut table, set)?;
                 // Read after each, so that the message names the one that is wrong.
                 let read = table.clone().try_into();
-                recipe = read.map_err(|e: toml::de::Error| Error::Usage(format!("--set {set}: {}", e.message())))?;
+                recipe = read.map_err(|e: toml::de::Error| Error::Usage(format!("--set {set}: {}", plain(e.message()))))?;
             }
         }
         recipe.path = path.to_owned();

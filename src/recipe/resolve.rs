@@ -17,6 +17,7 @@ use crate::pattern::matches;
 use crate::quant::Scheme;
 use crate::quant::grid::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
+use crate::text::read::STANDARD_INPUT;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -115,6 +116,7 @@ impl RawRecipe {
     fn text(&self, name: &str) -> TextSource {
         match name {
             SELF => TextSource::Model,
+            STANDARD_INPUT => TextSource::File(STANDARD_INPUT.into()),
             file => TextSource::File(self.relative(file)),
         }
     }
@@ -181,6 +183,9 @@ fn at_most_max_tokens(section: &str, count: usize, length: usize) -> std::result
 }
 
 fn absolute(file: &Path) -> String {
+    if file == Path::new(STANDARD_INPUT) {
+        return STANDARD_INPUT.into();
+    }
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).to_string_lossy().into_owned()
 }
 

@@ -15,6 +15,7 @@ mod open;
 mod sampler;
 mod shift;
 mod trunk;
+mod vocabulary;
 mod window;
 mod wkv;
 
@@ -23,4 +24,5 @@ pub use decoder::{Activations, Decoder, Step};
 pub use linear::product;
 pub use open::{Model, open, open_weights};
 pub use sampler::{Sampler, argmax};
+pub use vocabulary::CommonVocabulary;
 pub use window::NativeLogits;

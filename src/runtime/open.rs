@@ -4,7 +4,7 @@
 use crate::checkpoint::safetensors::SINGLE;
 use crate::checkpoint::{Bytes, adapter, hub, llama2c, pytorch};
 use crate::error::{Error, Result};
-use crate::input::{self, is_there};
+use crate::input::is_there;
 use crate::model::families::CONFIG;
 use crate::model::{DenseModel, FileLayout, ModelSpec};
 use crate::quant::native::{self, NativeFile, Notes};
@@ -183,7 +183,7 @@ fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
 fn chat_template(dir: &Path, config: &Value) -> Result<Value> {
     let file = dir.join("chat_template.jinja");
     match is_there(&file) {
-        true => Ok(input::read_text(&file)?.trim_start_matches('\u{feff}').into()),
+        true => Ok(crate::text::read::whole(&file)?.into()),
         false => Ok(config["chat_template"].clone()),
     }
 }

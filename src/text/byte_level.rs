@@ -37,8 +37,7 @@ pub fn tokenizer_json(bytes: &[u8], path: &Path) -> Result<Value> {
         return Err(error(format!("not a valid tokenizer.json; a vocab.json needs {MERGES} beside it, which is not there")));
     }
     let merges = crate::input::read(&merges_path)?;
-    let merges = std::str::from_utf8(crate::json::without_mark(&merges, &merges_path)?)
-        .map_err(|e| Error::format(&merges_path, format!("not UTF-8: {e}")))?;
+    let merges = super::read::decode(&merges, &merges_path)?;
     let merges = read_merges(merges, &ids).map_err(|reason| Error::format(&merges_path, reason))?;
 
     let beside = Beside::read(path)?;

@@ -1,6 +1,7 @@
 //! A tokenizer.json, read by the tokenizers crate.
 
 use super::guard::guard;
+use super::stream::Token;
 use crate::error::Result;
 use std::path::Path;
 
@@ -21,6 +22,12 @@ impl HuggingFace {
     pub fn encode(&self, text: &str, path: &Path) -> Result<Vec<u32>> {
         let encoding = guard(path, "cannot encode", || self.0.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    pub fn tokens(&self, text: &str, path: &Path) -> Result<Vec<Token>> {
+        let encoding = guard(path, "cannot encode", || self.0.encode(text, false))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(tokens.map(|(&id, &(start, end))| Token { id, start, end }).collect())
     }
 
     pub fn decode(&self, ids: &[u32], path: &Path) -> Result<String> {

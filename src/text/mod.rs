@@ -11,17 +11,24 @@ mod hugging_face;
 mod llama2c;
 mod model_proto;
 mod protobuf;
+pub mod read;
 mod sentencepiece;
+mod source;
+pub mod stream;
 mod world;
 
 use crate::error::{Error, Result};
 use crate::pattern::matches;
+use crate::progress::Silent;
 use crate::{input, json};
 use added::Beside;
 pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
+use read::TextReader;
 use sentencepiece::Vocabulary;
+pub use source::{Ids, Text};
 use std::path::{Path, PathBuf};
+use stream::{Token, TokenStream};
 use world::World;
 
 /// What a file holds, or what is wrong with it.
@@ -51,6 +58,9 @@ const CANDIDATES: [(&str, Option<&str>); 6] = [
     ("vocab.json", Some(byte_level::MERGES)),
     ("rwkv_vocab*.txt", None),
 ];
+
+/// Bytes of a text that are encoded at once at most.
+const LONG: usize = 1 << 20;
 
 const NOT_JSON: &str = "not a valid tokenizer.json";
 
@@ -129,11 +139,23 @@ impl Tokenizer {
         Ok(Self { kind, file, path: path.to_owned(), bos: None, eos: None })
     }
 
-    /// The ids of a text, without special tokens around it.
+    /// The ids of a text, without special tokens around it. A long text is encoded in
+    /// pieces (see [`stream`]), whose ids are those of the whole.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if text.len() > LONG {
+            return TokenStream::new(self, TextReader::of(text, &self.path)).first(None, &Silent);
+        }
         match &self.kind {
             Kind::HuggingFace(inner) => inner.encode(text, &self.path),
             Kind::World(world) => Ok(world.encode(text)),
+        }
+    }
+
+    /// The same with the place of each token. The whole text is encoded at once.
+    fn tokens(&self, text: &str) -> Result<Vec<Token>> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.tokens(text, &self.path),
+            Kind::World(world) => Ok(world.tokens(text).collect()),
         }
     }
 
@@ -190,13 +212,17 @@ impl Tokenizer {
         Err(Error::format(&other.path, reason))
     }
 
-    /// Fails where a token has no row in an embedding of `vocab_size`.
-    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        let last = match &self.kind {
+    /// The token of the greatest id.
+    pub fn last(&self) -> Option<(String, u32)> {
+        match &self.kind {
             Kind::HuggingFace(inner) => inner.last(),
             Kind::World(world) => world.last(),
-        };
-        match last {
+        }
+    }
+
+    /// Fails where a token has no row in an embedding of `vocab_size`.
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        match self.last() {
             Some((token, id)) if id as usize >= vocab_size => {
                 let reason = format!(
                     "token {token:?} has id {id}, but the model's embedding has {vocab_size} rows: this tokenizer belongs to another model"

@@ -6,6 +6,7 @@
 //! Source: BlinkDL/ChatRWKV, `tokenizer/rwkv_tokenizer.py`.
 
 use super::Sound;
+use super::stream::Token;
 use std::collections::HashMap;
 use std::str::Chars;
 
@@ -61,14 +62,20 @@ impl World {
 
     /// The ids of a text.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let mut rest = text.as_bytes();
-        let mut ids = Vec::new();
-        while !rest.is_empty() {
+        self.tokens(text).map(|token| token.id).collect()
+    }
+
+    /// The same with the place of each token.
+    pub fn tokens(&self, text: &str) -> impl Iterator<Item = Token> {
+        let bytes = text.as_bytes();
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
             let (id, length) = self.longest(rest);
-            ids.push(id);
-            rest = &rest[length..];
-        }
-        ids
+            let token = Token { id, start, end: start + length };
+            start = token.end;
+            Some(token)
+        })
     }
 
     /// The longest token that bytes begin with, and its length.

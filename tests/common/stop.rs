@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use thimble::Error;
 use thimble::compress::Compute;
 use thimble::pipeline::{Options, Unfinished, compress};
-use thimble::progress::Progress;
+use thimble::progress::{Progress, Unit};
 use thimble::recipe::RawRecipe;
 use thimble::runtime;
 
@@ -13,7 +13,7 @@ use thimble::runtime;
 struct Stop(AtomicU64);
 
 impl Progress for Stop {
-    fn begin(&self, _what: &str, _steps: u64) {}
+    fn begin(&self, _what: &str, _steps: u64, _unit: Unit) {}
     fn advance(&self, steps: u64) {
         let left = self.0.load(Ordering::Relaxed);
         self.0.store(left.saturating_sub(steps), Ordering::Relaxed);

@@ -7,13 +7,13 @@
 //! and that of the rest (f16). Pieces are those of training in their order, then those
 //! that are held out. An unfinished file is gone on with.
 
-use super::divergence::log_of_rest;
+use super::divergence::{first, log_of_rest};
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Bytes, header_bytes};
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::text::corpus::{Piece, Pieces};
 use half::f16;
 use safetensors::Dtype;
@@ -36,7 +36,7 @@ pub struct Contents {
     pub length: usize,
     /// Tokens of a record.
     pub top_k: usize,
-    /// Tokens there are.
+    /// Tokens that probabilities are over: those that the student has too.
     pub vocab_size: usize,
     /// What logits were divided by.
     pub temperature: f64,
@@ -111,6 +111,11 @@ impl TopCache {
         Ok(Self { records: bytes.slice(start..bytes.len()), contents, device })
     }
 
+    /// Tokens that probabilities are over.
+    pub fn vocabulary(&self) -> i64 {
+        self.contents.vocab_size as i64
+    }
+
     /// Ids (i64), logarithms of probabilities, both `[tokens, k]`, and those of the rest
     /// `[tokens]`, of a batch.
     pub fn read(&self, batch: &Batch) -> Result<[Tensor; 3]> {
@@ -160,7 +165,7 @@ fn make(path: &Path, contents: &Contents, teacher: &Network, pieces: &mut Pieces
     let end = header.len() as u64 + done * piece_bytes;
     file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(Error::io("write", &part))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    progress.begin("asking the teacher", all);
+    progress.begin("asking the teacher", all, Unit::one("sequences"));
     progress.advance(done);
     let held_out = pieces.validation();
     for from in (done..all).step_by(AT_A_TIME) {
@@ -201,7 +206,7 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
     // A sequence at a time: of a large vocabulary no more is held.
     for i in 0..pieces.len() as i64 {
-        let logits = exit.forward(teacher.spec(), &hidden.get(i)).to_kind(Kind::Float);
+        let logits = first(&exit.forward(teacher.spec(), &hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
         let log_p = (logits / contents.temperature).log_softmax(-1, None);
         let (top, ids) = log_p.topk(contents.top_k as i64, -1, true, true);
         let rests = to_vec(&log_of_rest(&top));

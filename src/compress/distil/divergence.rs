@@ -24,7 +24,19 @@ pub enum Targets {
         log_probabilities: Tensor,
         /// Logarithm of what all others have together, `[tokens]`.
         log_rest: Tensor,
+        /// Tokens that these are probabilities over.
+        vocabulary: i64,
     },
+}
+
+impl Targets {
+    /// Tokens that it knows.
+    fn vocabulary(&self) -> i64 {
+        match self {
+            Targets::Logits(logits) => logits.size()[1],
+            Targets::Top { vocabulary, .. } => *vocabulary,
+        }
+    }
 }
 
 /// A loss of each token, and its gradient.
@@ -35,17 +47,34 @@ pub struct Slope {
     pub gradient: Tensor,
 }
 
+impl Slope {
+    /// With a gradient of 0 for the logits of tokens that were not compared.
+    pub fn padded_to(self, vocabulary: i64) -> Self {
+        let left_out = vocabulary - self.gradient.size()[1];
+        let gradient = if left_out > 0 { self.gradient.constant_pad_nd([0, left_out]) } else { self.gradient };
+        Self { gradient, ..self }
+    }
+}
+
+/// Logits `[tokens, vocab]` of the first tokens.
+pub fn first(logits: &Tensor, vocabulary: i64) -> Tensor {
+    logits.narrow(-1, 0, vocabulary)
+}
+
 /// Divergence of student logits `[tokens, vocab]`, in their number format, times the
-/// square of the temperature, so that gradients do not fade with it.
+/// square of the temperature, so that gradients do not fade with it. Where the teacher knows
+/// another number of tokens, both distributions are those over the tokens that both know.
 pub fn divergence(kind: Divergence, logits: &Tensor, targets: &Targets, temperature: f64) -> Slope {
-    let log_q = log_softmax(logits, temperature);
+    let all = logits.size()[1];
+    let common = targets.vocabulary().min(all);
+    let log_q = log_softmax(&first(logits, common), temperature);
     let (value, gradient) = match targets {
         Targets::Logits(teacher) => {
-            let (terms, mut w) = terms(kind, &log_softmax(&teacher.to_kind(log_q.kind()), temperature), &log_q);
+            let (terms, mut w) = terms(kind, &log_softmax(&first(teacher, common).to_kind(log_q.kind()), temperature), &log_q);
             let total = w.sum_dim_intlist(-1, true, None);
             (terms, w.g_sub_(&log_q.exp().g_mul_(&total)))
         }
-        Targets::Top { ids, log_probabilities, log_rest } => {
+        Targets::Top { ids, log_probabilities, log_rest, .. } => {
             let log_top = log_q.gather(-1, ids, false);
             let log_others = log_of_rest(&log_top);
             let log_p = Tensor::cat(&[log_probabilities, &log_rest.unsqueeze(-1)], -1).to_kind(log_q.kind());
@@ -61,7 +90,7 @@ pub fn divergence(kind: Divergence, logits: &Tensor, targets: &Targets, temperat
     if temperature != 1.0 {
         let _ = gradient.g_mul_scalar_(temperature);
     }
-    Slope { values: value.sum_dim_intlist(-1, false, None) * temperature * temperature, gradient }
+    Slope { values: value.sum_dim_intlist(-1, false, None) * temperature * temperature, gradient }.padded_to(all)
 }
 
 fn log_softmax(logits: &Tensor, temperature: f64) -> Tensor {
@@ -158,7 +187,7 @@ mod tests {
         let Some(k) = top else { return Targets::Logits(teacher.shallow_clone()) };
         let (log_probabilities, ids) = (teacher / temperature).log_softmax(-1, None).topk(k, -1, true, true);
         let log_rest = log_of_rest(&log_probabilities).squeeze_dim(-1);
-        Targets::Top { ids, log_probabilities, log_rest }
+        Targets::Top { ids, log_probabilities, log_rest, vocabulary: teacher.size()[1] }
     }
 
     /// Values by the published formulas, and gradients by torch's own differentiation of
@@ -180,6 +209,47 @@ mod tests {
         let slope = cross_entropy(&student, &Tensor::from_slice(&tokens));
         assert!(apart(&slope.values, &vector(&found["hard"]["values"])) < 1e-12);
         assert!(apart(&slope.gradient, &matrix(&found["hard"]["gradient"])) < 1e-12);
+    }
+
+    /// Rows of padding, of the teacher or of the student, change nothing: values and gradients
+    /// are those of torch's softmax over the tokens that both have.
+    #[test]
+    fn padding_is_left_out() {
+        let found = fixture();
+        let (student, teacher) = (matrix(&found["student"]), matrix(&found["teacher"]));
+        let vocab = student.size()[1];
+        let common = vocab - 3;
+        let kinds = [Divergence::ForwardKl, Divergence::ReverseKl, Divergence::TotalVariation];
+        // By the formula, differentiated by torch.
+        let formula = |kind, temperature: f64| {
+            let z = student.copy().set_requires_grad(true);
+            let log_q = (first(&z, common) / temperature).log_softmax(-1, None);
+            let log_p = (first(&teacher, common) / temperature).log_softmax(-1, None);
+            let (p, q) = (log_p.exp(), log_q.exp());
+            let terms = match kind {
+                Divergence::ForwardKl => &p * (&log_p - &log_q),
+                Divergence::ReverseKl => &q * (&log_q - &log_p),
+                _ => (&q - &p).abs() * 0.5,
+            };
+            let values = terms.sum_dim_intlist(-1, false, None) * temperature * temperature;
+            values.sum(None).backward();
+            (values.detach(), z.grad())
+        };
+        for (kind, temperature) in kinds.into_iter().flat_map(|kind| [(kind, 1.0), (kind, 2.5)]) {
+            let (values, gradient) = formula(kind, temperature);
+            // The student has more rows than the teacher.
+            let slope = divergence(kind, &student, &Targets::Logits(first(&teacher, common)), temperature);
+            assert!(apart(&slope.values, &values) < 1e-12 && apart(&slope.gradient, &gradient) < 1e-12, "{kind:?} at {temperature}");
+            assert_eq!(slope.gradient.size()[1], vocab);
+            assert_eq!(slope.gradient.narrow(-1, common, 3).abs().max().double_value(&[]), 0.0);
+            // The teacher has more rows than the student; what it says of all but one token.
+            for top in [None, Some(common - 1)] {
+                let cached = if top.is_some() { first(&teacher, common) } else { teacher.shallow_clone() };
+                let slope = divergence(kind, &first(&student, common), &targets(&cached, top, temperature), temperature);
+                assert!(apart(&slope.values, &values) < 1e-8, "{kind:?} at {temperature}, {top:?}");
+                assert!(apart(&slope.gradient, &first(&gradient, common)) < 1e-8, "{kind:?} at {temperature}, {top:?}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Language Models" (GKD, 2024), algorithm 1: any divergence on texts of the student's, with no
 //! gradient through the sampling.
 
-use super::divergence::{Slope, Targets, cross_entropy, divergence};
+use super::divergence::{Slope, Targets, cross_entropy, divergence, first};
 use super::head::{Weighted, predict};
 use super::writer::{self, Writing};
 use crate::compress::tensors::wide;
@@ -46,8 +46,14 @@ impl<'a> OnPolicyDistillation<'a> {
         Recording { checkpointing: self.plan.training.checkpointing, ..Recording::whole(network) }
     }
 
-    fn writing(&self) -> Writing {
+    /// Tokens that the student and its teacher both have.
+    fn vocabulary(&self, network: &Network) -> i64 {
+        network.spec().vocab_size.min(self.teacher.spec().vocab_size) as i64
+    }
+
+    fn writing(&self, network: &Network) -> Writing {
         Writing {
+            vocabulary: self.vocabulary(network) as usize,
             prompt: self.on_policy.prompt,
             temperature: self.on_policy.temperature as f32,
             teacher: if self.writer.is_some() { self.on_policy.teacher_mix as f32 } else { 0.0 },
@@ -66,6 +72,7 @@ impl<'a> OnPolicyDistillation<'a> {
             OnPolicyMethod::MiniLlm => Divergence::ReverseKl,
             OnPolicyMethod::Gkd => kind,
         };
+        let vocabulary = self.vocabulary(network);
         let weighed = importance.map(|importance| Tensor::from_slice(importance).to_device(network.compute().device));
         through(network, batch, self.recording(network), learn, &mut |hidden, [next, shares]| {
             let shares = &weighed.as_ref().map_or_else(|| shares.shallow_clone(), |weighed| shares * weighed);
@@ -76,8 +83,8 @@ impl<'a> OnPolicyDistillation<'a> {
                 let step = Weighted { name: "soft", slope, weights: some(shares) * soft };
                 let policy = returns.as_ref().map(|returns| {
                     // A score function has a gradient, and no value to speak of.
-                    let Slope { values, gradient } = cross_entropy(z, &some(next));
-                    let slope = Slope { values: values.zeros_like(), gradient };
+                    let Slope { values, gradient } = cross_entropy(&first(z, vocabulary), &some(next));
+                    let slope = Slope { values: values.zeros_like(), gradient }.padded_to(z.size()[1]);
                     Weighted { name: "policy", slope, weights: some(returns) * some(shares) * soft }
                 });
                 std::iter::once(step).chain(policy).collect()
@@ -100,12 +107,14 @@ impl<'a> OnPolicyDistillation<'a> {
     /// `[batch · tokens]`.
     fn returns(&self, network: &Network, own: &Tensor, its: &Tensor, batch: &Batch, next: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
-        let tokens = batch.pieces[0].scored.len();
+        let (tokens, vocabulary) = (batch.pieces[0].scored.len(), self.vocabulary(network));
         let mut ratios = Vec::new();
         for i in 0..batch.pieces.len() as i64 {
             let (start, count) = (i * tokens as i64, tokens as i64);
             let next = next.narrow(0, start, count);
-            let loss = |network: &Network, hidden: &Tensor| cross_entropy(&logits(network, hidden, start, count), &next).values;
+            let loss = |network: &Network, hidden: &Tensor| {
+                cross_entropy(&first(&logits(network, hidden, start, count), vocabulary), &next).values
+            };
             ratios.extend(to_vec(&(loss(network, own) - loss(self.teacher, its))));
         }
         let mut returns = vec![None; ratios.len()];
@@ -160,7 +169,7 @@ impl Objective for OnPolicyDistillation<'_> {
         let own = learn && Random::new(self.plan.training.seed, WHOSE).uniform(batch.step) < self.on_policy.share;
         let mut parts = if own {
             let student = writer::decoder(network, self.threads)?;
-            let written = self.writing().write(&student, self.writer.as_ref(), batch.pieces, batch.numbers.start)?;
+            let written = self.writing(network).write(&student, self.writer.as_ref(), batch.pieces, batch.numbers.start)?;
             let scored = written.pieces[0].scored.iter().filter(|&&scored| scored).count() as f64;
             let tokens = written.pieces[0].scored.len() as f64;
             // The others of the step are written too, and as long.

@@ -28,7 +28,7 @@ enum Said<'a> {
     /// they are wanted.
     Hidden { network: &'a Network, hidden: Tensor },
     /// All of it.
-    Top { ids: Tensor, log_probabilities: Tensor, log_rest: Tensor },
+    Top { ids: Tensor, log_probabilities: Tensor, log_rest: Tensor, vocabulary: i64 },
 }
 
 impl Teacher {
@@ -53,7 +53,10 @@ impl Teacher {
             }
             Teacher::Cache(cache) => {
                 let [ids, log_probabilities, log_rest] = cache.read(batch)?;
-                Ok(Lesson { said: Said::Top { ids, log_probabilities, log_rest }, segments: BTreeMap::new() })
+                Ok(Lesson {
+                    said: Said::Top { ids, log_probabilities, log_rest, vocabulary: cache.vocabulary() },
+                    segments: BTreeMap::new(),
+                })
             }
         }
     }
@@ -67,9 +70,10 @@ impl Lesson<'_> {
                 let _no_grad = tch::no_grad_guard();
                 Targets::Logits(network.exit().forward(network.spec(), &hidden.narrow(0, start, count)))
             }
-            Said::Top { ids, log_probabilities, log_rest } => {
+            Said::Top { ids, log_probabilities, log_rest, vocabulary } => {
                 let some = |t: &Tensor| t.narrow(0, start, count);
-                Targets::Top { ids: some(ids), log_probabilities: some(log_probabilities), log_rest: some(log_rest) }
+                let [ids, log_probabilities, log_rest] = [ids, log_probabilities, log_rest].map(some);
+                Targets::Top { ids, log_probabilities, log_rest, vocabulary: *vocabulary }
             }
         }
     }

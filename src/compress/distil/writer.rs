@@ -16,6 +16,8 @@ pub struct Writing {
     pub temperature: f32,
     /// Share of the teacher in each choice, where there is one.
     pub teacher: f32,
+    /// Tokens that may be chosen: those that student and teacher both have.
+    pub vocabulary: usize,
     /// Of the random numbers: text i is written by number i of its stream.
     pub random: Random,
 }
@@ -44,7 +46,7 @@ impl Writing {
         let mut texts: Vec<Vec<u32>> = pieces.iter().map(|piece| piece.ids[..self.prompt].to_vec()).collect();
         let mut importance = vec![1f32; pieces.len() * (whole - 1)];
         for place in self.prompt..whole {
-            let said = authors.iter_mut().map(|author| author.next(&texts, self.temperature)).collect::<Result<Vec<_>>>()?;
+            let said = authors.iter_mut().map(|author| author.next(&texts, self)).collect::<Result<Vec<_>>>()?;
             let of_texts = importance.par_chunks_exact_mut(whole - 1);
             texts.par_iter_mut().zip(of_texts).enumerate().for_each(|(i, (text, importance))| {
                 let sampler = Sampler::new(1.0, 1.0, self.random.bits(first + i as u64));
@@ -83,7 +85,7 @@ impl<'a> Author<'a> {
     }
 
     /// Logarithms of the probabilities of what follows each text.
-    fn next(&mut self, texts: &[Vec<u32>], temperature: f32) -> Result<Vec<Vec<f32>>> {
+    fn next(&mut self, texts: &[Vec<u32>], writing: &Writing) -> Result<Vec<Vec<f32>>> {
         let hidden_size = self.decoder.spec().hidden_size;
         let unread: Vec<&[u32]> = self.caches.iter().zip(texts).map(|(cache, text)| &text[cache.len()..]).collect();
         let ends: Vec<usize> = unread
@@ -97,7 +99,8 @@ impl<'a> Author<'a> {
         let hidden = self.decoder.read_all(&mut steps)?;
         let last: Vec<f32> = ends.iter().flat_map(|end| &hidden[(end - 1) * hidden_size..end * hidden_size]).copied().collect();
         let logits = self.decoder.logits(&last);
-        Ok(logits.par_chunks_exact(self.decoder.spec().vocab_size).map(|logits| log_softmax(logits, temperature)).collect())
+        let rows = logits.par_chunks_exact(self.decoder.spec().vocab_size);
+        Ok(rows.map(|logits| log_softmax(&logits[..writing.vocabulary], writing.temperature)).collect())
     }
 }
 
@@ -114,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_mixture_of_one_is_that_one() {
-        let writing = |teacher| Writing { prompt: 1, temperature: 1.0, teacher, random: Random::new(0, 0) };
+        let writing = |teacher| Writing { prompt: 1, temperature: 1.0, teacher, vocabulary: 4, random: Random::new(0, 0) };
         assert!((writing(0.25).mixture(0.5f32.ln(), 0.1f32.ln()) - 0.4f32.ln()).abs() < 1e-6);
         let flat = log_softmax(&[1.0, 1.0, 1.0, 1.0], 0.5);
         assert!(flat.iter().all(|x| (x - 0.25f32.ln()).abs() < 1e-6));

@@ -5,7 +5,7 @@ use crate::compress::decoder::{Entrance, Exit};
 use crate::compress::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, rows_at_a_time};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::WeightStore;
 use crate::recipe::{LayerSaliency, TokenImportance};
 use tch::{Kind, Reduction, Tensor};
@@ -74,7 +74,7 @@ impl Walk<'_> {
     /// 1 − the mean cosine of what enters a layer and what leaves it.
     fn influences(&self, mut stream: Stream) -> Result<Vec<f64>> {
         let layers = self.spec().blocks.len();
-        self.progress.begin("prune_depth: block influence", layers as u64 * stream.len());
+        self.progress.begin("prune_depth: block influence", layers as u64 * stream.len(), Unit::of("blocks", stream.len()));
         let mut scores = Vec::new();
         for layer in 0..layers {
             let before = stream.again();
@@ -95,7 +95,7 @@ impl Walk<'_> {
     /// leaves it, at the sequences' last tokens.
     fn angles(&self, mut stream: Stream, count: usize) -> Result<Vec<f64>> {
         let layers = self.spec().blocks.len();
-        self.progress.begin("prune_depth: angular distance", layers as u64 * stream.len());
+        self.progress.begin("prune_depth: angular distance", layers as u64 * stream.len(), Unit::of("blocks", stream.len()));
         let last = |stream: &Stream| Tensor::cat(&stream.batches().iter().map(|x| wide(&x.select(1, -1))).collect::<Vec<_>>(), 0);
         let mut states = vec![last(&stream)];
         for layer in 0..layers {
@@ -115,7 +115,11 @@ impl Walk<'_> {
         let layers = self.spec().blocks.len();
         let exit = Exit::load(self.spec(), |name| self.store.weight(name), self.compute)?;
         let runs: usize = (0..count).map(|gone| (layers - gone) * (layers - gone)).sum();
-        self.progress.begin("prune_depth: perplexity without each layer", runs as u64 * start.len());
+        self.progress.begin(
+            "prune_depth: perplexity without each layer",
+            runs as u64 * start.len(),
+            Unit::of("passes through a block", start.len()),
+        );
         let (mut left, mut first_scores): (Vec<usize>, _) = ((0..layers).collect(), None);
         for _ in 0..count {
             let mut scores = Vec::new();

@@ -3,7 +3,7 @@
 use crate::compress::tensors::{Compute, wide};
 use crate::compress::train::{Network, Recording, Tape, Trained};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::WeightStore;
 use std::collections::BTreeMap;
 use tch::{Kind, Reduction, Tensor};
@@ -32,7 +32,7 @@ impl Gradients {
         let network = Network::trained(store, compute, &Trained::Parameters(names))?;
         let mut means: BTreeMap<String, Of> = BTreeMap::new();
         let share = 1.0 / sequences.len() as f64;
-        progress.begin("prune_width: gradients", sequences.len() as u64);
+        progress.begin("prune_width: gradients", sequences.len() as u64, Unit::one("sequences"));
         for sequence in sequences {
             progress.may_go_on()?;
             let sequences = [sequence.as_slice()];

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::eval::speed;
 use crate::export::kept;
 use crate::model::{Axis, Inner, ModelSpec, Selection};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::quant::{Assembled, Weight};
 use crate::random::Random;
 use crate::recipe::Cut;
@@ -51,7 +51,7 @@ impl Latency {
             Axis::Vocabulary | Axis::Positions | Axis::EmbeddingWidth | Axis::Hidden => None,
         };
         let kinds: BTreeSet<Inner> = axes.iter().filter_map(inner).collect();
-        progress.begin("prune_width: timing the runtime", (2 + SHARES.len() * kinds.len()) as u64);
+        progress.begin("prune_width: timing the runtime", (2 + SHARES.len() * kinds.len()) as u64, Unit::one("models"));
         let mut clock = Clock { activations, threads, drawn: BTreeMap::new() };
         let mut time = |selection: &Selection| {
             progress.may_go_on()?;

@@ -7,7 +7,7 @@ use super::rounded::Rounded;
 use super::schedule::{learning_rate, weight_decay};
 use super::state;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Silent};
+use crate::progress::{Progress, Silent, Unit};
 use crate::recipe::Training;
 use crate::report::{End, Line};
 use crate::text::corpus::{Piece, Pieces};
@@ -138,7 +138,7 @@ impl<'a> Trainer<'a> {
             self.notes = state::restore(file, &mut self.tensors())?;
         }
         let steps = self.training.steps();
-        progress.begin("training", steps * (self.training.batch * self.training.length) as u64);
+        progress.begin("training", steps * (self.training.batch * self.training.length) as u64, Unit::one("tokens"));
         progress.advance(self.notes.step * (self.training.batch * self.training.length) as u64);
         if self.notes.step == 0 && self.notes.best_loss.is_none() && self.training.evaluate_every > 0 {
             self.evaluate(objective, pieces)?;

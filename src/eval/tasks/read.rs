@@ -2,6 +2,7 @@
 //! continuation behind a context.
 
 use crate::error::{Error, Result};
+use crate::text::read::whole;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +95,7 @@ fn name(file: &Path) -> String {
 }
 
 fn read_file(path: &Path) -> Result<Task> {
-    let text = crate::input::read_text(path)?;
+    let text = whole(path)?;
     let (mut kind, mut items) = (None, Vec::new());
     for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
         let wrong = |reason| Error::format(path, format!("line {line}: {reason}"));

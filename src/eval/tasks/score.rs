@@ -5,7 +5,7 @@ use super::read::{Item, Kind, Task};
 use crate::error::{Error, Result};
 use crate::eval::divergence::loss;
 use crate::model::{LogitSource, Window};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::runtime::argmax;
 use crate::text::Tokenizer;
 use rayon::prelude::*;
@@ -73,7 +73,7 @@ pub fn measure(subject: &mut Subject, tasks: &[Task], ask: Ask, progress: &dyn P
 
 fn measure_task(subject: &mut Subject, task: &Task, ask: Ask, progress: &dyn Progress) -> Result<TaskItems> {
     let (items, reader) = (ask.items(task), Reader::new(subject.tokenizer)?);
-    progress.begin(&task.name, items.len() as u64);
+    progress.begin(&task.name, items.len() as u64, Unit::one("items"));
     let (mut scored, mut waiting, mut tokens) = (Vec::with_capacity(items.len()), Vec::new(), 0);
     for (i, item) in items.iter().enumerate() {
         let windows = reader.windows(item, &ask.examples(task, i), subject.source.spec());

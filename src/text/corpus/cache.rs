@@ -10,7 +10,7 @@ use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
 use crate::checkpoint::{Entry, write_tensors};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use safetensors::Dtype;
 use serde_json::Map;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub enum Found {
 /// A hash of all that a corpus depends on: the contents of its files and how they are
 /// read. Their names do not matter.
 pub fn key(sources: &[Source], reader: &Reader, progress: &dyn Progress) -> Result<String> {
-    progress.begin("looking through the corpus", sources.len() as u64);
+    progress.begin("looking through the corpus", sources.len() as u64, Unit::one("files"));
     let mut hasher = blake3::Hasher::new();
     hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(format!("{} {:?}", reader.vocab_size, reader.eos()).as_bytes());

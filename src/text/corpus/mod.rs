@@ -19,7 +19,7 @@ mod pieces;
 mod read;
 mod sources;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 pub use pieces::{Piece, Pieces};
 

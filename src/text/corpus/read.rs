@@ -5,8 +5,9 @@ use super::sources::{Kind, Source};
 use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 use crate::text::Tokenizer;
+use crate::text::read::decode;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -97,7 +98,7 @@ impl<'a> Reader<'a> {
 
     /// The documents of all files, in order.
     pub fn read(&self, sources: &[Source], progress: &dyn Progress) -> Result<Stream> {
-        progress.begin(READING, sources.len() as u64);
+        progress.begin(READING, sources.len() as u64, Unit::one("files"));
         let mut stream = Stream::default();
         for sources in sources.chunks(TOGETHER) {
             let read = |source| self.source(source).inspect(|_| progress.advance(1));
@@ -116,9 +117,9 @@ impl<'a> Reader<'a> {
         let (path, bytes) = (&*source.path, source.content()?);
         let mut stream = Stream::default();
         match source.kind {
-            Kind::Text => stream.add(self.whole(utf8(&bytes, path)?, path)?, self.eos()),
+            Kind::Text => stream.add(self.whole(decode(&bytes, path)?, path)?, self.eos()),
             Kind::Lines => {
-                let lines: Vec<_> = (1..).zip(utf8(&bytes, path)?.lines()).filter(|(_, line)| !line.trim().is_empty()).collect();
+                let lines: Vec<_> = (1..).zip(decode(&bytes, path)?.lines()).filter(|(_, line)| !line.trim().is_empty()).collect();
                 for lines in lines.chunks(TOGETHER) {
                     let documents: Vec<_> = lines.par_iter().map(|(number, line)| self.line(*number, line, path)).collect();
                     for document in documents {
@@ -142,8 +143,8 @@ impl<'a> Reader<'a> {
         Ok(stream)
     }
 
-    /// A text that is one document. However long, it is tokenised as one: cut anywhere,
-    /// it could give other tokens there.
+    /// A text that is one document. However long, its tokens are those of the whole: cut
+    /// anywhere, it could give other tokens there.
     fn whole(&self, text: &str, path: &Path) -> Result<Document> {
         Ok(Document { ids: self.encode(text, path)?, unscored: 0 })
     }
@@ -211,13 +212,6 @@ impl<'a> Reader<'a> {
 
 /// What a line must be, for messages.
 const EXPECTED: &str = r#"it must be {"text": "…"} or {"prompt": "…", "response": "…"}"#;
-
-fn utf8<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a str> {
-    std::str::from_utf8(bytes).map_err(|e| {
-        let reason = format!("not a text in UTF-8 (from byte {} on): convert it, or leave it out of the corpus", e.valid_up_to());
-        Error::format(path, reason)
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -77,7 +77,7 @@ impl Folder {
 struct Heard(Mutex<Vec<String>>);
 
 impl Progress for Heard {
-    fn begin(&self, what: &str, _steps: u64) {
+    fn begin(&self, what: &str, _steps: u64, _unit: crate::progress::Unit) {
         self.0.lock().unwrap().push(what.to_owned());
     }
     fn advance(&self, _steps: u64) {}
