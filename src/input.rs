@@ -31,9 +31,10 @@ pub fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?).map_err(|e| Error::io("read", path)(invalid(e)))
 }
 
-/// Whether a folder has an entry of this name, be it a link whose target is gone.
+/// Whether a folder has an entry of this name, be it a link whose target is gone. Where the
+/// folder may not be read it may have one: reading it then says what is wrong.
 pub fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+    path.symlink_metadata().map_or_else(|e| e.kind() == ErrorKind::PermissionDenied, |_| true)
 }
 
 /// Fails where the bytes of a file are a Git LFS pointer.
