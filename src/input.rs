@@ -25,11 +25,25 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     if is_there(path) { read(path).map(Some) } else { Ok(None) }
 }
 
-/// A file of text in UTF-8.
+/// A file of text in UTF-8, without its byte-order mark.
 pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = read(path)?;
+    let text = std::str::from_utf8(without_mark(&bytes, path)?);
     let invalid = |_| std::io::Error::new(ErrorKind::InvalidData, "stream did not contain valid UTF-8");
-    String::from_utf8(read(path)?).map_err(|e| Error::io("read", path)(invalid(e)))
+    text.map(str::to_owned).map_err(|e| Error::io("read", path)(invalid(e)))
 }
+
+/// The bytes of a text behind the byte-order mark of UTF-8, if it has one; fails on the marks
+/// of UTF-16 and UTF-32.
+pub fn without_mark<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a [u8]> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Error::format(path, UTF_16));
+    }
+    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
+}
+
+/// What is said of a text in another encoding.
+pub const UTF_16: &str = "is in UTF-16 or UTF-32, and texts are read in UTF-8: convert it (iconv -f UTF-16 -t UTF-8)";
 
 /// Whether a folder has an entry of this name, be it a link whose target is gone. Where the
 /// folder may not be read it may have one: reading it then says what is wrong.
@@ -58,6 +72,18 @@ pub fn not_read(path: &Path, source: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_are_no_part_of_a_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text.txt");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_text(&path).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(b"\xef\xbb\xbfw5 \xef\xbb\xbf").unwrap(), "w5 \u{feff}");
+        assert!(read(b"\xff\xfew\x005\x00").unwrap_err().contains("UTF-16") && read(b"\xff").unwrap_err().contains("UTF-8"));
+    }
 
     #[test]
     fn pointers_are_told_from_files_that_begin_alike() {

@@ -37,11 +37,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
 /// What follows the byte-order mark of UTF-8, if there is one; fails on UTF-16 and UTF-32,
 /// where half of the bytes of JSON or more are zeros.
 pub fn without_mark<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a [u8]> {
-    let utf_16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    if utf_16 || matches!(bytes, [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..]) {
-        return Err(Error::format(path, "is in UTF-16 or UTF-32, and JSON is read in UTF-8: convert it (iconv -f UTF-16 -t UTF-8)"));
+    if matches!(bytes, [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..]) {
+        return Err(Error::format(path, input::UTF_16));
     }
-    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
+    input::without_mark(bytes, path)
 }
 
 /// The same text with Python's numbers in quotes; `None` where it has none.

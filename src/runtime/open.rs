@@ -183,7 +183,7 @@ fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
 fn chat_template(dir: &Path, config: &Value) -> Result<Value> {
     let file = dir.join("chat_template.jinja");
     match is_there(&file) {
-        true => Ok(input::read_text(&file)?.trim_start_matches('\u{feff}').into()),
+        true => Ok(input::read_text(&file)?.into()),
         false => Ok(config["chat_template"].clone()),
     }
 }
