@@ -25,9 +25,49 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     if is_there(path) { read(path).map(Some) } else { Ok(None) }
 }
 
-/// Whether a folder has an entry of this name, be it a link whose target is gone.
+/// Bytes at the beginning of a file that tell its encoding.
+pub const HEAD_BYTES: usize = 4096;
+
+/// Byte-order marks of other encodings. UTF-32's come first: one begins as UTF-16's does.
+const OTHER_MARKS: [(&[u8], &str); 4] = [
+    (b"\xff\xfe\0\0", "UTF-32 (little-endian)"),
+    (b"\0\0\xfe\xff", "UTF-32 (big-endian)"),
+    (b"\xff\xfe", "UTF-16 (little-endian)"),
+    (b"\xfe\xff", "UTF-16 (big-endian)"),
+];
+
+/// Length of the byte-order mark of UTF-8 that a text begins with, or 0. Fails where its first
+/// [`HEAD_BYTES`] show that it is UTF-16 or UTF-32.
+pub fn mark_len(text: &[u8], path: &Path) -> Result<usize> {
+    let head = &text[..text.len().min(HEAD_BYTES)];
+    let by_mark = OTHER_MARKS.iter().find(|(mark, _)| head.starts_with(mark)).map(|(_, encoding)| *encoding);
+    match by_mark.or_else(|| unmarked(head)) {
+        Some(encoding) => Err(Error::format(path, format!("this text is {encoding}: convert it to UTF-8 (iconv -t UTF-8)"))),
+        None => Ok(if head.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 }),
+    }
+}
+
+/// UTF-16 and UTF-32 of mostly Latin text without a mark: zeros in the same places of every
+/// character.
+fn unmarked(head: &[u8]) -> Option<&'static str> {
+    const ENCODINGS: [(usize, &[usize], &str); 4] = [
+        (4, &[1, 2, 3], "UTF-32 (little-endian, without a byte-order mark)"),
+        (4, &[0, 1, 2], "UTF-32 (big-endian, without a byte-order mark)"),
+        (2, &[1], "UTF-16 (little-endian, without a byte-order mark)"),
+        (2, &[0], "UTF-16 (big-endian, without a byte-order mark)"),
+    ];
+    let fits = |&&(width, zeros, _): &&(usize, &[usize], &str)| {
+        let characters = head.len() / width;
+        let are_zero = |character: &[u8]| (0..width).all(|at| (character[at] == 0) == zeros.contains(&at));
+        characters >= 2 && head.chunks_exact(width).filter(|c| are_zero(c)).count() * 10 > characters * 7
+    };
+    ENCODINGS.iter().find(fits).map(|&(_, _, encoding)| encoding)
+}
+
+/// Whether a folder has an entry of this name, be it a link whose target is gone. Where the
+/// folder may not be read it may have one: reading it then says what is wrong.
 pub fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+    path.symlink_metadata().map_or_else(|e| e.kind() == ErrorKind::PermissionDenied, |_| true)
 }
 
 /// Fails where the bytes of a file are a Git LFS pointer.

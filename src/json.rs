@@ -22,7 +22,7 @@ pub fn read_optional(path: &Path) -> Result<Value> {
 
 /// Parses the bytes of a file; `path` is for messages.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
-    let bytes = without_mark(bytes, path)?;
+    let bytes = &bytes[input::mark_len(bytes, path)?..];
     let not_json = |e| Error::format(path, format!("not JSON: {e}"));
     let error = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(value),
@@ -32,16 +32,6 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
         Some(quoted) => serde_json::from_slice(&quoted).map_err(not_json),
         None => Err(not_json(error)),
     }
-}
-
-/// What follows the byte-order mark of UTF-8, if there is one; fails on UTF-16 and UTF-32,
-/// where half of the bytes of JSON or more are zeros.
-pub fn without_mark<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a [u8]> {
-    let utf_16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    if utf_16 || matches!(bytes, [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..]) {
-        return Err(Error::format(path, "is in UTF-16 or UTF-32, and JSON is read in UTF-8: convert it (iconv -f UTF-16 -t UTF-8)"));
-    }
-    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
 /// The same text with Python's numbers in quotes; `None` where it has none.

@@ -329,7 +329,7 @@ fn broken_archives_are_refused() {
 #[test]
 fn what_is_no_archive_is_refused() {
     refused("empty", open_bytes(b""), &[BIN, "truncated", "0 bytes"]);
-    refused("text", open_bytes(b"version https://git-lfs.github.com/spec/v1"), &[BIN, "not a checkpoint of torch.save"]);
+    refused("text", open_bytes(b"<!DOCTYPE html>"), &[BIN, "not a checkpoint of torch.save"]);
     refused("bare pickle", open_bytes(pickle(b"}")), &[BIN, "not a checkpoint of torch.save"]);
     refused("an end alone", open_bytes([b"PK\x05\x06", &[0; 18][..]].concat()), &[BIN, "not a checkpoint"]);
     refused("a beginning alone", open_bytes(b"PK\x03\x04"), &[BIN, "truncated or not a zip archive"]);

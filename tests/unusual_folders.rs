@@ -143,6 +143,25 @@ fn the_index_decides_where_a_tensor_is_read() {
     }
 }
 
+/// transformers reads the first of `model.safetensors`, its index, and `pytorch_model.bin`.
+#[test]
+fn a_second_set_of_weights_is_warned_of() {
+    let (_dir, model) = copy_of(MODEL);
+    let (_other, sharded) = copy_of(SHARDED);
+    std::fs::copy(sharded.join(INDEX), model.join(INDEX)).unwrap();
+    opens_as_transformers("an index beside", &model);
+    warns("an index beside", &model, &["model.safetensors is read", INDEX]);
+
+    let (_dir, model) = copy_of(MODEL);
+    let bin = file(model.join("pytorch_model.bin"), "of a later save");
+    let output = openings::inspect(&model);
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(48 * 3600);
+    std::fs::File::options().write(true).open(bin).unwrap().set_modified(later).unwrap();
+    opens_as_transformers("a newer file", &model);
+    warns("a newer file", &model, &["model.safetensors is read", "pytorch_model.bin is not"]);
+}
+
 #[test]
 fn missing_shards_are_counted() {
     let (_dir, model) = copy_of(SHARDED);

@@ -7,7 +7,7 @@ use super::{Checkpoint, adapter, pytorch, safetensors, shards};
 use crate::error::{Error, Result};
 use crate::input::is_there;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// A file format of weights.
@@ -43,7 +43,8 @@ fn open_weights(dir: &Path) -> Result<Checkpoint> {
     let known: Vec<_> = CONTAINERS.iter().flat_map(|container| [(container.single, container), (container.index, container)]).collect();
     let there: Vec<_> = known.into_iter().filter(|(name, _)| is_there(&dir.join(name))).collect();
     if let Some((name, container)) = there.first() {
-        warn_of_newer(dir, name, &there[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let others: Vec<&str> = there[1..].iter().map(|(name, _)| *name).collect();
+        warn_of_others(dir, container, name, &others);
         return match *name == container.single {
             true => open_file(dir, &dir.join(name), container),
             false => shards::open_indexed(dir, &dir.join(name), container),
@@ -92,16 +93,17 @@ fn no_weights(dir: &Path, names: &[String]) -> Error {
     Error::io("read", dir)(std::io::Error::new(ErrorKind::NotFound, reason))
 }
 
-/// Says which file is read where another one was written after it: one of the two is left
-/// over from an earlier save.
-fn warn_of_newer(dir: &Path, read: &str, others: &[&str]) {
+/// Says which file is read where another one is the later save: an index beside a file of the
+/// same format, or a file of another format that is newer.
+fn warn_of_others(dir: &Path, container: &Container, read: &str, others: &[&str]) {
     /// Files of one download or one save are written within a day.
     const APART: Duration = Duration::from_secs(24 * 3600);
-    let modified = |name: &str| -> Option<_> { PathBuf::from(dir).join(name).metadata().ok()?.modified().ok() };
-    let Some(time) = modified(read) else { return };
-    for other in others {
-        if modified(other).and_then(|other| other.duration_since(time).ok()).is_some_and(|later| later > APART) {
-            tracing::warn!("{}: {read} is read, as transformers does, though {other} is newer", dir.display());
-        }
+    let modified = |name: &str| -> Option<_> { dir.join(name).metadata().ok()?.modified().ok() };
+    let is_newer = |other: &str| {
+        let later = modified(read).zip(modified(other)).and_then(|(read, other)| other.duration_since(read).ok());
+        later.is_some_and(|later| later > APART)
+    };
+    for other in others.iter().filter(|other| **other == container.index || is_newer(other)) {
+        tracing::warn!("{}: {read} is read, as transformers does, and {other} is not: one of them is left over", dir.display());
     }
 }

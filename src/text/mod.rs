@@ -18,9 +18,9 @@ pub mod stream;
 mod world;
 
 use crate::error::{Error, Result};
+use crate::input;
 use crate::pattern::matches;
 use crate::progress::Silent;
-use crate::{input, json};
 use added::Beside;
 pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
@@ -74,7 +74,7 @@ impl Tokenizer {
     pub fn open(path: &Path) -> Result<Self> {
         let mut bytes = input::read(path)?;
         if path.extension().is_some_and(|e| e == "json") {
-            bytes = json::without_mark(&bytes, path)?.to_vec();
+            bytes.drain(..input::mark_len(&bytes, path)?);
         }
         if is_json(&bytes) && byte_level::recognises(&bytes) {
             let json = byte_level::tokenizer_json(&bytes, path)?;

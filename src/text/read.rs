@@ -13,20 +13,8 @@ use std::path::Path;
 /// In place of a file's name: standard input.
 pub const STANDARD_INPUT: &str = "-";
 
-/// U+FEFF in UTF-8.
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Bytes at the beginning of a file that tell its encoding.
-const HEAD: usize = 4096;
 /// Bytes that are read at once.
 const READ: usize = 1 << 16;
-
-/// Byte-order marks of other encodings. UTF-32's come first: one begins as UTF-16's does.
-const OTHER_MARKS: [(&[u8], &str); 4] = [
-    (b"\xff\xfe\0\0", "UTF-32 (little-endian)"),
-    (b"\0\0\xfe\xff", "UTF-32 (big-endian)"),
-    (b"\xff\xfe", "UTF-16 (little-endian)"),
-    (b"\xfe\xff", "UTF-16 (big-endian)"),
-];
 
 /// A text that is read piece by piece.
 pub struct TextReader<'a> {
@@ -56,11 +44,11 @@ impl<'a> TextReader<'a> {
     /// Anything that can be read; `path` is for messages.
     pub fn new(reader: Box<dyn Read + 'a>, path: &'a Path) -> Result<Self> {
         let mut text = Self { reader, path, rest: Vec::new(), position: 0, ended: false, size: None };
-        while text.rest.len() < HEAD && !text.ended {
+        while text.rest.len() < input::HEAD_BYTES && !text.ended {
             text.fill()?;
         }
         input::check(&text.rest, path)?;
-        let mark = check_head(&text.rest, path)?;
+        let mark = input::mark_len(&text.rest, path)?;
         text.rest.drain(..mark);
         text.position = mark as u64;
         Ok(text)
@@ -124,38 +112,8 @@ pub fn whole(path: &Path) -> Result<String> {
 
 /// Bytes of a file as text, without a byte-order mark; `path` is for messages.
 pub fn decode<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a str> {
-    let mark = check_head(&bytes[..bytes.len().min(HEAD)], path)?;
+    let mark = input::mark_len(bytes, path)?;
     std::str::from_utf8(&bytes[mark..]).map_err(|e| not_utf8(path, (mark + e.valid_up_to()) as u64))
-}
-
-/// Fails where the first bytes of a file show that it is no text in UTF-8. The length of
-/// its byte-order mark.
-///
-/// Every text of a user passes here: a kind of file that is told by its head, and is not
-/// what the user meant, is named here.
-fn check_head(head: &[u8], path: &Path) -> Result<usize> {
-    let by_mark = OTHER_MARKS.iter().find(|(mark, _)| head.starts_with(mark)).map(|(_, encoding)| *encoding);
-    if let Some(encoding) = by_mark.or_else(|| unmarked(head)) {
-        return Err(Error::format(path, format!("this text is {encoding}: convert it to UTF-8")));
-    }
-    Ok(if head.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 })
-}
-
-/// UTF-16 and UTF-32 of mostly Latin text without a mark: zeros in the same places of every
-/// character.
-fn unmarked(head: &[u8]) -> Option<&'static str> {
-    const ENCODINGS: [(usize, &[usize], &str); 4] = [
-        (4, &[1, 2, 3], "UTF-32 (little-endian, without a byte-order mark)"),
-        (4, &[0, 1, 2], "UTF-32 (big-endian, without a byte-order mark)"),
-        (2, &[1], "UTF-16 (little-endian, without a byte-order mark)"),
-        (2, &[0], "UTF-16 (big-endian, without a byte-order mark)"),
-    ];
-    let fits = |&&(width, zeros, _): &&(usize, &[usize], &str)| {
-        let characters = head.len() / width;
-        let are_zero = |character: &[u8]| (0..width).all(|at| (character[at] == 0) == zeros.contains(&at));
-        characters >= 2 && head.chunks_exact(width).filter(|c| are_zero(c)).count() * 10 > characters * 7
-    };
-    ENCODINGS.iter().find(fits).map(|&(_, _, encoding)| encoding)
 }
 
 fn not_utf8(path: &Path, position: u64) -> Error {

@@ -45,8 +45,9 @@ pub const KEYS: [&str; 3] = ["quantization_config", "quantization", "compression
 
 /// `None` where the configuration says nothing of quantised weights.
 pub fn quantized(config: &Config) -> Result<Option<Quantization>> {
+    let mentioned: Vec<&str> = KEYS.into_iter().filter(|key| config.mentions(key)).collect();
     let Some(says) = config.object(KEYS[0])? else {
-        let other = KEYS[1..].iter().find(|key| config.mentions(key) && config.value()[**key].is_object());
+        let other = mentioned.iter().find(|key| config.value()[**key].is_object());
         return Ok(other.map(|key| Quantization::Other(if *key == KEYS[1] { "mlx" } else { "compressed-tensors" }.to_owned())));
     };
     let method = match says.string_or("quant_method", "")? {
