@@ -18,7 +18,7 @@
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
-//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars |
+//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`], [`notice`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars, warnings said once |
 #![deny(missing_docs)]
 
 pub mod checkpoint;
@@ -31,6 +31,7 @@ pub mod export;
 pub mod kernels;
 pub mod memory;
 pub mod model;
+pub mod notice;
 pub mod pattern;
 #[cfg(feature = "torch")]
 pub mod pipeline;

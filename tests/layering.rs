@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. Modules on one line do not use each other.
 const FLOORS: [&[&str]; 14] = [
     &["error"],
-    &["random", "progress", "memory", "pattern"],
+    &["random", "progress", "memory", "pattern", "notice"],
     &["checkpoint"],
     &["text"],
     &["model"],

@@ -26,6 +26,9 @@ pub struct Evaluation {
     pub window: usize,
     /// How they were cut.
     pub protocol: Protocol,
+    /// The token that the protocol puts before each window, where it puts one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
     /// Against the reference, where there is one.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
@@ -71,6 +74,7 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Measured> {
     let vocab = model.spec().vocab_size;
+    let bos_token_id = protocol.bos(model.spec());
     if let Some(reference) = reference.as_ref().filter(|r| r.spec().vocab_size != vocab) {
         let other = reference.spec().vocab_size;
         return Err(Error::Usage(format!("the reference has a vocabulary of {other}, the model of {vocab}: they cannot be compared")));
@@ -114,7 +118,7 @@ pub fn evaluate(
             return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
         }
         let (perplexity, tokens, windows) = (loss.exp(), positions.len(), windows.len());
-        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, divergence, tasks: Accuracy::new() })
+        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, bos_token_id, divergence, tasks: Accuracy::new() })
     };
     let against = reference.is_some();
     Ok(Measured {

@@ -2,6 +2,7 @@
 //! and where each canonical parameter lies.
 
 use super::families::{self, BitNet, Config, Names, llama2c as llama2c_family};
+use super::spec::SpecialTokens;
 use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Rows, Source};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
@@ -153,18 +154,9 @@ impl DenseModel {
         &self.layout
     }
 
-    /// Sets the token that begins a text, where the tokenizer knows better.
-    pub fn set_bos(&mut self, id: u32) {
-        self.spec.special.bos = Some(id);
-    }
-
-    /// Sets what begins and what ends a text, where the configuration does not say.
-    pub fn default_special(&mut self, bos: Option<u32>, eos: Option<u32>) {
-        let special = &mut self.spec.special;
-        special.bos = special.bos.or(bos);
-        if special.eos.is_empty() {
-            special.eos.extend(eos);
-        }
+    /// The tokens that begin and end a text, which files beside the configuration tell too.
+    pub fn special_mut(&mut self) -> &mut SpecialTokens {
+        &mut self.spec.special
     }
 
     /// The files of its weights.

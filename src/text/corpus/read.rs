@@ -75,11 +75,10 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Fails where the tokenizer has tokens outside the vocabulary.
+    /// Fails where the token that ends a text is outside the vocabulary.
     pub fn new(tokenizer: Option<&'a Tokenizer>, vocab_size: usize) -> Result<Self> {
         let reader = Self { tokenizer, vocab_size };
         if let Some(tokenizer) = tokenizer {
-            tokenizer.check_vocabulary(vocab_size)?;
             if let Some(id) = reader.eos().filter(|&id| id as usize >= vocab_size) {
                 return Err(Error::format(
                     &tokenizer.path,
@@ -170,7 +169,11 @@ impl<'a> Reader<'a> {
 
     fn encode(&self, text: &str, path: &Path) -> Result<Vec<u32>> {
         match self.tokenizer {
-            Some(tokenizer) => tokenizer.encode(text),
+            Some(tokenizer) => {
+                let ids = tokenizer.encode_from(text, path)?;
+                tokenizer.check_rows(&ids, self.vocab_size, text, path)?;
+                Ok(ids)
+            }
             None => Err(Error::format(path, "is a text, and there is no tokenizer to read it with: name one, or give token ids")),
         }
     }

@@ -1,0 +1,59 @@
+//! Tokens without a row in the model's embedding. A tokenizer may have some (a token for
+//! images, padding that was added later); they matter only where a text uses one.
+
+use super::{Kind, Tokenizer};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Tokens that a warning names.
+const NAMED: usize = 3;
+
+impl Tokenizer {
+    /// Says how many rows the model's embedding has: [`Tokenizer::encode`] fails where a text
+    /// uses a token beyond them. A warning names such tokens.
+    pub fn limit_to(&mut self, rows: usize) {
+        self.rows = Some(rows);
+        let beyond: Vec<_> = self.words().into_iter().filter(|(id, _)| *id as usize >= rows).collect();
+        if beyond.is_empty() {
+            return;
+        }
+        let named: Vec<_> = beyond.iter().take(NAMED).map(|(id, word)| format!("{:?} (id {id})", word.text)).collect();
+        let more = if beyond.len() > NAMED { format!(" and {} more", beyond.len() - NAMED) } else { String::new() };
+        tracing::warn!(
+            "{}: {}{more} {} no row in the model's embedding of {rows}; texts that do not use {} are not affected",
+            self.path.display(),
+            named.join(", "),
+            if beyond.len() == 1 { "has" } else { "have" },
+            if beyond.len() == 1 { "it" } else { "them" },
+        );
+    }
+
+    /// Fails where an id of `text`, which is from the file `origin`, has no row among `rows`.
+    pub(super) fn check_rows(&self, ids: &[u32], rows: usize, text: &str, origin: &Path) -> Result<()> {
+        let Some(place) = ids.iter().position(|&id| id as usize >= rows) else { return Ok(()) };
+        let id = ids[place];
+        let token = self.words().get(&id).map_or_else(String::new, |word| format!("{:?} ", word.text));
+        let location = self.character_of(text, place).map_or_else(String::new, |at| {
+            let before: String = text.chars().take(at).collect();
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+            format!(", line {line}, character {column}")
+        });
+        let reason = format!(
+            "the text has the token {token}(id {id}; token {place} of the text{location}), but the model's embedding has {rows} rows: \
+             take it out of the text, or use the tokenizer of this model"
+        );
+        Err(Error::format(origin, reason))
+    }
+
+    /// Where a text's token begins, in characters.
+    fn character_of(&self, text: &str, place: usize) -> Option<usize> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.character_of(text, place, &self.path),
+            Kind::World(world) => {
+                let bytes: usize = world.encode(text)[..place].iter().map(|&id| world.bytes(id).len()).sum();
+                Some(String::from_utf8_lossy(&text.as_bytes()[..bytes]).chars().count())
+            }
+        }
+    }
+}
