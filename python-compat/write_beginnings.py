@@ -1,8 +1,9 @@
-"""Write which token transformers puts before a text: `tests/data/beginnings.json`.
+"""Write which token transformers puts before a text, and which ends one: `tests/data/beginnings.json`.
 
 Each row is a folder of tokenizer files; for each of `TEXTS` the file has the ids of `AutoTokenizer` with
 `add_special_tokens=True` and `False`, under the version of transformers that gave them. Versions 4 and 5 disagree on some folders,
-so the script is run once with each and keeps the other's ids:
+so the script is run once with each and keeps the other's ids. `ends` has the ids at which `generate` ends a text, by
+config.json and generation_config.json:
 
     python write_beginnings.py                     # transformers 5.23
     python write_beginnings.py                     # again in an environment with transformers 4.57
@@ -109,7 +110,7 @@ def rows():
     as_object = {"content": "<s>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "__type": "AddedToken"}
     yield "LlamaTokenizerFast-bos-as-object", "pieces", None, {"tokenizer_class": "LlamaTokenizerFast", **TOKENS, "bos_token": as_object, "add_bos_token": True}, "llama"
     sentencepiece = {"bpe.model": "tokenizer.model"}
-    for cls, model_type in [("LlamaTokenizer", "llama"), ("GemmaTokenizer", "gemma")]:
+    for cls, model_type in [("LlamaTokenizer", "llama")]:
         for add in (True, False, None):
             says = {"tokenizer_class": cls, **TOKENS} | ({} if add is None else {"add_bos_token": add})
             yield f"{cls}-sentencepiece-{'absent' if add is None else str(add).lower()}", sentencepiece, None, says, model_type
@@ -120,6 +121,24 @@ def rows():
         for add in (True, False, None):
             says = {"tokenizer_class": cls, "bos_token": "</s>" if folder == "opt" else None, "eos_token": "</s>"} | ({} if add is None else {"add_bos_token": add})
             yield f"{model_type}-merges-{'absent' if add is None else str(add).lower()}", files, None, says, model_type
+
+
+# (eos_token_id in config.json, in generation_config.json); "absent" = no such file.
+ENDS = [(2, "absent"), (2, None), (2, 2), (2, [2, 7]), (2, 7), ([2, 5], [7]), (None, [2, 7]), ([2, 5], "absent"), (None, "absent")]
+
+
+def ends(config, generation):
+    """What ends a text of `generate`."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = {"model_type": "llama", "vocab_size": 96, "bos_token_id": 1, "eos_token_id": config}
+        (Path(folder) / "config.json").write_text(json.dumps(said))
+        if generation == "absent":
+            made = transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(folder))
+        else:
+            (Path(folder) / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": generation}))
+            made = transformers.GenerationConfig.from_pretrained(folder)
+        ids = made.eos_token_id
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 MAKERS = {"byte-level": byte_level, "pieces": pieces}
@@ -153,7 +172,8 @@ def main():
             row = {"name": name, "tokenizer": tokenizer, "post_processor": post, "tokenizer_config": says, "model_type": model_type}
             found.append(row | {"ids": known.get(name, {}) | {transformers.__version__: ids(folder)}})
     lines = ",\n".join(json.dumps(row) for row in found)
-    head = {"texts": TEXTS, "tokenizers": files}
+    ended = [{"config": config, "generation": generation, "ends": ends(config, generation)} for config, generation in ENDS]
+    head = {"texts": TEXTS, "tokenizers": files, "ends": ended}
     OUT.write_text(json.dumps(head)[:-1] + ', "rows": [\n' + lines + "\n]}\n")
 
 

@@ -98,8 +98,9 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
 }
 
 fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {
-    let text = std::fs::read_to_string(text).map_err(Error::io("read", text))?;
-    let ids = model.tokenizer()?.encode(&text)?;
+    let path = text;
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let ids = model.tokenizer()?.encode_from(&text, path)?;
     let window = args.window.unwrap_or_else(|| default_window(model.spec()));
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
     if let Some(bos) = args.protocol.bos(model.spec()).filter(|bos| model.spec().special.prefix() != [*bos]) {

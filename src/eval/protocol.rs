@@ -12,13 +12,12 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Pieces of W − 1 tokens, a beginning-of-text token before each, W − 1 scored.
+    /// Pieces of W − 1 tokens, BOS before each, W − 1 scored.
     Bos,
     /// Pieces of W tokens, W − 1 scored, nothing added (GPTQ's and most papers').
     #[default]
     Plain,
-    /// llama.cpp's: pieces of W, the first token replaced by the beginning of
-    /// text, only the second half scored.
+    /// llama.cpp's: pieces of W, the first token replaced by BOS, only the second half scored.
     LlamaCpp,
 }
 
@@ -53,7 +52,7 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     }
     let bos = protocol.bos(spec);
     if bos.is_none() && protocol != Protocol::Plain {
-        let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain";
+        let reason = "this protocol needs a BOS token and the model has none; use --protocol plain";
         return Err(Error::Usage(reason.into()));
     }
     let make = |piece: &[u32]| match (protocol, bos) {

@@ -50,10 +50,7 @@ fn generation_eos(path: &Path, rows: usize) -> Result<Vec<u32>> {
     let (known, others): (Vec<i64>, Vec<i64>) = ids.into_iter().partition(|&id| usize::try_from(id).is_ok_and(|id| id < rows));
     if !others.is_empty() {
         let others = others.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-        warn_once(format!(
-            "{}: eos_token_id {others}: the vocabulary has {rows} tokens and no such token, which is ignored",
-            path.display()
-        ));
+        warn_once(path, format!("eos_token_id {others}: the vocabulary has {rows} tokens and no such token, which is ignored"));
     }
     Ok(known.into_iter().map(|id| id as u32).collect())
 }

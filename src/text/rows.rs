@@ -3,6 +3,7 @@
 
 use super::{Kind, Tokenizer};
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use std::path::Path;
 
 /// Tokens that a warning names.
@@ -19,12 +20,11 @@ impl Tokenizer {
         }
         let named: Vec<_> = beyond.iter().take(NAMED).map(|(id, word)| format!("{:?} (id {id})", word.text)).collect();
         let more = if beyond.len() > NAMED { format!(" and {} more", beyond.len() - NAMED) } else { String::new() };
-        tracing::warn!(
-            "{}: {}{more} {} no row in the model's embedding of {rows}; texts that do not use {} are not affected",
-            self.path.display(),
-            named.join(", "),
-            if beyond.len() == 1 { "has" } else { "have" },
-            if beyond.len() == 1 { "it" } else { "them" },
+        let (verb, them) = if beyond.len() == 1 { ("has", "it") } else { ("have", "them") };
+        let named = named.join(", ");
+        warn_once(
+            &self.path,
+            format!("{named}{more} {verb} no row in the model's embedding of {rows}; texts that do not use {them} are not affected"),
         );
     }
 

@@ -284,8 +284,8 @@ impl Config {
         special.bos = special.bos.filter(|&id| has(id.into()));
         special.eos.retain(|&id| has(id.into()));
         if !others.is_empty() {
-            let (path, others) = (self.path.display(), others.join(", "));
-            warn_once(format!("{path}: the vocabulary has {vocab_size} tokens and no token of these ids, which are ignored: {others}"));
+            let others = others.join(", ");
+            warn_once(&self.path, format!("the vocabulary has {vocab_size} tokens and no token of these ids, which are ignored: {others}"));
         }
         Ok(())
     }
