@@ -435,11 +435,22 @@ fn hugging_face_outputs_keep_the_ends() {
     let (dir, model) = copy_with_tokenizer("llama-gqa-tied");
     puts(&model, TWO);
     file(model.join("generation_config.json"), json!({ "eos_token_id": [2, 7] }).to_string());
-    let recipe = "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[stage.prune_depth]\nlayers = 1\n[evaluate]\nwindow = 16\nmax_windows = 2\n[output]\nformat = \"hf\"\n";
+    let recipe = "[calibration]\nsequences = 4\nlength = 16\n[[stage]]\n[stage.prune_depth]\nlayers = 1\n[evaluate]\nwindow = 16\nmax_windows = 2\ntasks = \"tasks\"\n[output]\nformat = \"hf\"\n";
     let recipe = file(dir.path().join("recipe.toml"), recipe);
+    let tasks = dir.path().join("tasks");
+    std::fs::create_dir(&tasks).unwrap();
+    file(tasks.join("cloze.jsonl"), "{\"context\": \"w5 w6\", \"continuation\": \"w9 w10\"}\n");
     let out = dir.path().join("out");
     let done = thimble(&["compress", text(&recipe), "--model", text(&model), "--out", text(&out)]);
     assert!(done.status.success(), "{}", stderr(&done));
+    // Tasks of the written folder begin as the tokenizer says, and not as config.json does.
+    let report: Value = serde_json::from_slice(&std::fs::read(out.join("report.json")).unwrap()).unwrap();
+    let perplexity = |tasks: &Value| tasks["cloze"]["perplexity"].as_f64().unwrap();
+    let again = json_of(&["eval", text(&out), "--tasks", text(&tasks)]);
+    let (reported, again) = (perplexity(&report["after"]["tasks"]), perplexity(&again["tasks"]));
+    assert!((reported / again - 1.0).abs() < 1e-4, "{reported} {again}");
+    let spec = json_of(&["inspect", text(&out)])["spec"].clone();
+    assert_eq!(spec["special"], json!({ "bos": 1, "eos": [2, 7], "prefix": [7, 1] }));
     let [before, after] = [&model, &out].map(|path| runtime::open(path, None).unwrap().spec().special.clone());
     assert_eq!(before, after);
     assert_eq!((&after.eos[..], after.prefix()), (&[2, 7][..], &[7, 1][..]));

@@ -72,6 +72,11 @@ impl HuggingFace {
         self.decoding
     }
 
+    /// The greatest id of a token.
+    pub fn greatest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
     /// The vocabulary by id.
     pub fn words(&self) -> BTreeMap<u32, Word> {
         let added = self.inner.get_added_vocabulary();

@@ -18,6 +18,7 @@
 //! the classes; `tests/data/beginnings.json` has the ids that both give.
 
 use super::added::{Beside, Spelled};
+use crate::notice::warn_once;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -121,7 +122,7 @@ impl Prefix<'_> {
     }
 
     fn warn(&self, what: &str) {
-        tracing::warn!("{}: {what}", self.path.display());
+        warn_once(self.path, what.to_owned());
     }
 }
 

@@ -14,10 +14,10 @@ impl Tokenizer {
     /// uses a token beyond them. A warning names such tokens.
     pub fn limit_to(&mut self, rows: usize) {
         self.rows = Some(rows);
-        let beyond: Vec<_> = self.words().into_iter().filter(|(id, _)| *id as usize >= rows).collect();
-        if beyond.is_empty() {
+        if self.greatest_id().is_none_or(|id| (id as usize) < rows) {
             return;
         }
+        let beyond: Vec<_> = self.words().into_iter().filter(|(id, _)| *id as usize >= rows).collect();
         let named: Vec<_> = beyond.iter().take(NAMED).map(|(id, word)| format!("{:?} (id {id})", word.text)).collect();
         let more = if beyond.len() > NAMED { format!(" and {} more", beyond.len() - NAMED) } else { String::new() };
         let (verb, them) = if beyond.len() == 1 { ("has", "it") } else { ("have", "them") };
@@ -44,6 +44,13 @@ impl Tokenizer {
              take it out of the text, or use the tokenizer of this model"
         );
         Err(Error::format(origin, reason))
+    }
+
+    fn greatest_id(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::HuggingFace(inner) => inner.greatest_id(),
+            Kind::World(world) => world.greatest_id(),
+        }
     }
 
     /// Where a text's token begins, in characters.

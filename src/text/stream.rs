@@ -51,7 +51,10 @@ impl TextStream<'_> {
             }
             Decoding::Mixed => {
                 self.window.push(id);
-                if self.tokenizer.decode(&self.window)?.ends_with('\u{fffd}') { Ok(String::new()) } else { self.settle() }
+                // However long no character is completed, not every token decodes all of them again.
+                let waiting = self.window.len() - self.given;
+                let tries = waiting <= 8 || waiting.is_power_of_two();
+                if !tries || self.tokenizer.decode(&self.window)?.ends_with('\u{fffd}') { Ok(String::new()) } else { self.settle() }
             }
             Decoding::Tokens => {
                 self.window.push(id);

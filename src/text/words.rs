@@ -3,6 +3,7 @@
 
 use super::{Kind, Tokenizer};
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An entry of a vocabulary.
@@ -50,13 +51,14 @@ impl Tokenizer {
             return refuse(format!("token {id} is {:?}, but {:?}{count} in", b.text, a.text));
         }
         if let Some((id, a, b)) = differ.first() {
-            tracing::warn!(
-                "{}: {} special tokens have other names than in {}, the first {:?} for {:?} (id {id}); texts that do not use them are not affected",
-                other.path.display(),
-                differ.len(),
-                self.path.display(),
-                b.text,
-                a.text
+            let (count, ours) = (differ.len(), self.path.display());
+            warn_once(
+                &other.path,
+                format!(
+                    "{count} special tokens have other names than in {ours}, the first {:?} for {:?} (id {id}); texts that do not use \
+                     them are not affected",
+                    b.text, a.text
+                ),
             );
         }
         let sample = self.sample(ours.keys().filter(|id| theirs.contains_key(id)).copied().collect())?;

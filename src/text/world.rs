@@ -98,6 +98,11 @@ impl World {
         self.tokens.get(&id).map_or(&[], Vec::as_slice)
     }
 
+    /// The greatest id of a token.
+    pub fn greatest_id(&self) -> Option<u32> {
+        self.tokens.keys().max().copied()
+    }
+
     /// Ids and tokens; bytes that are no UTF-8 are escaped.
     pub fn words(&self) -> impl Iterator<Item = (u32, String)> {
         self.tokens.iter().map(|(id, bytes)| (*id, String::from_utf8(bytes.clone()).unwrap_or_else(|_| bytes.escape_ascii().to_string())))

@@ -384,7 +384,8 @@ mod tests {
     fn a_tokenizer_of_another_model() {
         let mut tokenizer = tokenizer();
         let folder = Folder::with("a.txt", "a text");
-        assert!(folder.open(Some(&tokenizer), 10).err().unwrap().to_string().contains("another model"));
+        let error = folder.open(Some(&tokenizer), 10).err().unwrap().to_string();
+        assert!(error.contains("a.txt") && error.contains("10 rows"), "{error}");
         let mut silent = Tokenizer::from_file(tokenizer.file().to_vec(), Path::new("t.json")).unwrap();
         silent.default_eos(Some(1000));
         assert!(folder.refusal(Some(&silent)).contains("token 1000"));
