@@ -20,12 +20,14 @@ pub struct TextStream<'a> {
     /// context that the others are decoded in.
     window: Vec<u32>,
     given: usize,
+    /// How many tokens at the window's beginning have more text than blanks together.
+    anchor: usize,
 }
 
 impl Tokenizer {
     /// A stream that has seen no token.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, bytes: Vec::new(), window: Vec::new(), given: 0 }
+        TextStream { tokenizer: self, bytes: Vec::new(), window: Vec::new(), given: 0, anchor: 0 }
     }
 }
 
@@ -88,9 +90,13 @@ impl TextStream<'_> {
         let all = self.tokenizer.decode(&self.window)?;
         let before = self.tokenizer.decode(&self.window[..self.given])?;
         let new = behind(&before, &all).to_owned();
-        // Tokens without text are no context: the first token with text may lose a blank.
-        if !new.is_empty() {
+        // Blanks at a window's beginning may be stripped, so that they are no context alone: the last
+        // tokens with other text stay before them.
+        if new.trim().is_empty() {
+            self.window.drain(self.anchor..if self.anchor > 0 { self.given } else { 0 });
+        } else {
             self.window.drain(..self.given);
+            self.anchor = self.window.len();
         }
         self.given = self.window.len();
         Ok(new)

@@ -78,13 +78,8 @@ impl<'a> Reader<'a> {
     /// Fails where the token that ends a text is outside the vocabulary.
     pub fn new(tokenizer: Option<&'a Tokenizer>, vocab_size: usize) -> Result<Self> {
         let reader = Self { tokenizer, vocab_size };
-        if let Some(tokenizer) = tokenizer {
-            if let Some(id) = reader.eos().filter(|&id| id as usize >= vocab_size) {
-                return Err(Error::format(
-                    &tokenizer.path,
-                    format!("texts end with token {id}, but the vocabulary has {vocab_size} tokens"),
-                ));
-            }
+        if let (Some(tokenizer), Some(id)) = (tokenizer, reader.eos().filter(|&id| id as usize >= vocab_size)) {
+            return Err(Error::format(&tokenizer.path, format!("texts end with token {id}, but the vocabulary has {vocab_size} tokens")));
         }
         Ok(reader)
     }
