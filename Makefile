@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations compat compat-tasks clean
+.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations pairs compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -109,12 +109,16 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py $(FIXTURES)
 ifndef FIXTURES
-	for script in pickles int8 losses sparse ternary bitnet openings; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
+	for script in pickles int8 losses sparse ternary bitnet openings beginnings; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
 endif
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.
 tokenizations: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_tokenizations.py --data $(DATA)
+
+# Rewrites tests/data/pairs.json.
+pairs: .venv-lm-eval/ready
+	.venv-lm-eval/bin/python python-compat/write_pairs.py $(DATA)
 
 # Our files through other people's readers.
 compat: setup .venv-compat/ready

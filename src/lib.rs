@@ -19,8 +19,8 @@
 //! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
 //! | [`json`] | JSON files: byte-order marks, NaN and Infinity |
-//! | [`input`] | reading files: Git LFS pointers, dangling links |
-//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars |
+//! | [`input`] | reading files: Git LFS pointers, dangling links, encodings |
+//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`], [`notice`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars, warnings that are said once |
 #![deny(missing_docs)]
 
 pub mod checkpoint;
@@ -35,6 +35,7 @@ pub mod json;
 pub mod kernels;
 pub mod memory;
 pub mod model;
+pub mod notice;
 pub mod pattern;
 #[cfg(feature = "torch")]
 pub mod pipeline;

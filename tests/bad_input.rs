@@ -319,8 +319,8 @@ fn configurations_that_make_no_sense_are_refused() {
         (&["tie_word_embeddings"], json!(false), &["lm_head.weight", "is missing"]),
         (&["tie_word_embeddings"], json!("yes"), &["\"tie_word_embeddings\"", "true or false"]),
         (&["rms_norm_eps"], json!(0.0), &["\"rms_norm_eps\"", "found 0"]),
-        (&["bos_token_id"], json!(96), &["beginning-of-text token is 96", "96 tokens"]),
-        (&["bos_token_id"], json!(1u64 << 40), &["\"bos_token_id\"", "1099511627776"]),
+        (&["bos_token_id"], json!("one"), &["\"bos_token_id\"", "\"one\""]),
+        (&["bos_token_id"], json!(1.5), &["\"bos_token_id\"", "1.5"]),
         (&["eos_token_id"], json!(["x"]), &["\"eos_token_id\"", "[\"x\"]"]),
         (&["rope_parameters"], json!(5), &["\"rope_parameters\"", "found 5"]),
         (&["rope_parameters", "rope_theta"], json!(-1), &["\"rope_theta\"", "found -1"]),
@@ -685,7 +685,12 @@ fn tokenizers_and_texts_that_do_not_fit_are_refused() {
     let cutting = file(at("cutting.json"), cutting.to_string());
     assert_eq!(windows(done("cutting", &eval(&["--window", "64", "--json", "--tokenizer", text_of(&cutting)]))), Some(4));
 
+    // Further words are no fault until a text has one.
     let large = file(at("large.json"), damage::tokenizer(damage::VOCABULARY + 4).to_string());
+    assert_eq!(windows(done("large", &eval(&["--window", "64", "--json", "--tokenizer", text_of(&large)]))), Some(4));
+    let beyond = file(at("beyond.txt"), format!("{} w99\n", damage::text(300)));
+    let output = run(&["eval", text_of(&model), "--text", text_of(&beyond), "--tokenizer", text_of(&large)]);
+    refused("a word without a row", &output, BAD_INPUT, &["beyond.txt", "\"w99\"", "id 99", "96 rows"]);
     let broken = file(at("broken.json"), "{\"model\": 3}");
     let deep = file(at("deep.json"), format!("{{\"a\":{}", "[".repeat(DEEP)));
     let binary = file(at("tokenizer.bin"), [0xff; 64]);
@@ -693,9 +698,8 @@ fn tokenizers_and_texts_that_do_not_fit_are_refused() {
     let mut decoder = damage::tokenizer(damage::VOCABULARY);
     decoder["decoder"] = json!(5);
     let decoder = file(at("decoder.json"), decoder.to_string());
-    let tokenizers: [(&Path, &[&str]); 7] = [
+    let tokenizers: [(&Path, &[&str]); 6] = [
         (&decoder, &["decoder.json", "not a valid tokenizer.json"]),
-        (&large, &["large.json", "\"w99\"", "id 99", "96 rows"]),
         (&broken, &["broken.json", "not a valid tokenizer.json"]),
         (&deep, &["deep.json", "not a valid tokenizer.json"]),
         (&binary, &["tokenizer.bin", "neither"]),
@@ -769,9 +773,9 @@ fn command_lines_that_make_no_sense_are_refused() {
         (&["eval", model, "--text", text, "--window", "18446744073709551615"], USAGE, &["18446744073709551615"]),
         (&["eval", model, "--text", text, "--max-windows", "0"], USAGE, &["--max-windows", "0"]),
         (&["eval", model, "--text", text, "--protocol", "guess"], USAGE, &["guess", "plain"]),
-        (&["eval", no_bos, "--text", text, "--protocol", "bos"], USAGE, &["beginning-of-text", "--protocol plain"]),
+        (&["eval", no_bos, "--text", text, "--protocol", "bos"], USAGE, &["needs a BOS token", "--protocol plain"]),
         (&["run", no_bos, "--prompt", ""], USAGE, &["prompt has no tokens"]),
-        (&["run", model, "--prompt", &long], USAGE, &["201 tokens", "context 128"]),
+        (&["run", model, "--prompt", &long], USAGE, &["200 tokens", "context 128"]),
         (&["run", model, "--temperature", "NaN"], USAGE, &["--temperature", "NaN", "0 or more"]),
         (&["run", model, "--temperature=-1"], USAGE, &["--temperature", "-1", "0 or more"]),
         (&["run", model, "--top-p", "0"], USAGE, &["--top-p", "0", "above 0"]),
@@ -1080,7 +1084,7 @@ mod compress {
         }
         edit_json(&model.join("config.json"), |c| c["bos_token_id"] = Value::Null);
         let output = compress(&recipe, &model, &at("small"), &["--set", "evaluate.protocol=bos", "--eval-text", long]);
-        refused("no beginning of text", &output, USAGE, &["beginning-of-text"]);
+        refused("no beginning of text", &output, USAGE, &["needs a BOS token"]);
         std::fs::remove_file(model.join("tokenizer.json")).unwrap();
         refused("no tokenizer", &compress(&recipe, &model, &at("small"), &["--eval-text", long]), BAD_INPUT, &["no tokenizer"]);
         nothing_left("texts", &at("small"));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. Modules on one line do not use each other.
 const FLOORS: [&[&str]; 16] = [
     &["error"],
-    &["random", "progress", "memory", "pattern"],
+    &["random", "progress", "memory", "pattern", "notice"],
     &["input"],
     &["json"],
     &["checkpoint"],

@@ -95,7 +95,7 @@ fn greedy_texts() {
 fn continued(data: &Path, model: &str, prompt: &str, tokens: usize) -> (Vec<u32>, String) {
     let model = runtime::open(&data.join("models").join(model), None).unwrap();
     let tokenizer = model.tokenizer().unwrap();
-    let ids: Vec<u32> = model.spec().special.bos.into_iter().chain(tokenizer.encode(prompt).unwrap()).collect();
+    let ids: Vec<u32> = [model.spec().special.prefix(), &tokenizer.encode(prompt).unwrap()].concat();
     let decoder = Decoder::new(&*model.store, Activations::Int8, 1).unwrap();
     let new = generate(&decoder, &ids, tokens, &Sampler::new(0.0, 1.0, 0), |_| ()).unwrap();
     let whole = tokenizer.decode(&[&ids[..], &new].concat()).unwrap();

@@ -107,6 +107,12 @@ fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, referenc
     let windows = windows(&ids, model.spec(), args.protocol, window, args.max_windows)?;
     // Of a long text they are many, and the windows have them too.
     drop(ids);
+    if let Some(bos) = args.protocol.bos(model.spec()).filter(|bos| model.spec().special.prefix() != [*bos]) {
+        let protocol = format!("{:?}", args.protocol).to_lowercase();
+        tracing::warn!(
+            "protocol {protocol} puts token {bos} (BOS) before each window, which the model's tokenizer does not put before texts"
+        );
+    }
     if let Some(reference) = reference {
         check_reference(reference, model, window)?;
     }
@@ -169,6 +175,7 @@ fn of_text(e: &Evaluation) -> Vec<(&'static str, String)> {
         ("loss", format!("{:.6} nats a token", e.loss)),
         ("scored", format!("{} tokens in {} windows of {}", e.tokens, e.windows, e.window)),
     ];
+    rows.extend(e.bos_token_id.map(|id| ("before each window", format!("token {id} (BOS)"))));
     if let Some(d) = &e.divergence {
         rows.push(("KL, mean", format!("{:.6} nats", d.kl_mean)));
         rows.push(("KL, 99th percentile", format!("{:.6}", d.kl_p99)));

@@ -3,10 +3,12 @@
 use super::Done;
 use super::output::{Output, say};
 use super::source::{ActivationsArg, ModelArgs};
+use crate::error::Result;
 use crate::runtime::{
-    Decoder, Sampler,
+    Decoder, Model, Sampler,
     generate::{check_prompt, generate},
 };
+use crate::text::{TextStream, Tokenizer, behind};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,7 +37,7 @@ pub struct Args {
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Do not put the beginning-of-text token first
+    /// Put nothing before the prompt, also where the tokenizer puts a BOS token
     #[arg(long)]
     no_bos: bool,
     /// Activations against packed weights
@@ -46,36 +48,25 @@ pub struct Args {
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let model = args.model.open()?;
     let tokenizer = model.tokenizer()?;
-    let bos = model.spec().special.bos.filter(|_| !args.no_bos);
-    let prompt: Vec<u32> = bos.into_iter().chain(tokenizer.encode(&args.prompt)?).collect();
+    let prompt = prompt(&args, &model, tokenizer)?;
     // Before anything is shown.
     check_prompt(&prompt, model.spec())?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;
     let sampler = Sampler::new(args.temperature, args.top_p, args.seed);
-    // Text is printed as it comes: the whole is decoded again with each token,
-    // since a token may be part of a character.
-    let mut ids = prompt.clone();
-    let mut shown = tokenizer.decode(&ids)?;
-    let mut said = if output.json { Ok(()) } else { say(&shown) };
+    let mut shown = Shown { stream: tokenizer.stream(), all: String::new(), output };
+    prompt.iter().try_for_each(|&id| shown.token(id))?;
     let mut clock = Clock::start();
+    let mut failed = None;
     let generated = generate(&decoder, &prompt, args.max_tokens, &sampler, |id| {
         clock.token();
-        ids.push(id);
-        if !output.json
-            && let Ok(text) = tokenizer.decode(&ids)
-            && let Some(new) = text.strip_prefix(&shown)
-            && !new.ends_with('\u{fffd}')
-        {
-            said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(new));
-            shown = text;
-        }
+        failed = failed.take().or(shown.token(id).err());
         clock.resume();
     })?;
-    said?;
+    failed.map_or(Ok(()), Err)?;
     let tokens_per_s = clock.tokens_per_s();
+    let all = shown.finish()?;
     if output.json {
-        let whole = tokenizer.decode(&ids)?;
-        let text = whole.strip_prefix(&tokenizer.decode(&prompt)?).unwrap_or(&whole);
+        let text = behind(&tokenizer.decode(&prompt)?, &all);
         let report = json!({ "text": text, "ids": generated, "prompt_ids": prompt, "tokens_per_s": tokens_per_s });
         say(&format!("{report}\n"))?;
     } else {
@@ -83,6 +74,44 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.len());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The prompt's ids behind what the tokenizer puts before a text. An empty prompt starts from
+/// the model's BOS token.
+fn prompt(args: &Args, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let (special, ids) = (&model.spec().special, tokenizer.encode(&args.prompt)?);
+    let before = match special.prefix() {
+        _ if args.no_bos => &[],
+        [] if ids.is_empty() => special.bos.as_slice(),
+        prefix => prefix,
+    };
+    Ok([before, &ids].concat())
+}
+
+/// Text that is printed as it comes, and kept.
+struct Shown<'a> {
+    stream: TextStream<'a>,
+    all: String,
+    output: Output,
+}
+
+impl Shown<'_> {
+    fn token(&mut self, id: u32) -> Result<()> {
+        let text = self.stream.push(id)?;
+        self.text(text)
+    }
+
+    fn text(&mut self, text: String) -> Result<()> {
+        self.all.push_str(&text);
+        if self.output.json || text.is_empty() { Ok(()) } else { say(&text) }
+    }
+
+    /// All of it, once no token follows.
+    fn finish(mut self) -> Result<String> {
+        let rest = self.stream.finish()?;
+        self.text(rest)?;
+        Ok(self.all)
+    }
 }
 
 /// Times decoding alone: neither the prompt nor the showing of text.
@@ -115,14 +144,14 @@ impl Clock {
     }
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+fn temperature(text: &str) -> std::result::Result<f32, String> {
     number(text, "0 or more", |t| t >= 0.0)
 }
 
-fn share(text: &str) -> Result<f32, String> {
+fn share(text: &str) -> std::result::Result<f32, String> {
     number(text, "above 0 and at most 1", |p| p > 0.0 && p <= 1.0)
 }
 
-fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> std::result::Result<f32, String> {
     text.parse().ok().filter(|&n: &f32| n.is_finite() && fits(n)).ok_or_else(|| format!("expected a number, {wanted}"))
 }

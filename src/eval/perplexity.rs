@@ -26,6 +26,9 @@ pub struct Evaluation {
     pub window: usize,
     /// How they were cut.
     pub protocol: Protocol,
+    /// The token that the protocol puts before each window, where it puts one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
     /// Against the reference, where there is one.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
@@ -80,6 +83,7 @@ pub fn evaluate(
     let vocab = model.spec().vocab_size;
     let reference_vocab = reference.as_ref().map_or(vocab, |reference| reference.spec().vocab_size);
     let common = vocab.min(reference_vocab);
+    let bos_token_id = protocol.bos(model.spec());
     let mut positions = Vec::new();
     progress.begin("evaluating", windows.len() as u64, Unit::one("windows"));
     for window in windows {
@@ -119,7 +123,7 @@ pub fn evaluate(
             return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
         }
         let (perplexity, tokens, windows) = (loss.exp(), positions.len(), windows.len());
-        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, divergence, tasks: Accuracy::new() })
+        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, bos_token_id, divergence, tasks: Accuracy::new() })
     };
     let against = reference.is_some();
     Ok(Measured {

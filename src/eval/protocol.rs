@@ -1,6 +1,7 @@
 //! How a text is cut into windows, and which predictions count. The text is
 //! tokenised as one stream without special tokens; an incomplete last piece is
-//! dropped.
+//! dropped. Protocols that put the model's BOS before a window do so whether or not its
+//! tokenizer puts it before a text; what was put is in the result.
 
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Window};
@@ -11,14 +12,23 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Pieces of W − 1 tokens, a beginning-of-text token before each, W − 1 scored.
+    /// Pieces of W − 1 tokens, BOS before each, W − 1 scored.
     Bos,
     /// Pieces of W tokens, W − 1 scored, nothing added (GPTQ's and most papers').
     #[default]
     Plain,
-    /// llama.cpp's: pieces of W, the first token replaced by the beginning of
-    /// text, only the second half scored.
+    /// llama.cpp's: pieces of W, the first token replaced by BOS, only the second half scored.
     LlamaCpp,
+}
+
+impl Protocol {
+    /// The token that is put before each window.
+    pub fn bos(self, spec: &ModelSpec) -> Option<u32> {
+        match self {
+            Self::Plain => None,
+            Self::Bos | Self::LlamaCpp => spec.special.bos,
+        }
+    }
 }
 
 /// The window where none is given: min(2048, context).
@@ -45,13 +55,12 @@ pub fn windows(ids: &[u32], spec: &ModelSpec, protocol: Protocol, window: usize,
     if limit == Some(0) {
         return Err(Error::Usage("no window is to be read: the number of windows must be at least 1".into()));
     }
-    let bos = match protocol {
-        Protocol::Plain => None,
-        Protocol::Bos | Protocol::LlamaCpp => Some(spec.special.bos.ok_or_else(|| {
-            let reason = "this protocol needs a beginning-of-text token and the model has none; use --protocol plain, or in a recipe [evaluate] protocol = \"plain\"";
-            Error::Usage(reason.into())
-        })?),
-    };
+    let bos = protocol.bos(spec);
+    if bos.is_none() && protocol != Protocol::Plain {
+        let reason =
+            "this protocol needs a BOS token and the model has none; use --protocol plain, or in a recipe [evaluate] protocol = \"plain\"";
+        return Err(Error::Usage(reason.into()));
+    }
     let make = |piece: &[u32]| match (protocol, bos) {
         (Protocol::Bos, Some(bos)) => Window { ids: [&[bos], piece].concat(), scored: 0..piece.len() },
         (Protocol::LlamaCpp, Some(bos)) => Window { ids: [&[bos], &piece[1..]].concat(), scored: piece.len() / 2..piece.len() - 1 },

@@ -2,6 +2,7 @@
 //! and where each canonical parameter lies.
 
 use super::families::{self, BitNet, Config, Family, Names, Quantization, llama2c as llama2c_family};
+use super::spec::SpecialTokens;
 use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Part, Rows, Source, leftover, tying, uneven, unused};
 use crate::checkpoint::wrappers::{self, Needed};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
@@ -165,18 +166,9 @@ impl DenseModel {
         &self.layout
     }
 
-    /// Sets the token that begins a text, where the tokenizer knows better.
-    pub fn set_bos(&mut self, id: u32) {
-        self.spec.special.bos = Some(id);
-    }
-
-    /// Sets what begins and what ends a text, where the configuration does not say.
-    pub fn default_special(&mut self, bos: Option<u32>, eos: Option<u32>) {
-        let special = &mut self.spec.special;
-        special.bos = special.bos.or(bos);
-        if special.eos.is_empty() {
-            special.eos.extend(eos);
-        }
+    /// The tokens that begin and end a text, which files beside the configuration tell too.
+    pub fn special_mut(&mut self) -> &mut SpecialTokens {
+        &mut self.spec.special
     }
 
     /// The files of its weights.

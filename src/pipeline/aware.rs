@@ -58,6 +58,7 @@ pub fn run(
     let mut done = quantize::run(plan, &Walk { store: &*trained.model, ..*walk })?;
     done.report.seconds += seconds + trained.report.seconds;
     done.report.training = trained.report.training;
+    done.report.remarks.extend(trained.report.remarks);
     done.report.remarks.push(
         "errors of layers are from the weights that training moves, which no forward sees: perplexity and KL tell what was lost".into(),
     );

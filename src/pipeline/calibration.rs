@@ -18,8 +18,8 @@ const STARTS: u64 = 2;
 const SAMPLES: u64 = 3;
 const HELD_OUT: u64 = 4;
 
-/// Sequences of `recipe.length` tokens, a beginning of text first where the model
-/// has one. Fewer than asked for where the text is too short.
+/// Sequences of `recipe.length` tokens, each with the tokens first that the tokenizer puts before
+/// a text. Fewer than asked for where the text is too short.
 pub fn sequences(
     model: &Model,
     text: Option<&Text>,
@@ -30,9 +30,11 @@ pub fn sequences(
     let Some(text) = text else {
         return sample(model, recipe.sequences, recipe.length, recipe.seed, threads, progress);
     };
-    let bos = model.spec().special.bos;
+    let prefix = model.spec().special.prefix();
     let ids = text.ids(model.tokenizer()?, progress)?;
-    let piece = recipe.length - usize::from(bos.is_some());
+    let piece = recipe.length.checked_sub(prefix.len()).filter(|&piece| piece > 0).ok_or_else(|| {
+        Error::Usage(format!("calibration length = {}: the tokenizer puts {} tokens before each sequence", recipe.length, prefix.len()))
+    })?;
     let mut places: Vec<usize> = (0..ids.len() / piece).collect();
     if places.is_empty() {
         let reason = format!(
@@ -47,7 +49,7 @@ pub fn sequences(
     }
     Random::new(recipe.seed, PLACES).shuffle(&mut places, recipe.sequences);
     places.truncate(recipe.sequences);
-    let sequence = |p: usize| Ok(bos.into_iter().chain(ids.read(p * piece..(p + 1) * piece)?).collect());
+    let sequence = |p: usize| Ok([prefix, &ids.read(p * piece..(p + 1) * piece)?].concat());
     places.into_iter().map(sequence).collect()
 }
 
@@ -63,16 +65,23 @@ pub fn self_text(model: &Model, recipe: &Recipe, threads: usize, progress: &dyn 
     Ok(sampled.iter().flat_map(|s| &s[skip..]).copied().collect())
 }
 
-/// Samples at temperature 1, each from a beginning of text or a random token.
+/// Samples at temperature 1, each from what the tokenizer puts before a text, or else from a random token.
 fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let spec = model.spec();
     let decoder = Decoder::new(&*model.store, Activations::F32, threads)?;
     let (start, samples) = (Random::new(seed, STARTS), Random::new(seed, SAMPLES));
-    let first = |i: usize| spec.special.bos.unwrap_or_else(|| start.below(spec.vocab_size as u64, i as u64) as u32);
-    let mut all: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
+    let first = |i: usize| match spec.special.prefix() {
+        [] => vec![start.below(spec.vocab_size as u64, i as u64) as u32],
+        prefix => prefix[..prefix.len().min(length)].to_vec(),
+    };
+    let mut all: Vec<Vec<u32>> = (0..count).map(first).collect();
     progress.begin("sampling from the model", (count * length) as u64, Unit::one("tokens"));
     for (batch, sequences) in all.chunks_mut(BATCH).enumerate() {
         let mut caches: Vec<_> = sequences.iter().map(|_| KvCache::new(spec)).collect();
+        // Of several tokens that come first, the last one begins the loop.
+        for (cache, sequence) in caches.iter_mut().zip(&*sequences).filter(|(_, sequence)| sequence.len() > 1) {
+            decoder.read(cache, &sequence[..sequence.len() - 1])?;
+        }
         while sequences[0].len() < length {
             let last: Vec<[u32; 1]> = sequences.iter().map(|s| [s[s.len() - 1]]).collect();
             let mut steps: Vec<_> = caches.iter_mut().zip(&last).map(|(cache, ids)| Step { cache, ids }).collect();

@@ -9,12 +9,14 @@ use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
 use crate::compress::{Compute, Hoard};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
+use crate::model::spec::SpecialTokens;
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Distil, Phase, Training, Trains};
 use crate::report::{End, StageReport, TrainingReport};
 use crate::runtime::{self, CommonVocabulary, Model};
 use crate::text::corpus::{Corpus, Pieces};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,6 +57,9 @@ impl Lessons<'_> {
         let named = self.plan.teacher.as_ref().map(|path| runtime::open(path, None)).transpose()?;
         let teacher = named.as_ref().unwrap_or(self.original);
         let vocabulary = self.check(teacher)?;
+        let mut remarks = differences(&spec.special, &teacher.spec().special);
+        remarks.iter().for_each(|remark| tracing::warn!("distil: {}: {remark}", teacher.path.display()));
+        remarks.extend(vocabulary.remark.clone());
         let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
         let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
@@ -76,7 +81,6 @@ impl Lessons<'_> {
             training.push(report);
             student = Arc::new(made);
         }
-        let remarks = vocabulary.remark.into_iter().collect();
         let report = StageReport { training, remarks, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
         Ok(Done { report, model: student })
     }
@@ -152,14 +156,21 @@ impl Lessons<'_> {
     fn school(&self, teacher: &Model, vocab_size: usize) -> Result<School> {
         let Training { length, seed, held_out, batch, .. } = self.plan.training;
         let spec = self.student.spec();
-        let mut pieces = self.corpus(vocab_size)?.pieces(length, spec.special.bos, seed, held_out)?;
+        let mut pieces = self.corpus(vocab_size)?.pieces(length, spec.special.prefix(), seed, held_out)?;
         let load = || Network::frozen(&*teacher.store, self.compute);
         let teacher = match &self.plan.cache {
             _ if !self.plan.needs_teacher() => None,
             None => Some(Teacher::Network(Box::new(load()?))),
             Some(cache) => {
                 let contents = Contents {
-                    key: fingerprint::teacher(teacher, &self.tokens(), &self.plan.training, spec.special.bos, self.compute, self.progress)?,
+                    key: fingerprint::teacher(
+                        teacher,
+                        &self.tokens(),
+                        &self.plan.training,
+                        spec.special.prefix(),
+                        self.compute,
+                        self.progress,
+                    )?,
                     training: self.plan.training.steps() * batch as u64,
                     held_out: pieces.validation().len(),
                     length,
@@ -173,6 +184,26 @@ impl Lessons<'_> {
         };
         Ok(School { pieces, teacher })
     }
+}
+
+/// How a teacher begins and ends texts otherwise than the student. A student that learns from
+/// a teacher that ends texts with another token learns not to end them with its own.
+fn differences(student: &SpecialTokens, teacher: &SpecialTokens) -> Vec<String> {
+    let tokens = |ids: &[u32]| match ids {
+        [] => "no token".to_owned(),
+        [one] => format!("token {one}"),
+        several => format!("tokens {}", several.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let sorted = |ids: &[u32]| ids.iter().copied().collect::<BTreeSet<_>>();
+    let mut found = Vec::new();
+    if sorted(&student.eos) != sorted(&teacher.eos) {
+        found.push(format!("the teacher ends texts with {} and the student with {}", tokens(&teacher.eos), tokens(&student.eos)));
+    }
+    if student.prefix() != teacher.prefix() {
+        let (its, own) = (tokens(teacher.prefix()), tokens(student.prefix()));
+        found.push(format!("the teacher's tokenizer puts {its} before a text and the student's {own}; both are given the student's"));
+    }
+    found
 }
 
 /// What of a model is trained; of one block alone where it is.

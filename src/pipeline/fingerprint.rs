@@ -37,14 +37,14 @@ pub fn teacher(
     model: &Model,
     tokens: &Path,
     training: &Training,
-    bos: Option<u32>,
+    prefix: &[u32],
     compute: Compute,
     progress: &dyn Progress,
 ) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(tokens).map_err(Error::io("read", tokens))?;
     let Training { length, held_out, seed, .. } = training;
-    hasher.update(format!("{length} {held_out} {seed} {bos:?} {compute:?}").as_bytes());
+    hasher.update(format!("{length} {held_out} {seed} {prefix:?} {compute:?}").as_bytes());
     add_model(&mut hasher, model, progress)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

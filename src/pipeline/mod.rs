@@ -270,7 +270,8 @@ impl Run<'_> {
             tasks::measure(&mut Subject { source: &mut source, tokenizer }, tasks, ask, self.progress)
         };
         let before = measure(&*self.model.store)?;
-        let after = measure(&*runtime::open_weights(written)?.store)?;
+        // With its tokenizer, which says what goes before a text.
+        let after = measure(&*runtime::open(written, None)?.store)?;
         Ok((tasks::compare(&before, None), tasks::compare(&after, Some(&before))))
     }
 }

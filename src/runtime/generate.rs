@@ -7,7 +7,7 @@ use crate::model::ModelSpec;
 /// Fails where nothing can be generated from a prompt.
 pub fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
     match prompt.len() {
-        0 => Err(Error::Usage("the prompt has no tokens and the model no beginning-of-text token to start from".into())),
+        0 => Err(Error::Usage("the prompt has no tokens and the model no BOS token to start from".into())),
         n if n > spec.context => Err(Error::Usage(format!("the prompt has {n} tokens, the model's context {}", spec.context))),
         _ => spec.check_ids(prompt),
     }

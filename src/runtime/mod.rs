@@ -14,6 +14,7 @@ mod norm;
 mod open;
 mod sampler;
 mod shift;
+mod special;
 mod trunk;
 mod vocabulary;
 mod window;

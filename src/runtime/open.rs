@@ -1,6 +1,7 @@
 //! What a model argument holds, told apart by content: a Hugging Face directory,
 //! a native file or its directory, a llama2.c `.bin`.
 
+use super::special;
 use crate::checkpoint::safetensors::SINGLE;
 use crate::checkpoint::{Bytes, adapter, hub, llama2c, pytorch};
 use crate::error::{Error, Result};
@@ -37,9 +38,10 @@ pub fn open_weights(path: &Path) -> Result<Model> {
 
 /// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
 pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
-    let model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At))?;
-    if let Some(tokenizer) = &model.tokenizer {
-        tokenizer.check_vocabulary(model.spec().vocab_size)?;
+    let mut model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At))?;
+    let rows = model.spec().vocab_size;
+    if let Some(tokenizer) = &mut model.tokenizer {
+        tokenizer.limit_to(rows);
     }
     Ok(model)
 }
@@ -152,8 +154,14 @@ fn no_model(path: &Path) -> Error {
 }
 
 fn open_native(path: &Path, file: &Path, wanted: Wanted) -> Result<Model> {
-    let native = Arc::new(NativeFile::open(file)?);
+    let mut native = NativeFile::open(file)?;
     let tokenizer = wanted.open(|| native.tokenizer().map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose())?;
+    // Of its own tokenizer the file says what goes before a text.
+    if let (Wanted::At(_), Some(tokenizer)) = (wanted, &tokenizer) {
+        let rows = native.spec().vocab_size;
+        special::put_prefix(native.special_mut(), tokenizer, rows)?;
+    }
+    let native = Arc::new(native);
     let notes = native.notes().clone();
     Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), layout: None, tokenizer, notes })
 }
@@ -162,14 +170,8 @@ fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
     let tokenizer = wanted.open(|| Tokenizer::find(dir))?;
     let config = optional_json(&dir.join("tokenizer_config.json"))?;
-    // The tokenizer's word for the beginning of text wins over the model's number.
-    let bos = config["bos_token"].as_str().or(config["bos_token"]["content"].as_str());
-    if let Some(id) = bos.and_then(|token| tokenizer.as_ref()?.id(token)) {
-        model.set_bos(id);
-    }
-    if let Some(tokenizer) = &tokenizer {
-        model.default_special(tokenizer.bos(), tokenizer.eos());
-    }
+    let rows = model.spec().vocab_size;
+    special::complete(model.special_mut(), dir, &config, tokenizer.as_ref(), rows)?;
     let weights = dir.join(SINGLE);
     let notes = if weights.exists() { Notes::read(&weights)? } else { Notes::default() };
     let notes = Notes { chat_template: chat_template(dir, &config)?, ..notes };
@@ -189,8 +191,12 @@ fn chat_template(dir: &Path, config: &Value) -> Result<Value> {
 }
 
 fn open_llama2c(path: &Path, wanted: Wanted) -> Result<Model> {
-    let model = DenseModel::open_llama2c(path)?;
+    let mut model = DenseModel::open_llama2c(path)?;
     let tokenizer = wanted.open(|| tokenizer_beside(path).map(|file| Tokenizer::open(&file)).transpose())?;
+    if let Some(tokenizer) = &tokenizer {
+        let rows = model.spec().vocab_size;
+        special::put_prefix(model.special_mut(), tokenizer, rows)?;
+    }
     Ok(Model { path: path.to_owned(), store: Arc::new(model), native: None, layout: None, tokenizer, notes: Notes::default() })
 }
 

@@ -37,7 +37,7 @@ impl Added {
 
 /// How a token is written without its id.
 #[derive(Deserialize)]
-struct Spelled {
+pub struct Spelled {
     content: String,
     #[serde(default)]
     single_word: bool,
@@ -52,6 +52,11 @@ struct Spelled {
 }
 
 impl Spelled {
+    /// The text of `"</s>"` or `{"content": "</s>", …}`.
+    pub fn content(value: &Value) -> Option<&str> {
+        value.as_str().or(value["content"].as_str())
+    }
+
     /// `"</s>"` or `{"content": "</s>", …}`.
     fn read(value: &Value) -> Option<Self> {
         match value {
@@ -71,8 +76,8 @@ impl Spelled {
 pub struct Beside {
     folder: PathBuf,
     added: Value,
-    special: Value,
-    config: Value,
+    pub(super) special: Value,
+    pub(super) config: Value,
     model: Value,
 }
 
@@ -87,6 +92,13 @@ impl Beside {
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         let json = |name: &str| optional_json(&folder.join(name));
         Ok(Self { added: json(ADDED)?, special: json(SPECIAL)?, config: json(CONFIG)?, model: json(MODEL)?, folder })
+    }
+
+    /// Only tokenizer_config.json, for a file that has its tokens itself.
+    pub fn config_of(file: &Path) -> Result<Self> {
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let config = optional_json(&folder.join(CONFIG))?;
+        Ok(Self { config, folder, added: Value::Null, special: Value::Null, model: Value::Null })
     }
 
     /// The class that transformers reads the files with, without its `Fast`.

@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// What lies beside a vocab.json.
 pub const MERGES: &str = "merges.txt";
+/// The class of transformers that such files are for where tokenizer_config.json names none.
+pub const CLASS: &str = "GPT2Tokenizer";
 /// Ends a text, and is cut out of texts, though GPT-2's files do not say so.
 const END_OF_TEXT: &str = "<|endoftext|>";
 

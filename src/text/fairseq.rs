@@ -8,6 +8,8 @@ use super::sentencepiece::{Kind, Piece, Vocabulary};
 
 /// The `model_type` this is for.
 pub const FAMILY: &str = "xglm";
+/// The class of transformers that reads it.
+pub const CLASS: &str = "XGLMTokenizer";
 
 /// The same vocabulary in fairseq's order.
 pub fn reorder(mut vocabulary: Vocabulary) -> Sound<Vocabulary> {

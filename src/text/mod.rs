@@ -5,17 +5,24 @@ mod byte_level;
 mod charsmap;
 pub mod corpus;
 mod cuts;
+mod decode_stream;
 mod fairseq;
 mod guard;
 mod hugging_face;
 mod llama2c;
 mod model_proto;
+mod prefix;
 mod protobuf;
 pub mod read;
+mod rows;
 mod sentencepiece;
 mod source;
 pub mod stream;
+mod words;
 mod world;
+
+pub use decode_stream::{TextStream, behind};
+pub use words::Word;
 
 use crate::error::{Error, Result};
 use crate::input;
@@ -24,6 +31,7 @@ use crate::progress::Silent;
 use added::Beside;
 pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
+use prefix::Prefix;
 use read::TextReader;
 use sentencepiece::Vocabulary;
 pub use source::{Ids, Text};
@@ -41,6 +49,10 @@ pub struct Tokenizer {
     path: PathBuf,
     bos: Option<u32>,
     eos: Option<u32>,
+    /// Put before a text.
+    prefix: Vec<u32>,
+    /// Rows of the model's embedding, where they are known.
+    rows: Option<usize>,
 }
 
 enum Kind {
@@ -78,15 +90,40 @@ impl Tokenizer {
         }
         if is_json(&bytes) && byte_level::recognises(&bytes) {
             let json = byte_level::tokenizer_json(&bytes, path)?;
-            return Self::converted(&json, path);
+            return Self::converted(&json, path)?.beside(&Beside::read(path)?, |prefix| prefix.of_vocabulary(None, byte_level::CLASS));
         }
         if let Some(vocabulary) = llama2c::read(&bytes) {
-            return Self::from_vocabulary(&vocabulary, &[], path);
+            return Ok(Self::from_vocabulary(&vocabulary, &[], path)?.with_prefix(vocabulary.bos.into_iter().collect()));
         }
         if !is_json(&bytes) && model_proto::recognises(&bytes) {
             return Self::open_sentencepiece(&bytes, path);
         }
-        Self::from_file(bytes, path)
+        let post_processor = post_processor(&bytes);
+        Self::from_file(bytes, path)?.beside(&Beside::config_of(path)?, |prefix| prefix.of_tokenizer_json(&post_processor))
+    }
+
+    /// With the prefix that the files beside it tell.
+    fn beside(self, beside: &Beside, prefix: impl FnOnce(Prefix) -> Vec<u32>) -> Result<Self> {
+        match self.kind {
+            Kind::HuggingFace(_) => {
+                let ids = prefix(Prefix { beside, id: &|token| self.id(token), path: &self.path });
+                Ok(self.with_prefix(ids))
+            }
+            Kind::World(_) => Ok(self),
+        }
+    }
+
+    /// With a prefix, which becomes the template of its tokenizer.json where that says another:
+    /// the file stands for itself.
+    fn with_prefix(mut self, ids: Vec<u32>) -> Self {
+        if let (Kind::HuggingFace(inner), true) = (&self.kind, ids != self.prefix)
+            && let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&self.file)
+        {
+            json["post_processor"] = prefix::post_processor(&ids, |id| inner.token(id));
+            self.file = json.to_string().into_bytes();
+        }
+        self.prefix = ids;
+        self
     }
 
     /// Opens the tokenizer in a folder, where there is one.
@@ -112,7 +149,8 @@ impl Tokenizer {
             let reason = format!("not a tokenizer that is known: neither {}", Self::READABLE);
             return Err(Error::format(path, reason));
         };
-        Ok(Self { kind, file, path: path.to_owned(), bos: end, eos: end })
+        let prefix = prefix::template(&post_processor(&file)).unwrap_or_default();
+        Ok(Self { kind, file, path: path.to_owned(), bos: end, eos: end, prefix, rows: None })
     }
 
     fn open_sentencepiece(bytes: &[u8], path: &Path) -> Result<Self> {
@@ -124,7 +162,9 @@ impl Tokenizer {
         }
         let ids = vocabulary.ids();
         let added = beside.tokens(|token| ids.get(token).copied())?;
-        Self::from_vocabulary(&vocabulary, &added, path)
+        let class = if beside.model_type() == Some(fairseq::FAMILY) { fairseq::CLASS } else { sentencepiece::CLASS };
+        let tokenizer = Self::from_vocabulary(&vocabulary, &added, path)?;
+        tokenizer.beside(&beside, |prefix| prefix.of_vocabulary(vocabulary.bos, class))
     }
 
     fn from_vocabulary(vocabulary: &Vocabulary, added: &[added::Added], path: &Path) -> Result<Self> {
@@ -136,15 +176,27 @@ impl Tokenizer {
     fn converted(json: &serde_json::Value, path: &Path) -> Result<Self> {
         let file = json.to_string().into_bytes();
         let kind = Kind::HuggingFace(Box::new(HuggingFace::read(&file, path, "cannot be put as a tokenizer.json")?));
-        Ok(Self { kind, file, path: path.to_owned(), bos: None, eos: None })
+        Ok(Self { kind, file, path: path.to_owned(), bos: None, eos: None, prefix: Vec::new(), rows: None })
     }
 
-    /// The ids of a text, without special tokens around it. A long text is encoded in
-    /// pieces (see [`stream`]), whose ids are those of the whole.
+    /// The ids of a text, without special tokens around it. A long text is encoded in pieces (see
+    /// [`stream`]), whose ids are those of the whole. Fails where a token has no row in the model's
+    /// embedding ([`Tokenizer::limit_to`]).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_from(text, &self.path)
+    }
+
+    /// The same of a text that is from a file, which an error names.
+    pub fn encode_from(&self, text: &str, origin: &Path) -> Result<Vec<u32>> {
         if text.len() > LONG {
-            return TokenStream::new(self, TextReader::of(text, &self.path)).first(None, &Silent);
+            return TokenStream::new(self, TextReader::of(text, origin)).first(None, &Silent);
         }
+        let ids = self.encode_any(text)?;
+        self.check_rows(&ids, self.rows(), text, origin)?;
+        Ok(ids)
+    }
+
+    fn encode_any(&self, text: &str) -> Result<Vec<u32>> {
         match &self.kind {
             Kind::HuggingFace(inner) => inner.encode(text, &self.path),
             Kind::World(world) => Ok(world.encode(text)),
@@ -180,6 +232,12 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The tokens that go before a text: none, BOS, or several. transformers puts them where
+    /// `add_special_tokens` is true.
+    pub fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
     /// What ends a text, where the file says so.
     pub fn eos(&self) -> Option<u32> {
         self.eos
@@ -199,45 +257,21 @@ impl Tokenizer {
     pub fn file(&self) -> &[u8] {
         &self.file
     }
-
-    /// Fails where another one's ids are not these: two models can then not be compared, nor
-    /// learn from each other. A sample of letters, numbers and signs tells.
-    pub fn check_same(&self, other: &Self) -> Result<()> {
-        const SAMPLE: &str =
-            "Once upon a time, Lily saw 3 big trees (and 1,024 ants)!\n\tdef f(x): return x**2 # \"naïve\"; Größe, мир, 世界.";
-        if self.encode(SAMPLE)? == other.encode(SAMPLE)? {
-            return Ok(());
-        }
-        let reason = format!("gives text other ids than {} does: the models must have one tokenizer", self.path.display());
-        Err(Error::format(&other.path, reason))
-    }
-
-    /// The token of the greatest id.
-    pub fn last(&self) -> Option<(String, u32)> {
-        match &self.kind {
-            Kind::HuggingFace(inner) => inner.last(),
-            Kind::World(world) => world.last(),
-        }
-    }
-
-    /// Fails where a token has no row in an embedding of `vocab_size`.
-    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        match self.last() {
-            Some((token, id)) if id as usize >= vocab_size => {
-                let reason = format!(
-                    "token {token:?} has id {id}, but the model's embedding has {vocab_size} rows: this tokenizer belongs to another model"
-                );
-                Err(Error::format(&self.path, reason))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// A text that begins with `{`. (sentencepiece models have zero bytes; to some a
 /// length would give such a beginning.)
 fn is_json(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().first() == Some(&b'{') && !bytes.contains(&0)
+}
+
+/// The post-processor of a tokenizer.json, `null` where there is none.
+fn post_processor(file: &[u8]) -> serde_json::Value {
+    #[derive(serde::Deserialize)]
+    struct Part {
+        post_processor: serde_json::Value,
+    }
+    serde_json::from_slice(file).map_or(serde_json::Value::Null, |part: Part| part.post_processor)
 }
 
 /// The first file of that name in a folder, by the alphabet.

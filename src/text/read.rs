@@ -59,6 +59,11 @@ impl<'a> TextReader<'a> {
         Self { reader: Box::new(text.as_bytes()), path, rest: Vec::new(), position: 0, ended: false, size: Some(text.len() as u64) }
     }
 
+    /// The name of its file, for messages.
+    pub fn path(&self) -> &Path {
+        self.path
+    }
+
     /// Bytes of all of it, where that is known.
     pub fn size(&self) -> Option<u64> {
         self.size

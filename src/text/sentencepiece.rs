@@ -16,6 +16,8 @@ use super::{Sound, charsmap, cuts};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 
+/// The class of transformers that such files are read as where tokenizer_config.json names none.
+pub const CLASS: &str = "LlamaTokenizer";
 /// What stands for a blank.
 const BLANK: &str = "\u{2581}";
 /// The longest piece that may come of merges, in bytes: sentencepiece trains to

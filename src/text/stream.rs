@@ -11,6 +11,7 @@
 
 use super::Tokenizer;
 use super::read::TextReader;
+use super::rows::Location;
 use crate::error::Result;
 use crate::progress::{Progress, Silent, Unit};
 use rayon::prelude::*;
@@ -66,6 +67,10 @@ pub struct TokenStream<'a> {
     in_parallel: usize,
     /// Bytes that progress knows of.
     told: usize,
+    /// Where the buffer begins in the text.
+    location: Location,
+    /// Tokens that are handed on.
+    handed_on: usize,
 }
 
 /// Tokens of a part of the text; those before `from` are handed on.
@@ -82,8 +87,22 @@ impl<'a> TokenStream<'a> {
     }
 
     pub(super) fn with_cuts(tokenizer: &'a Tokenizer, text: TextReader<'a>, cuts: Cuts) -> Self {
-        let (buffer, encoded) = (String::new(), VecDeque::new());
-        Self { tokenizer, text, cuts, buffer, start: 0, next: 0, ended: false, left: None, encoded, in_parallel: 1, told: 0 }
+        let (buffer, encoded, location) = (String::new(), VecDeque::new(), Location::default());
+        Self {
+            tokenizer,
+            text,
+            cuts,
+            buffer,
+            start: 0,
+            next: 0,
+            ended: false,
+            left: None,
+            encoded,
+            in_parallel: 1,
+            told: 0,
+            location,
+            handed_on: 0,
+        }
     }
 
     /// The next ids, some at least; `None` behind the last.
@@ -94,7 +113,7 @@ impl<'a> TokenStream<'a> {
             }
             let ids = match (self.left.take(), self.encoded.pop_front()) {
                 (None, None) => return Ok(None),
-                (Some(left), None) => left.ids(left.tokens.len()),
+                (Some(left), None) => self.hand_on(&left, left.tokens.len())?,
                 (None, Some(first)) => {
                     self.left = Some(first);
                     continue;
@@ -153,7 +172,7 @@ impl<'a> TokenStream<'a> {
         if let Some((of_left, of_right)) = seam.filter(|(of_left, _)| *of_left >= left.from) {
             right.from = of_right;
             self.left = Some(right);
-            return Ok(left.ids(of_left));
+            return self.hand_on(&left, of_left);
         }
         let mut both = encode(self.tokenizer, &self.buffer, self.start, left.bytes.start..right.bytes.end)?;
         // Its beginning is what it was: the end that was cut off is far behind it.
@@ -200,19 +219,26 @@ impl<'a> TokenStream<'a> {
     /// Drops the text that no piece needs any more.
     fn forget(&mut self) {
         let needed = self.left.as_ref().map_or(self.next, |left| left.bytes.start);
-        self.buffer.drain(..needed - self.start);
+        self.location = self.location.behind(self.buffer.drain(..needed - self.start));
         self.start = needed;
+    }
+
+    /// The ids of a piece up to a token. Fails where one has no row in the model's embedding.
+    fn hand_on(&mut self, piece: &Piece, to: usize) -> Result<Vec<u32>> {
+        let (tokens, rows) = (&piece.tokens[piece.from..to], self.tokenizer.rows());
+        if let Some(place) = tokens.iter().position(|token| token.id as usize >= rows) {
+            let Token { id, start, .. } = tokens[place];
+            let before = &self.buffer[..start - self.start];
+            let location = self.location.behind(before.chars());
+            return Err(self.tokenizer.no_row((id, self.handed_on + place), rows, Some(location), self.text.path()));
+        }
+        self.handed_on += tokens.len();
+        Ok(tokens.iter().map(|token| token.id).collect())
     }
 
     /// The last boundary of characters up to a byte.
     fn boundary(&self, byte: usize) -> usize {
         self.start + self.buffer.floor_char_boundary(byte - self.start)
-    }
-}
-
-impl Piece {
-    fn ids(&self, to: usize) -> Vec<u32> {
-        self.tokens[self.from..to].iter().map(|token| token.id).collect()
     }
 }
 

@@ -100,10 +100,19 @@ impl World {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The token of the greatest id.
-    pub fn last(&self) -> Option<(String, u32)> {
-        let (id, bytes) = self.tokens.iter().max_by_key(|(id, _)| **id)?;
-        Some((String::from_utf8_lossy(bytes).into_owned(), *id))
+    /// The bytes of a token; none where it is no token.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.tokens.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The greatest id of a token.
+    pub fn greatest_id(&self) -> Option<u32> {
+        self.tokens.keys().max().copied()
+    }
+
+    /// Ids and tokens; bytes that are no UTF-8 are escaped.
+    pub fn words(&self) -> impl Iterator<Item = (u32, String)> {
+        self.tokens.iter().map(|(id, bytes)| (*id, String::from_utf8(bytes.clone()).unwrap_or_else(|_| bytes.escape_ascii().to_string())))
     }
 }
 

@@ -7,11 +7,14 @@
 //! | `context_options`, `continuation`, `gold` | after which beginning " " + `continuation` is likeliest | it is the `gold`th |
 //! | `context`, `continuation` | " " + `continuation` after `context` | each of its tokens is the likeliest |
 //!
-//! The log-likelihood of a continuation is the sum over its tokens given all before;
-//! it is tokenised apart from its context, without its blank where the tokenizer puts
-//! one. A beginning-of-text token comes first where the model has one. A context that
-//! does not fit loses its beginning, that token aside. (The first and the last are how
-//! lm-evaluation-harness asks: Gao et al. 2021.)
+//! The log-likelihood of a continuation is the sum over its tokens given all before.
+//! Context and continuation are tokenised as one text, blanks and line breaks between them
+//! counting as the continuation's ([`Reader::pair`]). BOS comes first where the tokenizer
+//! puts it before texts. A context that does not fit loses its beginning, BOS aside.
+//!
+//! These are the tokens of lm-evaluation-harness 0.4.13 (Gao et al. 2021), with two differences: it
+//! takes BOS off a context that does not fit, and its `acc_norm` divides by the characters of the
+//! choice without the blank before it, where this divides by bytes with that blank.
 
 mod mcnemar;
 mod prompt;

@@ -2,6 +2,7 @@
 
 use super::read::{Answer, Item, Task};
 use crate::error::{Error, Result};
+use crate::model::spec::SpecialTokens;
 use crate::model::{ModelSpec, Window};
 use crate::random::Random;
 use crate::text::Tokenizer;
@@ -59,53 +60,92 @@ impl Ask {
     }
 }
 
-/// Makes windows of items by a tokenizer.
+/// Makes windows of items by a tokenizer, as lm-evaluation-harness pairs a context with a continuation.
 pub struct Reader<'a> {
     tokenizer: &'a Tokenizer,
-    /// Whether the tokenizer puts a blank before every text (sentencepiece's dummy
-    /// prefix): a continuation's own would be a second one.
-    puts_blank: bool,
 }
 
+/// Ids of a context and of the continuation that is scored behind it.
+type Pair = (Vec<u32>, Vec<u32>);
+
 impl<'a> Reader<'a> {
-    /// Finds out how the tokenizer begins a text.
-    pub fn new(tokenizer: &'a Tokenizer) -> Result<Self> {
-        let [sentence, with, without] = ["a b", " b", "b"].map(|text| tokenizer.encode(text));
-        let sentence = sentence?;
-        Ok(Self { tokenizer, puts_blank: !sentence.ends_with(&with?) && sentence.ends_with(&without?) })
+    /// A reader of texts.
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer }
     }
 
     /// The windows of an item's answers, in their order; `examples` come before each.
     pub fn windows(&self, item: &Item, examples: &str, spec: &ModelSpec) -> std::result::Result<Vec<Window>, String> {
-        let encode = |text: &str| self.tokenizer.encode(text).map_err(|e| e.to_string());
-        let mut windows = Vec::new();
-        let mut last: Option<(&str, Vec<u32>)> = None;
-        for Answer { context, continuation } in &item.answers {
-            if last.as_ref().is_none_or(|(text, _)| text != context) {
-                last = Some((context, encode(&format!("{examples}{context}"))?));
-            }
-            let (_, given) = last.as_ref().expect("just encoded");
-            let continuation = continuation.strip_prefix(' ').filter(|_| self.puts_blank).unwrap_or(continuation);
-            windows.push(window(spec, given, &encode(continuation)?)?);
+        let window_of = |answer: &Answer| {
+            let context = format!("{examples}{}", answer.context);
+            let pair = self.pair(&context, &answer.continuation, &spec.special).map_err(|e| e.to_string())?;
+            window(spec, &pair)
+        };
+        item.answers.iter().map(window_of).collect()
+    }
+
+    /// Ids of a context and its continuation. Blanks and line breaks at the context's end move to
+    /// the continuation; both are tokenised as one text, and the continuation's tokens are those
+    /// behind as many as the context alone has. What the tokenizer puts before a text comes
+    /// first, unless the text begins with it. Without a context the model's BOS token is the
+    /// context, or the first token that ends a text where there is no BOS.
+    ///
+    /// Source: lm-evaluation-harness 0.4.13, `lm_eval/api/model.py` (`TemplateLM._encode_pair` and
+    /// `loglikelihood`).
+    pub fn pair(&self, context: &str, continuation: &str, special: &SpecialTokens) -> Result<Pair> {
+        let trimmed = context.trim_end_matches(is_blank);
+        let moved = &context[trimmed.len()..];
+        let given = match trimmed {
+            "" => special.prefix().to_vec(),
+            _ => self.encode(trimmed, special)?,
+        };
+        let whole = match context {
+            "" => self.tokenizer.encode(continuation)?,
+            _ => self.encode(&format!("{trimmed}{moved}{continuation}"), special)?,
+        };
+        if !context.is_empty() && !given.is_empty() {
+            let scored = whole.get(given.len()..).unwrap_or_default().to_vec();
+            return Ok((given, scored));
         }
-        Ok(windows)
+        let start = special.bos.or(special.eos.first().copied());
+        Ok(match start {
+            Some(start) if whole.first() != Some(&start) => (vec![start], whole),
+            Some(_) => (whole[..1].to_vec(), whole[1..].to_vec()),
+            None => (Vec::new(), whole),
+        })
+    }
+
+    /// With what the tokenizer puts before a text.
+    fn encode(&self, text: &str, special: &SpecialTokens) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(text)?;
+        let prefix = special.prefix();
+        Ok(if ids.starts_with(prefix) { ids } else { [prefix, &ids].concat() })
     }
 }
 
-/// A context, shortened at its beginning to what fits, and its continuation.
-fn window(spec: &ModelSpec, context: &[u32], continuation: &[u32]) -> std::result::Result<Window, String> {
-    let bos = spec.special.bos.as_slice();
+/// White space as Python's `str.rstrip` takes it off.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// A context, shortened at its beginning to what fits, and its continuation. What the tokenizer
+/// puts before a text stays.
+fn window(spec: &ModelSpec, (context, continuation): &Pair) -> std::result::Result<Window, String> {
+    let prefix = spec.special.prefix();
+    let (first, context) = if context.starts_with(prefix) { context.split_at(prefix.len()) } else { context.split_at(0) };
     if continuation.is_empty() {
         return Err("the continuation has no tokens".into());
     }
-    let room = spec.context.checked_sub(bos.len() + continuation.len());
+    let room = spec.context.checked_sub(first.len() + continuation.len());
     let room = room.ok_or_else(|| {
         format!("the continuation has {} tokens, more than fit into the model's context of {}", continuation.len(), spec.context)
     })?;
     let kept = &context[context.len() - context.len().min(room)..];
-    let given = bos.len() + kept.len();
+    let given = first.len() + kept.len();
     if given == 0 {
-        return Err("nothing comes before the continuation: the context is empty, and the model has no beginning-of-text token".into());
+        return Err(
+            "nothing comes before the continuation: the context is empty, and the model has no token that begins or ends a text".into()
+        );
     }
-    Ok(Window { ids: [bos, kept, continuation].concat(), scored: given - 1..given + continuation.len() - 1 })
+    Ok(Window { ids: [first, kept, continuation].concat(), scored: given - 1..given + continuation.len() - 1 })
 }

@@ -72,7 +72,7 @@ pub fn measure(subject: &mut Subject, tasks: &[Task], ask: Ask, progress: &dyn P
 }
 
 fn measure_task(subject: &mut Subject, task: &Task, ask: Ask, progress: &dyn Progress) -> Result<TaskItems> {
-    let (items, reader) = (ask.items(task), Reader::new(subject.tokenizer)?);
+    let (items, reader) = (ask.items(task), Reader::new(subject.tokenizer));
     progress.begin(&task.name, items.len() as u64, Unit::one("items"));
     let (mut scored, mut waiting, mut tokens) = (Vec::with_capacity(items.len()), Vec::new(), 0);
     for (i, item) in items.iter().enumerate() {

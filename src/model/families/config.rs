@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::json;
 use crate::model::MAX_BLOCKS;
 use crate::model::spec::{Activation, Rotary, RotaryScaling, SpecialTokens};
+use crate::notice::warn_once;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -264,17 +265,37 @@ impl Config {
         there.or(names.last()).expect("a name")
     }
 
-    /// `bos_token_id` and `eos_token_id`, the latter one id or many.
+    /// `bos_token_id` and `eos_token_id`, the latter one id or many. Numbers that are no ids
+    /// are left out; [`Config::check_special_tokens`] warns of them.
     pub fn special_tokens(&self) -> Result<SpecialTokens> {
-        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-        let ids = |v: &Value| match v {
-            Value::Array(all) => all.iter().map(id).collect(),
-            one => id(one).map(|one| vec![one]),
+        let ids = |key: &str| Ok::<_, Error>(self.numbers(key)?.into_iter().filter_map(|n| u32::try_from(n).ok()).collect::<Vec<_>>());
+        Ok(SpecialTokens { bos: ids("bos_token_id")?.first().copied(), eos: ids("eos_token_id")?, prefix: None })
+    }
+
+    /// Leaves out special tokens that a vocabulary does not have, with one warning for all of them.
+    pub fn check_special_tokens(&self, special: &mut SpecialTokens, vocab_size: usize) -> Result<()> {
+        let has = |id: i64| usize::try_from(id).is_ok_and(|id| id < vocab_size);
+        let mut others = Vec::new();
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            let outside = self.numbers(key)?.into_iter().filter(|&id| !has(id));
+            others.extend(outside.map(|id| format!("{key} {id}")));
+        }
+        special.bos = special.bos.filter(|&id| has(id.into()));
+        special.eos.retain(|&id| has(id.into()));
+        if !others.is_empty() {
+            let others = others.join(", ");
+            warn_once(&self.path, format!("the vocabulary has {vocab_size} tokens and no token of these ids, which are ignored: {others}"));
+        }
+        Ok(())
+    }
+
+    /// Whole numbers under a key: one, a list, or none.
+    fn numbers(&self, key: &str) -> Result<Vec<i64>> {
+        let read = |v: &Value| match v {
+            Value::Array(all) => all.iter().map(Value::as_i64).collect(),
+            one => one.as_i64().map(|one| vec![one]),
         };
-        Ok(SpecialTokens {
-            bos: self.optional("bos_token_id", "a token id", id)?,
-            eos: self.optional("eos_token_id", "a token id or a list of them", ids)?.unwrap_or_default(),
-        })
+        Ok(self.optional(key, "a token id or a list of them", read)?.unwrap_or_default())
     }
 
     /// The same where absent keys stand for these tokens, as far as the vocabulary

@@ -28,7 +28,7 @@ pub fn spec(header: &Header) -> ModelSpec {
         final_norm: Some(norm),
         tied: header.shared_classifier,
         head: Default::default(),
-        special: SpecialTokens { bos: Some(1), eos: vec![2] },
+        special: SpecialTokens { bos: Some(1), eos: vec![2], prefix: None },
     }
 }
 

@@ -105,7 +105,8 @@ pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
     let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
     quantized(config)?;
-    let spec = (family.spec)(config)?;
+    let mut spec = (family.spec)(config)?;
+    config.check_special_tokens(&mut spec.special, spec.vocab_size)?;
     spec.check().map_err(|reason| config.error(reason))?;
     Ok((spec, family))
 }

@@ -118,10 +118,36 @@ pub struct Head {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecialTokens {
-    /// Beginning of a text.
+    /// The model's BOS token. Protocols that call for one put it before each window, whether or
+    /// not the tokenizer puts it before a text.
     pub bos: Option<u32>,
     /// Any of these ends a text.
     pub eos: Vec<u32>,
+    /// What the tokenizer puts before a text, where that is not `bos`: often nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Vec<u32>>,
+}
+
+impl SpecialTokens {
+    /// The tokens that go before a text: those that the tokenizer puts; `bos` where there was
+    /// no tokenizer to ask.
+    pub fn prefix(&self) -> &[u32] {
+        self.prefix.as_deref().unwrap_or(self.bos.as_slice())
+    }
+
+    /// Sets what goes before a text.
+    pub fn set_prefix(&mut self, ids: &[u32]) {
+        self.prefix = (ids != self.bos.as_slice()).then(|| ids.to_vec());
+    }
+
+    /// Adds tokens that end a text.
+    pub fn add_eos(&mut self, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            if !self.eos.contains(&id) {
+                self.eos.push(id);
+            }
+        }
+    }
 }
 
 /// One block: a mixer and a feed-forward on the residual stream, with norms at

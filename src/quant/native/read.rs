@@ -5,6 +5,7 @@ use super::{Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERS
 use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
 use crate::error::{Error, Result};
+use crate::model::spec::SpecialTokens;
 use crate::model::{ModelSpec, Parameter};
 use crate::quant::formats::tiled::Layout;
 use crate::quant::{Weight, WeightStore};
@@ -94,6 +95,11 @@ impl NativeFile {
     /// The weights it holds, by canonical name.
     pub fn into_weights(self) -> impl Iterator<Item = (String, Weight)> {
         self.weights.into_iter()
+    }
+
+    /// The tokens that begin and end a text, for a tokenizer that is not the file's own.
+    pub fn special_mut(&mut self) -> &mut SpecialTokens {
+        &mut self.spec.special
     }
 
     /// Recipe, quality and provenance.

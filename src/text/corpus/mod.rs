@@ -91,10 +91,10 @@ impl Corpus {
         self.ids.is_empty()
     }
 
-    /// Sequences to train on, with `length` predictions each; `held_out` of them are
-    /// never trained on. Fails where there are not enough tokens.
-    pub fn pieces(&self, length: usize, bos: Option<u32>, seed: u64, held_out: usize) -> Result<Pieces> {
-        Pieces::new(self.clone(), length, bos, seed, held_out)
+    /// Sequences to train on, with `length` predictions each and `prefix` before each;
+    /// `held_out` of them are never trained on. Fails where there are not enough tokens.
+    pub fn pieces(&self, length: usize, prefix: &[u32], seed: u64, held_out: usize) -> Result<Pieces> {
+        Pieces::new(self.clone(), length, prefix, seed, held_out)
     }
 
     /// A part of the stream.

@@ -30,7 +30,8 @@ pub struct Piece {
 pub struct Pieces {
     corpus: Corpus,
     length: usize,
-    bos: Option<u32>,
+    /// Tokens before each piece.
+    prefix: Vec<u32>,
     seed: u64,
     /// Where pieces for validation begin.
     held_out: Vec<usize>,
@@ -43,11 +44,12 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(corpus: Corpus, length: usize, bos: Option<u32>, seed: u64, held_out: usize) -> Result<Self> {
-        if length == 0 {
-            return Err(Error::Usage("pieces to train on need a length of 1 at least".into()));
+    pub(super) fn new(corpus: Corpus, length: usize, prefix: &[u32], seed: u64, held_out: usize) -> Result<Self> {
+        let least = prefix.len().max(1);
+        if length < least {
+            return Err(Error::Usage(format!("pieces to train on need a length of {least} at least")));
         }
-        let span = span(length, bos);
+        let span = span(length, prefix);
         let (tokens, needed) = (corpus.len(), span.saturating_mul(held_out.saturating_add(1)));
         if tokens < needed {
             let reason = format!(
@@ -57,7 +59,8 @@ impl Pieces {
             return Err(Error::Usage(reason));
         }
         let (places, stretches) = set_aside(tokens, span, held_out);
-        let mut pieces = Self { corpus, length, bos, seed, held_out: places, stretches, ends: Vec::new(), current: (0, Vec::new()) };
+        let prefix = prefix.to_vec();
+        let mut pieces = Self { corpus, length, prefix, seed, held_out: places, stretches, ends: Vec::new(), current: (0, Vec::new()) };
         pieces.held_out = pieces.held_out.iter().copied().filter(|&start| pieces.has_scored(start)).collect();
         pieces.current.1 = pieces.places(0);
         pieces.ends.push(pieces.current.1.len() as u64);
@@ -101,7 +104,7 @@ impl Pieces {
     fn places(&self, epoch: u64) -> Vec<usize> {
         let of_epoch = |stream| Random::new(Random::new(self.seed, stream).bits(epoch), stream);
         let (offsets, order) = (of_epoch(OFFSETS), of_epoch(ORDER));
-        let span = span(self.length, self.bos);
+        let span = span(self.length, &self.prefix);
         let mut places = Vec::new();
         for (i, stretch) in (0..).zip(&self.stretches) {
             let room = stretch.len() % span;
@@ -116,8 +119,8 @@ impl Pieces {
 
     /// Where the tokens lie that the piece from `start` on predicts.
     fn targets(&self, start: usize) -> Range<usize> {
-        let end = start + span(self.length, self.bos);
-        end - self.length..end
+        let end = start + span(self.length, &self.prefix);
+        start + usize::from(self.prefix.is_empty())..end
     }
 
     fn has_scored(&self, start: usize) -> bool {
@@ -126,15 +129,17 @@ impl Pieces {
 
     fn piece(&self, start: usize) -> Piece {
         let targets = self.targets(start);
-        let ids = self.bos.into_iter().chain(self.corpus.ids(start..targets.end)).collect();
-        Piece { ids, scored: self.corpus.scored(targets) }
+        let ids = self.prefix.iter().copied().chain(self.corpus.ids(start..targets.end)).collect();
+        // Of several tokens before a piece all but the first are predicted, and none is scored.
+        let unscored = vec![false; self.prefix.len().saturating_sub(1)];
+        Piece { ids, scored: [unscored, self.corpus.scored(targets)].concat() }
     }
 }
 
 /// How many tokens of the stream a piece takes: without a beginning before it, the
 /// first of them is predicted by none.
-fn span(length: usize, bos: Option<u32>) -> usize {
-    length.saturating_add(usize::from(bos.is_none()))
+fn span(length: usize, prefix: &[u32]) -> usize {
+    length.saturating_add(1) - prefix.len()
 }
 
 /// Where `count` pieces for validation begin, and the stretches between them, one of
@@ -167,8 +172,8 @@ mod tests {
     #[test]
     fn a_beginning_takes_the_place_of_a_token() {
         let corpus = corpus(20, &[3..4, 4..5]);
-        let mut with = corpus.pieces(4, Some(99), 0, 0).unwrap();
-        let mut without = corpus.pieces(4, None, 0, 0).unwrap();
+        let mut with = corpus.pieces(4, &[99], 0, 0).unwrap();
+        let mut without = corpus.pieces(4, &[], 0, 0).unwrap();
         assert_eq!((with.per_epoch(), without.per_epoch()), (5, 4));
         // Their lengths divide the corpus, so that there is no room for offsets.
         let first = |pieces: &mut Pieces, ids: &[u32]| (0..4).map(|n| pieces.training(n)).find(|piece| piece.ids == ids);
@@ -182,13 +187,13 @@ mod tests {
     fn the_same_pieces_whenever_they_are_asked_for() {
         for unscored in [&[][..], &[10..200, 250..290]] {
             let corpus = corpus(1003, unscored);
-            let mut pieces = corpus.pieces(7, None, 5, 3).unwrap();
+            let mut pieces = corpus.pieces(7, &[], 5, 3).unwrap();
             let all: Vec<Piece> = (0..600).map(|n| pieces.training(n)).collect();
             for n in [599, 0, 130, 131, 400, 7] {
-                assert_eq!(corpus.pieces(7, None, 5, 3).unwrap().training(n), all[n as usize], "{n}, resumed");
+                assert_eq!(corpus.pieces(7, &[], 5, 3).unwrap().training(n), all[n as usize], "{n}, resumed");
                 assert_eq!(pieces.training(n), all[n as usize], "{n}, once more");
             }
-            let mut other = corpus.pieces(7, None, 6, 3).unwrap();
+            let mut other = corpus.pieces(7, &[], 6, 3).unwrap();
             assert_ne!((0..600).map(|n| other.training(n)).collect::<Vec<_>>(), all);
             assert_eq!(other.validation(), pieces.validation(), "seeds are compared on the same text");
         }
@@ -197,7 +202,7 @@ mod tests {
     /// Orders and cuts differ from epoch to epoch.
     #[test]
     fn every_epoch_is_another() {
-        let mut pieces = corpus(1000, &[]).pieces(9, None, 1, 2).unwrap();
+        let mut pieces = corpus(1000, &[]).pieces(9, &[], 1, 2).unwrap();
         let epochs: Vec<_> = (0..6).map(|n| epoch(&mut pieces, n)).collect();
         let orders: HashSet<_> = epochs.iter().collect();
         assert_eq!(orders.len(), 6);
@@ -215,18 +220,18 @@ mod tests {
     #[test]
     fn pieces_without_a_scored_token_are_left_out() {
         let corpus = corpus(100, &[0..55, 60..100]);
-        let mut pieces = corpus.pieces(10, Some(1000), 3, 0).unwrap();
+        let mut pieces = corpus.pieces(10, &[1000], 3, 0).unwrap();
         assert_eq!(pieces.per_epoch(), 1);
         for n in 0..3 {
             let piece = pieces.training(n);
             assert_eq!((piece.ids[1], piece.scored.iter().filter(|s| **s).count()), (50, 5), "{n}");
         }
         // Only what lies behind the first token of a piece is predicted.
-        assert!(corpus.pieces(3, None, 0, 0).is_ok());
-        let refused = super::super::testing::corpus(12, &[1..6, 6..12]).pieces(11, None, 0, 0);
+        assert!(corpus.pieces(3, &[], 0, 0).is_ok());
+        let refused = super::super::testing::corpus(12, &[1..6, 6..12]).pieces(11, &[], 0, 0);
         assert!(refused.err().unwrap().to_string().contains("scored"));
         // The middle is held out, and is not scored.
-        let refused = corpus.pieces(10, Some(1000), 0, 1);
+        let refused = corpus.pieces(10, &[1000], 0, 1);
         assert!(refused.err().unwrap().to_string().contains("held-out piece"));
     }
 
@@ -235,7 +240,7 @@ mod tests {
     #[test]
     fn epochs_of_scored_pieces_follow_each_other() {
         let corpus = corpus(1005, &[0..500, 505..700, 702..990]);
-        let mut pieces = corpus.pieces(10, Some(2000), 8, 0).unwrap();
+        let mut pieces = corpus.pieces(10, &[2000], 8, 0).unwrap();
         let expected: Vec<Piece> = (0..40).flat_map(|epoch| pieces.places(epoch)).map(|start| pieces.piece(start)).collect();
         let lengths: HashSet<usize> = (0..40).map(|epoch| pieces.places(epoch).len()).collect();
         assert!(lengths.len() > 1, "{lengths:?}");
@@ -248,15 +253,15 @@ mod tests {
     #[test]
     fn too_short_a_corpus_says_what_it_needs() {
         let corpus = corpus(49, &[]);
-        let error = corpus.pieces(9, None, 0, 4).err().unwrap().to_string();
+        let error = corpus.pieces(9, &[], 0, 4).err().unwrap().to_string();
         for word in ["49 tokens", "4 held-out", "10 tokens each", "need 50", "more text"] {
             assert!(error.contains(word), "{error}");
         }
-        assert_eq!(corpus.pieces(9, None, 0, 3).unwrap().per_epoch(), 1);
+        assert_eq!(corpus.pieces(9, &[], 0, 3).unwrap().per_epoch(), 1);
         // Where there is just enough, none of it is given to room for offsets.
-        assert_eq!(super::super::testing::corpus(80, &[]).pieces(40, Some(1), 0, 1).unwrap().per_epoch(), 1);
-        assert!(corpus.pieces(0, None, 0, 0).is_err());
-        assert!(corpus.pieces(usize::MAX, Some(1), 0, usize::MAX).is_err());
+        assert_eq!(super::super::testing::corpus(80, &[]).pieces(40, &[1], 0, 1).unwrap().per_epoch(), 1);
+        assert!(corpus.pieces(0, &[], 0, 0).is_err());
+        assert!(corpus.pieces(usize::MAX, &[1], 0, usize::MAX).is_err());
     }
 
     proptest! {
@@ -264,12 +269,13 @@ mod tests {
 
         #[test]
         fn pieces_are_apart_and_leave_little_out(
-            length in 1usize..12, bos in proptest::option::of(Just(5000u32)), held_out in 0usize..9, more in 0usize..900, seed in 0u64..1000
+            length in 1usize..12, before in 0usize..4, held_out in 0usize..9, more in 0usize..900, seed in 0u64..1000
         ) {
-            let span = length + usize::from(bos.is_none());
+            let prefix = vec![5000u32; before.min(length)];
+            let span = length + 1 - prefix.len();
             let tokens = (held_out + 1) * span + more;
-            let mut pieces = corpus(tokens, &[]).pieces(length, bos, seed, held_out).unwrap();
-            let own = |ids: &[u32]| ids[usize::from(bos.is_some())..].to_vec();
+            let mut pieces = corpus(tokens, &[]).pieces(length, &prefix, seed, held_out).unwrap();
+            let own = |ids: &[u32]| ids[prefix.len()..].to_vec();
             let validation: Vec<Vec<u32>> = pieces.validation().iter().map(|piece| own(&piece.ids)).collect();
             prop_assert_eq!(validation.len(), held_out);
             prop_assert!(pieces.per_epoch() > 0);

@@ -76,17 +76,11 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Fails where the tokenizer has tokens outside the vocabulary.
+    /// Fails where the token that ends a text is outside the vocabulary.
     pub fn new(tokenizer: Option<&'a Tokenizer>, vocab_size: usize) -> Result<Self> {
         let reader = Self { tokenizer, vocab_size };
-        if let Some(tokenizer) = tokenizer {
-            tokenizer.check_vocabulary(vocab_size)?;
-            if let Some(id) = reader.eos().filter(|&id| id as usize >= vocab_size) {
-                return Err(Error::format(
-                    &tokenizer.path,
-                    format!("texts end with token {id}, but the vocabulary has {vocab_size} tokens"),
-                ));
-            }
+        if let (Some(tokenizer), Some(id)) = (tokenizer, reader.eos().filter(|&id| id as usize >= vocab_size)) {
+            return Err(Error::format(&tokenizer.path, format!("texts end with token {id}, but the vocabulary has {vocab_size} tokens")));
         }
         Ok(reader)
     }
@@ -171,7 +165,11 @@ impl<'a> Reader<'a> {
 
     fn encode(&self, text: &str, path: &Path) -> Result<Vec<u32>> {
         match self.tokenizer {
-            Some(tokenizer) => tokenizer.encode(text),
+            Some(tokenizer) => {
+                let ids = tokenizer.encode_from(text, path)?;
+                tokenizer.check_rows(&ids, self.vocab_size, text, path)?;
+                Ok(ids)
+            }
             None => Err(Error::format(path, "is a text, and there is no tokenizer to read it with: name one, or give token ids")),
         }
     }
@@ -375,7 +373,8 @@ mod tests {
     fn a_tokenizer_of_another_model() {
         let mut tokenizer = tokenizer();
         let folder = Folder::with("a.txt", "a text");
-        assert!(folder.open(Some(&tokenizer), 10).err().unwrap().to_string().contains("another model"));
+        let error = folder.open(Some(&tokenizer), 10).err().unwrap().to_string();
+        assert!(error.contains("a.txt") && error.contains("10 rows"), "{error}");
         let mut silent = Tokenizer::from_file(tokenizer.file().to_vec(), Path::new("t.json")).unwrap();
         silent.default_eos(Some(1000));
         assert!(folder.refusal(Some(&silent)).contains("token 1000"));
