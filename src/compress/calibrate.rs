@@ -53,6 +53,8 @@ struct Sums {
 
 /// What methods know of an input.
 pub struct InputStatistics {
+    /// Tokens, each as often as it counts.
+    pub tokens: f64,
     /// 2/n · Σ x xᵀ `[in, in]`, tokens weighed, the Hessian of the layer's squared error (GPTQ, section
     /// 3.1).
     pub hessian: Tensor,
@@ -74,8 +76,13 @@ impl InputStatistics {
 
     /// The same once more.
     pub fn copy(&self) -> Self {
-        let Self { hessian, mean_magnitude, greatest_magnitude } = self;
-        Self { hessian: hessian.copy(), mean_magnitude: mean_magnitude.copy(), greatest_magnitude: greatest_magnitude.copy() }
+        let Self { tokens, hessian, mean_magnitude, greatest_magnitude } = self;
+        Self {
+            tokens: *tokens,
+            hessian: hessian.copy(),
+            mean_magnitude: mean_magnitude.copy(),
+            greatest_magnitude: greatest_magnitude.copy(),
+        }
     }
 }
 
@@ -317,6 +324,7 @@ impl Sums {
     fn known(mut self) -> InputStatistics {
         mirror(&self.products);
         InputStatistics {
+            tokens: self.tokens,
             hessian: self.products.g_mul_scalar_(2.0 / self.tokens),
             mean_magnitude: self.magnitudes / self.tokens,
             greatest_magnitude: self.greatest,

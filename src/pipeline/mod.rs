@@ -26,7 +26,7 @@ use crate::model::families::CONFIG;
 use crate::progress::Progress;
 use crate::quant::WeightStore;
 use crate::quant::native::Notes;
-use crate::recipe::{Gate, RawRecipe, Recipe, Stage, TextSource};
+use crate::recipe::{Gate, OutputFormat, RawRecipe, Recipe, Stage, TextSource};
 use crate::report::{CompressReport, DecodeSpeed, GateResult, StageReport};
 use crate::runtime::{self, Activations, Decoder, Model, NativeLogits};
 use journal::Journal;
@@ -182,7 +182,7 @@ impl Run<'_> {
                     None => quantize::run(plan, &walk),
                     Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads),
                 })?,
-                Stage::Sparsify(plan) => sparsify::run(plan, &walk)?,
+                Stage::Sparsify(plan) => sparsify::run(plan, &walk, self.recipe.output == OutputFormat::Native)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;

@@ -295,6 +295,7 @@ impl Solver<'_> {
                 layers.push(LayerReport {
                     relative_error: paired.relative_error_of(&full, bias.is_some(), &weight),
                     bits: 16.0,
+                    unseen_inputs: paired.unseen().count(),
                     name: name.clone(),
                     remarks: vec![format!("solved anew, held where it was by {damp_percent} of the mean diagonal")],
                 });
