@@ -85,6 +85,7 @@ impl Layer {
         let magnitudes = self.x.mapv(f64::abs).mean_axis(Along(0)).unwrap();
         let input = InputStatistics {
             tokens: self.x.nrows() as f64,
+            power: 1.0,
             hessian: tensor(&self.hessian()),
             mean_magnitude: Tensor::from_slice(magnitudes.as_slice().unwrap()),
             greatest_magnitude: Tensor::zeros([self.x.ncols() as i64], (Kind::Double, tch::Device::Cpu)),

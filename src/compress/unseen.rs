@@ -78,8 +78,8 @@ impl Marks {
 impl InputStatistics {
     /// The unseen inputs.
     pub fn unseen(&self) -> Marks {
-        let sums = |means: &Tensor| to_vec64(means).into_iter().map(|mean| mean * self.tokens).collect::<Vec<_>>();
-        Marks::new(self.tokens, &sums(&self.mean_magnitude), &sums(&(self.hessian.diag(0).to_kind(Kind::Double) / 2.0)))
+        let sums = |means: &Tensor, factor: f64| to_vec64(means).into_iter().map(|mean| mean * factor * self.tokens).collect::<Vec<_>>();
+        Marks::new(self.tokens, &sums(&self.mean_magnitude, 1.0 / self.power), &sums(&self.hessian.diag(0), 0.5))
     }
 
     /// Gives unseen inputs the mean second moment and mean magnitude of all others, and no
@@ -126,8 +126,13 @@ mod tests {
         met(5, 4, 100.0);
         let hessian = x.tr().matmul(&x) * (2.0 / 1000.0);
         let mean_magnitude = x.abs().mean_dim(0, false, Kind::Float);
-        let mut input =
-            InputStatistics { tokens: 1000.0, hessian: hessian.copy(), greatest_magnitude: mean_magnitude.copy(), mean_magnitude };
+        let mut input = InputStatistics {
+            tokens: 1000.0,
+            power: 1.0,
+            hessian: hessian.copy(),
+            greatest_magnitude: mean_magnitude.copy(),
+            mean_magnitude,
+        };
         let unseen = input.fill_unseen().unwrap();
         assert_eq!((unseen.inputs.never, unseen.inputs.rarely), (1, 1));
         assert!((unseen.inputs.share - 1.0 / 3.0).abs() < 1e-12);
@@ -147,6 +152,7 @@ mod tests {
         // Where every input is met, nothing changes.
         let mut met = InputStatistics {
             tokens: 1000.0,
+            power: 1.0,
             hessian: Tensor::eye(6, (Kind::Float, Device::Cpu)),
             mean_magnitude: Tensor::full([6], 0.5, (Kind::Float, Device::Cpu)),
             greatest_magnitude: Tensor::ones([6], (Kind::Float, Device::Cpu)),

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
-use crate::report::{LayerReport, PruningReport, StageReport};
+use crate::report::{LayerReport, PruningReport, StageReport, unseen_warning};
 use crate::runtime::Activations;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +88,9 @@ impl Pruning<'_> {
         scores: Vec<f64>,
     ) -> Result<Done> {
         let spec = self.walk.store.spec();
+        if let Some(warning) = unseen_warning(&layers) {
+            tracing::warn!("{warning}");
+        }
         let pruning = PruningReport {
             layers_out: (0..spec.blocks.len()).filter(|layer| !selection.layers.contains(layer)).collect(),
             layer_scores: scores,

@@ -151,6 +151,13 @@ pub struct LayerReport {
     pub remarks: Vec<String>,
 }
 
+impl LayerReport {
+    /// All that there is to say of the layer, in sentences.
+    fn said(&self) -> impl Iterator<Item = String> + '_ {
+        self.remarks.iter().cloned().chain(self.unseen_inputs.map(|unseen| unseen.to_string()))
+    }
+}
+
 impl CompressReport {
     /// Writes report.json, report.html and the model card into a folder, and adds
     /// them to `files`.

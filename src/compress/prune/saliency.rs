@@ -60,7 +60,7 @@ impl Judge<'_> {
                 }
             }
             (Saliency::Wanda, Some(input)) => {
-                let norms = least_of_others(&input.hessian.diagonal(0, 0, 1).sqrt());
+                let norms = least_of_others(&input.hessian.diagonal(0, 0, 1).sqrt()) * input.power;
                 matrices.iter().for_each(|(p, weight)| tallies.add(p, &(weight.abs() * &norms), &READERS));
             }
             // All read the same: it counts once.
@@ -81,7 +81,7 @@ impl Judge<'_> {
         if cut.is_empty() {
             return Ok(());
         }
-        let hessian = input.hessian.to_kind(Kind::Double);
+        let hessian = input.hessian.to_kind(Kind::Double) * (input.power * input.power);
         // Inputs that are always zero count as the least of the others, so that their weights tell.
         let _ = hessian.diagonal(0, 0, 1).copy_(&least_of_others(&hessian.diag(0)));
         let upper = inverse_factor(hessian, self.damp_percent)?.upper;

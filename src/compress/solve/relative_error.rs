@@ -27,8 +27,9 @@ pub fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
     in_range(weight, hessian)
 }
 
-/// The power of two next to the greatest of some numbers where that is far from 1; otherwise 1.
-fn far_power(numbers: &Tensor) -> f64 {
+/// The power of two next to the greatest of some numbers, none below zero, where that is far from 1;
+/// otherwise 1.
+pub(crate) fn far_power(numbers: &Tensor) -> f64 {
     let greatest = if numbers.numel() == 0 { 0.0 } else { numbers.max().double_value(&[]) };
     let exponent = greatest.log2().floor();
     // Squares of numbers, and their sums, are far from the ends of f32's range up to here.
