@@ -232,7 +232,9 @@ fn huge_weights_are_quantised_or_named() {
         let error = run(&head, stage).err().unwrap_or_else(|| panic!("{stage}: a perplexity that is infinite")).to_string();
         assert!(error.contains("perplexity of the original model is not finite"), "{stage}: {error}");
         let mut overflows = Tiny::new(2, "silu");
-        overflows.values("model.layers.0.mlp.down_proj.weight").iter_mut().for_each(|w| *w *= 1e30);
+        for name in ["up_proj", "down_proj"] {
+            overflows.values(&format!("model.layers.0.mlp.{name}.weight")).iter_mut().for_each(|w| *w *= 1e20);
+        }
         let error = run(&overflows, stage).err().unwrap_or_else(|| panic!("{stage}: the model overflows")).to_string();
         assert!(error.contains("not finite") && !error.to_lowercase().contains("json"), "{stage}: {error}");
     }

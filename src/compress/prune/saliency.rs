@@ -83,7 +83,7 @@ impl Judge<'_> {
         }
         let hessian = input.hessian.to_kind(Kind::Double) * (input.power * input.power);
         // Inputs that are always zero count as the least of the others, so that their weights tell.
-        let _ = hessian.diagonal(0, 0, 1).copy_(&least_of_others(&hessian.diag(0)));
+        hessian.diagonal(0, 0, 1).copy_(&least_of_others(&hessian.diag(0)));
         let upper = inverse_factor(hessian, self.damp_percent)?.upper;
         let weights: Vec<Tensor> = matrices.iter().map(|(_, weight)| weight.to_kind(Kind::Double)).collect();
         for axis in cut {

@@ -44,7 +44,7 @@ pub fn sparsegpt<T: Number>(weights: &[Tensor], hessian: &Tensor, sparsity: Spar
     let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, 1.0);
     let factor = inverse_factor(hessian, options.damp_percent)?;
     let solve = |weight: &Tensor| Outcome {
-        weight: prune_columns::<T>(weight.to_kind(T::KIND), &factor.upper, sparsity, options.block_size),
+        weight: prune_columns::<T>(weight.to_kind(T::KIND).copy(), &factor.upper, sparsity, options.block_size),
         remarks: factor.damping.raised_from(options.damp_percent).into_iter().collect(),
     };
     Ok(weights.iter().map(solve).collect())

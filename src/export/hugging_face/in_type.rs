@@ -35,13 +35,17 @@ impl FloatTypes {
         Ok(types)
     }
 
-    /// Number format of a parameter of a model that was made of the source, which has `blocks` blocks;
-    /// `None` where the source does not tell: it has no such parameter, or its blocks differ and
-    /// some are gone.
+    /// Number format of a parameter of a model that was made of the source, and has `blocks` blocks: that
+    /// of the parameter of its name there, and for one that the source lacks the only one there is.
+    /// `None` where the source does not tell: it has several, or its blocks differ and some are gone.
     pub fn wanted(&self, parameter: &Parameter, blocks: usize) -> Option<FloatType> {
         match self.by_role.get(&role(parameter)) {
             Some(None) if blocks == self.blocks => self.by_name.get(&parameter.name).copied(),
-            found => found.copied().flatten(),
+            Some(of_role) => *of_role,
+            None => {
+                let first = *self.by_name.values().next()?;
+                self.by_name.values().all(|&other| other == first).then_some(first)
+            }
         }
     }
 }
