@@ -98,6 +98,14 @@ def weight(name, tensors, schemes):
     if name not in schemes:
         return tensors[f"{name}.dense"].astype(np.float32)
     scheme = schemes[name]
+    values = without_exponents(name, scheme, tensors)
+    if scheme.get("exponents"):
+        values = np.ldexp(values, tensors[f"{name}.exponents"][:, None].astype(np.int32))
+    return values
+
+
+def without_exponents(name, scheme, tensors):
+    """The same before rows are multiplied by their powers of two."""
     rows, columns = scheme["shape"]
     codes = unpack_codes(tensors[f"{name}.codes"], scheme)
     group = np.arange(columns) // (scheme["group_size"] or columns)

@@ -81,12 +81,12 @@ def wanda(w, x, sparsity, _):
 
 
 def sparsegpt(w, x, sparsity, block_size):
-    """Frantar and Alistarh 2023, algorithm 1; dead columns and damping as in their program."""
+    """Frantar and Alistarh 2023, algorithm 1; damping as in their program. Columns of dead inputs,
+    which that sets to zero, are judged by their magnitudes."""
     w, columns = w.copy(), w.shape[1]
     h = 2.0 / len(x) * x.T @ x
     dead = np.diag(h) == 0
     h[dead, dead] = 1.0
-    w[:, dead] = 0.0
     h += DAMP * np.mean(np.diag(h)) * np.eye(columns)
     hinv = np.linalg.cholesky(np.linalg.inv(h)).T
     mask = np.zeros(w.shape, dtype=bool)

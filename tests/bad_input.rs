@@ -473,7 +473,7 @@ fn broken_native_files_are_refused() {
     let cases = vec![
         bytes("cut in the header", |b| b.truncate(600), &["truncated", "600 bytes"]),
         bytes("cut in the data", |b| b.truncate(b.len() - 1), &["truncated"]),
-        tensors("a newer version", |t| t.header["__metadata__"]["thimble.version"] = "2".into(), &["version 2", "up to 1", "newer"]),
+        tensors("a newer version", |t| t.header["__metadata__"]["thimble.version"] = "3".into(), &["version 3", "up to 2", "newer"]),
         tensors("no version", |t| t.header["__metadata__"]["thimble.version"] = "one".into(), &["thimble.version"]),
         tensors("no spec", |t| drop(t.header["__metadata__"].as_object_mut().unwrap().remove(SPEC)), &["no thimble.spec"]),
         tensors("deep spec", |t| t.header["__metadata__"][SPEC] = "[".repeat(DEEP).into(), &[SPEC]),

@@ -6,6 +6,9 @@
 mod compress;
 #[path = "common/data.rs"]
 mod data;
+#[cfg(feature = "torch")]
+#[path = "common/tiny.rs"]
+mod tiny;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -333,6 +336,57 @@ mod runs {
         compress::run(&recipe(stages), &data::fixture("mobillama-copies"), out.path()).unwrap();
         let written = runtime::open(out.path(), None).unwrap();
         assert_eq!(written.spec().blocks[1].ffn.weights_of, Some(0));
+    }
+
+    /// Whatever a stage does, each tensor has the number format that it has in the source, and the
+    /// configuration says what it said.
+    #[test]
+    fn every_tensor_keeps_its_number_format() {
+        use safetensors::Dtype::{self, BF16, F16, F32};
+        let stages = [
+            "[stage.prune_depth]\nlayers = 1\n",
+            "[stage.prune_width]\nratio = 0.2\nmultiple = 4\ncut = ['ffn']\n",
+            "[stage.sparsify]\nmethod = 'magnitude'\nsparsity = 0.5\n",
+        ];
+        type Kind = (&'static str, &'static str, fn(&str) -> Dtype);
+        let kinds: [Kind; 4] =
+            [
+                ("linear layers in bf16", "bfloat16", |name| {
+                    if ["lm_head.weight", "model.embed_tokens.weight"].contains(&name) { F32 } else { BF16 }
+                }),
+                ("an embedding in bf16", "float32", |name| if name == "model.embed_tokens.weight" { BF16 } else { F32 }),
+                ("norms in f32", "float16", |name| if name.contains("norm") { F32 } else { F16 }),
+                ("a configuration that says nothing of the kind", "bfloat16", |_| F32),
+            ];
+        for (what, says, dtype) in kinds {
+            for stage in stages {
+                let dir = tempfile::tempdir().unwrap();
+                let (source, out) = (dir.path().join("model"), dir.path().join("out"));
+                std::fs::create_dir(&source).unwrap();
+                let mut model = tiny::Tiny::new(3, "silu");
+                model.config["torch_dtype"] = says.into();
+                model.write_in(&source, dtype);
+                let recipe = format!(
+                    "[calibration]\nsequences = 4\nlength = 32\n[[stage]]\n{stage}[evaluate]\nwindow = 16\nmax_windows = 2\n[output]\nformat = 'hf'\n"
+                );
+                compress::run(&recipe, &source, &out).unwrap();
+                let config: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+                assert_eq!(config["torch_dtype"], says, "{what}, {stage}");
+                let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+                let written = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+                let original = std::fs::read(source.join("model.safetensors")).unwrap();
+                let original = safetensors::SafeTensors::deserialize(&original).unwrap();
+                for (name, tensor) in written.iter() {
+                    assert_eq!(tensor.dtype(), dtype(name), "{what}, {stage}: {name}");
+                    if stage.contains("sparsify") {
+                        // What stays is what it was, to the last bit.
+                        let size = tensor.data().len() / tensor.shape().iter().product::<usize>();
+                        let pairs = tensor.data().chunks(size).zip(original.tensor(name).unwrap().data().chunks(size));
+                        assert!(pairs.into_iter().all(|(is, was)| is == was || is.iter().all(|byte| *byte == 0)), "{what}: {name}");
+                    }
+                }
+            }
+        }
     }
 
     /// Both before any file is made.

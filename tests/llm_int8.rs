@@ -38,6 +38,8 @@ fn uniform(seed: u64, shape: (usize, usize)) -> Array2<f32> {
 fn statistics(x: &Array2<f32>) -> InputStatistics {
     let x = tensor(x);
     InputStatistics {
+        tokens: x.size()[0] as f64,
+        power: 1.0,
         hessian: x.tr().matmul(&x) * (2.0 / x.size()[0] as f64),
         mean_magnitude: x.abs().mean_dim(0, false, tch::Kind::Float),
         greatest_magnitude: x.abs().amax(0, false),

@@ -90,6 +90,8 @@ fn case(seed: u64, kind: Peculiar, rows: usize, columns: usize) -> Case {
     }
     let x = Tensor::from_slice(x.as_slice().unwrap()).view([tokens as i64, columns as i64]);
     let input = InputStatistics {
+        tokens: tokens as f64,
+        power: 1.0,
         hessian: x.tr().matmul(&x) * (2.0 / tokens as f64),
         mean_magnitude: x.abs().mean_dim(0, false, Kind::Float),
         greatest_magnitude: x.abs().amax(0, false),

@@ -84,6 +84,8 @@ impl Layer {
     fn scores(&self, axis: Axis, saliency: Saliency, aggregate: Aggregate) -> Vec<f64> {
         let magnitudes = self.x.mapv(f64::abs).mean_axis(Along(0)).unwrap();
         let input = InputStatistics {
+            tokens: self.x.nrows() as f64,
+            power: 1.0,
             hessian: tensor(&self.hessian()),
             mean_magnitude: Tensor::from_slice(magnitudes.as_slice().unwrap()),
             greatest_magnitude: Tensor::zeros([self.x.ncols() as i64], (Kind::Double, tch::Device::Cpu)),
@@ -178,6 +180,7 @@ fn what_stays_is_solved_by_least_squares() {
         squares: tensor(&x.t().dot(&x)),
         before: sums(&x),
         after: sums(&y),
+        magnitudes: sums(&y.mapv(f64::abs)),
     };
     let places = Tensor::from_slice(&stay.iter().map(|&i| i as i64).collect::<Vec<_>>());
     for (damp, with_bias) in [(0.01, false), (0.5, true), (1e-6, true)] {

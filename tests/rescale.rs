@@ -143,6 +143,8 @@ fn statistics(x: &Array2<f64>) -> InputStatistics {
     let x = f32s(x).to_kind(Kind::Double);
     let hessian = x.tr().matmul(&x) * (2.0 / x.size()[0] as f64);
     InputStatistics {
+        tokens: x.size()[0] as f64,
+        power: 1.0,
         hessian: hessian.to_kind(Kind::Float),
         mean_magnitude: x.abs().mean_dim(0, false, Kind::Float),
         greatest_magnitude: x.abs().amax(0, false).to_kind(Kind::Float),

@@ -82,7 +82,13 @@ impl Case {
         let weights = [self.weight.to_kind(kind)];
         let hessian = self.hessian.to_kind(kind);
         let unknown = Tensor::zeros([hessian.size()[0]], (kind, tch::Device::Cpu));
-        let input = InputStatistics { hessian: hessian.copy(), mean_magnitude: unknown.copy(), greatest_magnitude: unknown };
+        let input = InputStatistics {
+            tokens: 1.0,
+            power: 1.0,
+            hessian: hessian.copy(),
+            mean_magnitude: unknown.copy(),
+            greatest_magnitude: unknown,
+        };
         let mut outcomes: Vec<Outcome> = match (&self.method[..], kind) {
             ("magnitude", _) => Magnitude { sparsity: self.sparsity }.sparsify(&weights, &input),
             ("wanda", _) => Wanda { sparsity: self.sparsity }.sparsify(&weights, &input),

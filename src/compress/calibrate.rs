@@ -4,6 +4,7 @@
 use super::decoder::{Entrance, block_forward, block_until};
 use super::importance::Importance;
 use super::solve::panels;
+use super::solve::relative_error::far_power;
 use super::tensors::{Parameters, in_place, lent_bf16};
 use crate::error::{Error, Result};
 use crate::kernels::gram;
@@ -49,13 +50,19 @@ struct Sums {
     magnitudes: Tensor,
     /// max |x| `[in]`
     greatest: Tensor,
+    /// A power of two: `products` are of x divided by it. 1, but where squares of x are beyond f32.
+    power: f64,
 }
 
 /// What methods know of an input.
 pub struct InputStatistics {
+    /// Tokens, each as often as it counts.
+    pub tokens: f64,
     /// 2/n · Σ x xᵀ `[in, in]`, tokens weighed, the Hessian of the layer's squared error (GPTQ, section
-    /// 3.1).
+    /// 3.1), of inputs divided by `power`.
     pub hessian: Tensor,
+    /// A power of two: 1, but where squares of inputs are beyond f32.
+    pub power: f64,
     /// Mean |x| `[in]`.
     pub mean_magnitude: Tensor,
     /// max |x| `[in]`.
@@ -74,8 +81,14 @@ impl InputStatistics {
 
     /// The same once more.
     pub fn copy(&self) -> Self {
-        let Self { hessian, mean_magnitude, greatest_magnitude } = self;
-        Self { hessian: hessian.copy(), mean_magnitude: mean_magnitude.copy(), greatest_magnitude: greatest_magnitude.copy() }
+        let Self { tokens, hessian, power, mean_magnitude, greatest_magnitude } = self;
+        Self {
+            tokens: *tokens,
+            power: *power,
+            hessian: hessian.copy(),
+            mean_magnitude: mean_magnitude.copy(),
+            greatest_magnitude: greatest_magnitude.copy(),
+        }
     }
 }
 
@@ -226,17 +239,22 @@ impl Statistics {
         let x = x.reshape([-1, *x.size().last().expect("not a scalar")]);
         let (tokens, width) = x.size2().expect("[tokens, in]");
         let sums = self.sums.entry(input).or_insert_with(|| Sums::none(width, x.device()));
+        if sums.tokens == 0.0 {
+            sums.power = far_power(&x.abs());
+        }
         match (weights, lent_bf16(&x), gram::kernel()) {
-            (None, Some(numbers), Some(kernel)) => sums.add_bf16(numbers, tokens, kernel),
+            (None, Some(numbers), Some(kernel)) if sums.power == 1.0 => sums.add_bf16(numbers, tokens, kernel),
             _ => sums.add(x.to_kind(Kind::Float), tokens, weights),
         }
     }
 
     /// Adds what others have of an input, where they have any.
     pub fn take_over(&mut self, others: &mut Self, input: &'static str) {
-        let Some(other) = others.sums.remove(input) else { return };
+        let Some(mut other) = others.sums.remove(input) else { return };
         match self.sums.get_mut(input) {
             Some(sums) => {
+                let power = sums.power.max(other.power);
+                [&mut *sums, &mut other].into_iter().for_each(|sums| sums.set_power(power));
                 let _ = sums.products.g_add_(&other.products);
                 let _ = sums.magnitudes.g_add_(&other.magnitudes);
                 sums.greatest = sums.greatest.maximum(&other.greatest);
@@ -275,7 +293,7 @@ impl Statistics {
 impl Sums {
     fn none(width: i64, device: Device) -> Self {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, device));
-        Self { tokens: 0.0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]) }
+        Self { tokens: 0.0, products: zeros(&[width, width]), magnitudes: zeros(&[width]), greatest: zeros(&[width]), power: 1.0 }
     }
 
     /// Inputs `[tokens, in]`.
@@ -287,6 +305,7 @@ impl Sums {
             None => (x, magnitudes, tokens as f64),
             Some(weights) => (x * weights.sqrt(), magnitudes * &weights, weights.sum(Kind::Double).double_value(&[])),
         };
+        let x = if self.power == 1.0 { x } else { x / self.power };
         for (start, count) in panels(width) {
             let rest = width - start;
             let mut products = self.products.narrow(0, start, count).narrow(1, start, rest);
@@ -308,15 +327,25 @@ impl Sums {
         self.tokens += tokens as f64;
     }
 
+    /// Has the products be of inputs divided by another power of two.
+    fn set_power(&mut self, power: f64) {
+        if power != self.power {
+            let _ = self.products.g_mul_scalar_((self.power / power).powi(2));
+            self.power = power;
+        }
+    }
+
     fn copy(&self) -> Self {
-        let Self { tokens, products, magnitudes, greatest } = self;
-        Self { tokens: *tokens, products: products.copy(), magnitudes: magnitudes.copy(), greatest: greatest.copy() }
+        let Self { tokens, products, magnitudes, greatest, power } = self;
+        Self { tokens: *tokens, power: *power, products: products.copy(), magnitudes: magnitudes.copy(), greatest: greatest.copy() }
     }
 
     /// Made of the very tensors: a Hessian is the largest thing there is.
     fn known(mut self) -> InputStatistics {
         mirror(&self.products);
         InputStatistics {
+            tokens: self.tokens,
+            power: self.power,
             hessian: self.products.g_mul_scalar_(2.0 / self.tokens),
             mean_magnitude: self.magnitudes / self.tokens,
             greatest_magnitude: self.greatest,

@@ -15,6 +15,8 @@ pub mod sparsify;
 pub mod straight_through;
 mod tensors;
 pub mod train;
+mod unseen;
 
 pub use logits::TorchLogits;
 pub use tensors::{Compute, Hoard, Parameter, Parameters, dense, from_array, give_back, to_vec};
+pub use unseen::{Marks, Unseen};

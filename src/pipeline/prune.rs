@@ -18,7 +18,7 @@ use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
 use crate::progress::Unit;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
-use crate::report::{LayerReport, PruningReport, StageReport};
+use crate::report::{LayerReport, PruningReport, StageReport, unseen_warning};
 use crate::runtime::Activations;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,6 +89,9 @@ impl Pruning<'_> {
         scores: Vec<f64>,
     ) -> Result<Done> {
         let spec = self.walk.store.spec();
+        if let Some(warning) = unseen_warning(&layers) {
+            tracing::warn!("{warning}");
+        }
         let pruning = PruningReport {
             layers_out: (0..spec.blocks.len()).filter(|layer| !selection.layers.contains(layer)).collect(),
             layer_scores: scores,
@@ -297,6 +300,7 @@ impl Solver<'_> {
                 layers.push(LayerReport {
                     relative_error: paired.relative_error_of(&full, bias.is_some(), &weight),
                     bits: 16.0,
+                    unseen_inputs: paired.unseen().count(),
                     name: name.clone(),
                     remarks: vec![format!("solved anew, held where it was by {damp_percent} of the mean diagonal")],
                 });

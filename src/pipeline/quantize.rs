@@ -76,8 +76,9 @@ impl BlockWork for Work<'_> {
             let layout = if spec.is_looked_up(&parameter) { Layout::Rows } else { Layout::Tiles };
             let packed = Weight::Packed(PackedTensor::pack(&tensor, layout));
             layers.push(LayerReport {
-                relative_error: distance(&values, &packed),
-                bits: scheme.bits_per_weight([parameter.shape[0], parameter.shape[1]]),
+                relative_error: finite(distance(&values, &packed), &parameter.name)?,
+                bits: tensor.bits_per_weight(),
+                unseen_inputs: None,
                 name: parameter.name.clone(),
                 remarks: Vec::new(),
             });
@@ -180,13 +181,15 @@ impl Work<'_> {
         let sites = self.sites(index, group, &solved.weights)?;
         input.check(&sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>())?;
         let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
-        let outcomes = quantize::compress(self.plan.method, &sites, input)?;
+        let (outcomes, unseen) = quantize::compress(self.plan.method, &sites, input)?;
+        let unseen_inputs = unseen.filter(|_| self.plan.method.reads_inputs() || self.plan.rescale.is_some());
         for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
             outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
                 name: site.name.clone(),
-                relative_error: relative(outcome.squared_error, energy),
+                relative_error: finite(relative(outcome.squared_error, energy), &site.name)?,
                 bits: outcome.tensor.bits_per_weight(),
+                unseen_inputs,
                 remarks: outcome.remarks,
             });
             solved.weights.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
@@ -219,7 +222,13 @@ impl Work<'_> {
                 rescaled.left.extend(fold.inputs.iter().map(|&input| (input, why)));
                 continue;
             }
-            let inputs: BTreeMap<_, _> = groups.iter().map(|group| (group.input, statistics.of(group.input))).collect();
+            // Scales that an unseen input would pay for are judged as if it were an ordinary one.
+            let filled = |group: &&InputGroup| {
+                let mut known = statistics.of(group.input);
+                known.fill_unseen();
+                (group.input, known)
+            };
+            let inputs: BTreeMap<_, _> = groups.iter().map(filled).collect();
             let reader = |(input, name): (&'static str, String)| {
                 Ok(Reader {
                     weight: self.load(&name, &rescaled.weights)?,
@@ -284,6 +293,14 @@ struct Rescaled {
     weights: Changed,
     /// Inputs that nothing could be done for, and why.
     left: BTreeMap<&'static str, &'static str>,
+}
+
+/// An error that is a number; weights that are too great for sums in f32 are named.
+fn finite(error: f64, layer: &str) -> Result<f64> {
+    match error.is_finite() {
+        true => Ok(error),
+        false => Err(Error::Overflow(format!("the outputs of {layer} are not finite: its weights are too great for f32"))),
+    }
 }
 
 /// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.

@@ -13,14 +13,14 @@ use crate::export::kept;
 use crate::model::{ParameterKind, Part};
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::Sparsify;
+use crate::recipe::{Sparsify, SparsityMethod};
 use crate::report::LayerReport;
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
-/// Runs the stage.
-pub fn run(plan: &Sparsify, walk: &Walk) -> Result<Done> {
-    let mut done = walk.run(&Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress })?;
+/// Runs the stage; matrices are `narrowed` to 16 bits where the output format has them so.
+pub fn run(plan: &Sparsify, walk: &Walk, narrowed: bool) -> Result<Done> {
+    let mut done = walk.run(&Work { store: walk.store, plan, narrowed, compute: walk.compute, progress: walk.progress })?;
     let share = 100.0 * share_of_zeros(&plan.layers, &*done.model)?;
     done.report.remarks.push(format!("{share:.1} % of the weights of {} layers are zero; {}", plan.layers.len(), Work::NO_SMALLER));
     Ok(done)
@@ -49,6 +49,7 @@ fn zeros(weight: &Weight) -> usize {
 struct Work<'a> {
     store: &'a dyn WeightStore,
     plan: &'a Sparsify,
+    narrowed: bool,
     compute: Compute,
     progress: &'a dyn Progress,
 }
@@ -86,7 +87,7 @@ impl BlockWork for Work<'_> {
         let method = sparsifier(self.plan);
         let (mut changed, mut layers) = (BTreeMap::new(), Vec::new());
         for group in &own {
-            let input = statistics.take(group.input);
+            let mut input = statistics.take(group.input);
             let names = group.linears.iter().map(|linear| spec.block_name(index, linear.role));
             let names: Vec<_> = names.filter(|name| self.plan.layers.contains(name)).collect();
             if names.is_empty() {
@@ -95,15 +96,20 @@ impl BlockWork for Work<'_> {
             }
             input.check(&names)?;
             let weights = names.iter().map(|name| Ok(self.load(self.store.weight(name)?))).collect::<Result<Vec<_>>>()?;
+            let unseen = input.fill_unseen();
             let outcomes = method.sparsify(&weights, &input)?;
+            let hessian = unseen.as_ref().map_or(&input.hessian, |unseen| &unseen.hessian);
+            let unseen_inputs = unseen.as_ref().map(|unseen| unseen.inputs).filter(|_| self.plan.method != SparsityMethod::Magnitude);
             for ((name, weight), mut outcome) in names.into_iter().zip(&weights).zip(outcomes) {
-                let stored = kept(dense(&name, &outcome.weight), ParameterKind::Linear);
+                let stored = self.kept(dense(&name, &outcome.weight), ParameterKind::Linear);
                 let count = weight.numel();
                 let share = 100.0 * zeros(&stored) as f64 / count as f64;
                 outcome.remarks.push(format!("{share:.1} % zeros; {}", Self::NO_SMALLER));
                 layers.push(LayerReport {
-                    relative_error: relative_error(weight, &self.load(stored.clone()), &input.hessian),
-                    bits: 8.0 * stored.len_bytes() as f64 / count as f64,
+                    relative_error: relative_error(weight, &self.load(stored.clone()), hessian),
+                    unseen_inputs,
+                    bits: 8.0 * if self.narrowed { stored.len_bytes() } else { self.store.stored(&name)?.len_bytes() } as f64
+                        / count as f64,
                     remarks: outcome.remarks,
                     name: name.clone(),
                 });
@@ -123,9 +129,14 @@ impl Work<'_> {
     fn weights(&self, part: Part, mut changed: BTreeMap<String, Weight>) -> Result<Vec<(String, Weight)>> {
         let weight = |parameter: crate::model::Parameter| {
             let weight = changed.remove(&parameter.name).map_or_else(|| self.store.weight(&parameter.name), Ok)?;
-            Ok((parameter.name, kept(weight, parameter.kind)))
+            Ok((parameter.name, self.kept(weight, parameter.kind)))
         };
         self.store.spec().parameters_of(part).map(weight).collect()
+    }
+
+    /// A parameter as this stage leaves it.
+    fn kept(&self, weight: Weight, kind: ParameterKind) -> Weight {
+        if self.narrowed { kept(weight, kind) } else { weight }
     }
 
     /// Numbers in f32.

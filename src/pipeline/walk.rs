@@ -13,7 +13,7 @@ use crate::model::{InputGroup, ModelSpec, Part};
 use crate::progress::{Progress, Unit};
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
-use crate::report::{LayerReport, StageReport};
+use crate::report::{LayerReport, StageReport, unseen_warning};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -107,6 +107,9 @@ impl Walk<'_> {
 
         layers.extend(journal.part(spec, Part::End, || work.outside_blocks(Part::End))?.layers);
         warn_of_remarks(&layers);
+        if let Some(warning) = unseen_warning(&layers) {
+            tracing::warn!("{warning}");
+        }
         let report = StageReport { layers, ..StageReport::of(work.method(), start.elapsed().as_secs_f64()) };
         Ok(Done { report, model: Arc::new(journal.model(spec)?) })
     }

@@ -1,5 +1,6 @@
 //! BitNet checkpoints: linear layers in −1, 0 and 1, packed as they are opened.
 
+use super::exponents;
 use super::grid::storable;
 use super::{Code, Layout, QuantizedTensor, Scheme, Weight, WeightStore};
 use crate::checkpoint::DenseTensor;
@@ -82,7 +83,9 @@ fn ternary(tensor: &DenseTensor, held: Held) -> Result<QuantizedTensor> {
             *code = nearest as i8 + scheme.code.middle() as i8;
         }
     }
-    let scales: Vec<f16> = scales.into_iter().map(|scale| storable(scale.into())).collect();
+    let exponents = exponents::of_rows(&scales, exponents::OF_SCALES, false);
+    let power = |row: usize| exponents.as_ref().map_or(1.0, |exponents| exponents::power(exponents[row]));
+    let scales: Vec<f16> = scales.into_iter().enumerate().map(|(row, scale)| storable((scale / power(row)).into())).collect();
     let scales = Array2::from_shape_vec((matrix.nrows(), 1), scales).expect("a scale a row");
-    Ok(QuantizedTensor { codes, scales, ..QuantizedTensor::blank(scheme, matrix.nrows(), matrix.ncols()) })
+    Ok(QuantizedTensor { codes, scales, exponents, ..QuantizedTensor::blank(scheme, matrix.nrows(), matrix.ncols()) })
 }

@@ -5,6 +5,7 @@
 mod bitnet;
 pub mod book;
 mod data_type;
+pub mod exponents;
 pub mod formats;
 pub mod grid;
 pub mod native;

@@ -1,6 +1,7 @@
 //! Rounding to nearest: from the values of a weight to codes, of integers or of a
 //! book alike.
 
+use super::exponents;
 use super::grid::{Grid, GridChoice, GridSearch, Real};
 use super::{Book, DataType, QuantizedTensor, Scheme};
 use half::f16;
@@ -141,8 +142,18 @@ pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTen
     round_by(weight, scheme, GridChoice::MinMax, None)
 }
 
-/// The same on grids of any choice; `importance` is one number a column.
+/// The same on grids of any choice; `importance` is one number a column. Rows that f16 scales cannot
+/// hold get [`exponents`].
 pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
+    let greatest: Vec<f32> = weight.rows().into_iter().map(|row| row.fold(0.0, |greatest, value| value.abs().max(greatest))).collect();
+    let Some(exponents) = exponents::of_rows(&greatest, scheme, false) else { return round_rows(weight, scheme, choice, importance) };
+    let mut divided = weight.as_standard_layout().into_owned();
+    exponents::divide(&mut divided, &exponents);
+    QuantizedTensor { exponents: Some(exponents), ..round_rows(divided.view(), scheme, choice, importance) }
+}
+
+/// The same of rows that need no exponents.
+fn round_rows(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);
     let rounding = Rounding::new(scheme, choice, || weight.to_owned());
@@ -172,9 +183,11 @@ pub fn rounded(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
     let columns = weight.ncols().max(1);
     let values = rounded.as_slice_mut().expect("standard layout");
     values.par_chunks_mut(columns).for_each(|row| {
+        let power = exponents::power(exponents::of_row(exponents::greatest(row), scheme));
         for group in row.chunks_mut(scheme.group_columns(columns)) {
+            group.iter_mut().for_each(|value| *value /= power);
             let grid = rounding.grid(group, None);
-            group.iter_mut().for_each(|value| *value = rounding.round(grid, *value));
+            group.iter_mut().for_each(|value| *value = rounding.round(grid, *value) * power);
         }
     });
     rounded

@@ -29,6 +29,10 @@ impl Weight {
     /// numbers alone.
     pub fn pack(name: &str, tensor: &QuantizedTensor, layout: Layout) -> Self {
         match &tensor.outliers {
+            Some(_) if tensor.is_kept() && tensor.exponents.is_some() => {
+                let weight = tensor.dequantize();
+                Self::from_f32(name, weight.shape().to_vec(), weight.as_slice().expect("standard layout"))
+            }
             Some(outliers) if tensor.is_kept() => Weight::Dense(DenseTensor {
                 name: name.to_owned(),
                 path: Arc::default(),

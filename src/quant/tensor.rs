@@ -1,6 +1,7 @@
 //! The canonical quantised tensor: unpacked codes, scales and zero points or offsets.
 //! What methods return and every format is packed from.
 
+use super::exponents::power;
 use super::grid::Grid;
 use super::{Book, Outliers, Scheme};
 use half::f16;
@@ -39,6 +40,9 @@ pub struct QuantizedTensor {
     /// Columns that are kept in 16 bits, where there are any. Their codes are those of
     /// zeros and stand for nothing.
     pub outliers: Option<Outliers>,
+    /// `[out]`: rows are multiplied by 2^exponent, scales, offsets and outliers alike; `None` where
+    /// all exponents are 0 (see [`super::exponents`]).
+    pub exponents: Option<Vec<i8>>,
 }
 
 impl QuantizedTensor {
@@ -55,6 +59,7 @@ impl QuantizedTensor {
             book: None,
             permutation: None,
             outliers: None,
+            exponents: None,
         }
     }
 
@@ -67,7 +72,12 @@ impl QuantizedTensor {
         }
     }
 
-    /// Scale, and zero point or offset, of a group.
+    /// What a row is multiplied by.
+    pub fn power(&self, row: usize) -> f32 {
+        self.exponents.as_ref().map_or(1.0, |exponents| power(exponents[row]))
+    }
+
+    /// Scale, and zero point or offset, of a group, before the row's [`power`](Self::power).
     pub fn grid(&self, row: usize, group: usize) -> Grid {
         let offset = self.offsets.as_ref().map_or(f16::ZERO, |offsets| offsets[[row, group]]);
         Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
@@ -93,6 +103,11 @@ impl QuantizedTensor {
         if let Some(outliers) = &self.outliers {
             outliers.put(&mut weight);
         }
+        if self.exponents.is_some() {
+            for (row, mut values) in weight.rows_mut().into_iter().enumerate() {
+                values *= self.power(row);
+            }
+        }
         weight
     }
 
@@ -106,6 +121,17 @@ impl QuantizedTensor {
     pub fn bits_per_weight(&self) -> f64 {
         let (rows, columns) = self.codes.dim();
         let kept = self.outliers.as_ref().map_or(0, |outliers| outliers.columns.places.len());
-        if self.is_kept() { 16.0 } else { self.scheme.bits_per_weight([rows, columns]) + 16.0 * kept as f64 / columns as f64 }
+        let exponents = if self.exponents.is_some() { 8.0 / columns as f64 } else { 0.0 };
+        match self.is_kept() {
+            // What f16 cannot hold without exponents is kept in f32.
+            true => {
+                if self.exponents.is_some() {
+                    32.0
+                } else {
+                    16.0
+                }
+            }
+            false => self.scheme.bits_per_weight([rows, columns]) + 16.0 * kept as f64 / columns as f64 + exponents,
+        }
     }
 }

@@ -83,21 +83,20 @@ pub fn beginning(weight: ArrayView2<f32>, solved: &QuantizedTensor, share: Share
     let (values, codes) = (begun.as_slice_mut().expect("standard layout"), solved.codes.as_slice().expect("standard layout"));
     let middle = solved.scheme.code.middle() as i8;
     if share == Share::Tensor {
-        begin(values, codes, middle, solved.scales[[0, 0]]);
+        begin(values, codes, middle, f32::from(solved.scales[[0, 0]]) * solved.power(0));
         return begun;
     }
     let width = solved.scheme.group_columns(columns);
     values.par_chunks_mut(columns).zip(codes.par_chunks(columns)).enumerate().for_each(|(row, (values, codes))| {
         for (group, (values, codes)) in values.chunks_mut(width).zip(codes.chunks(width)).enumerate() {
-            begin(values, codes, middle, solved.scales[[row, group]]);
+            begin(values, codes, middle, f32::from(solved.scales[[row, group]]) * solved.power(row));
         }
     });
     begun
 }
 
 /// The same of weights that share a scale.
-fn begin(values: &mut [f32], codes: &[i8], middle: i8, scale: f16) {
-    let scale = f32::from(scale);
+fn begin(values: &mut [f32], codes: &[i8], middle: i8, scale: f32) {
     // Zeros alone have no mean magnitude but zero.
     if codes.iter().all(|&code| code == middle) {
         return values.fill(0.0);

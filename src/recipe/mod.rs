@@ -353,6 +353,15 @@ impl Method {
         }
     }
 
+    /// Whether what becomes of a layer depends on the inputs that calibration meets.
+    pub fn reads_inputs(&self) -> bool {
+        match self {
+            Method::Rtn(options) => options.importance,
+            Method::Ternary(options) => options.solver != TernarySolver::Absmean,
+            Method::Gptq(_) | Method::Awq(_) | Method::LlmInt8(_) => true,
+        }
+    }
+
     /// Whether the layers of a block are solved one input after the other, each on
     /// what the solved ones before it make of the calibration.
     pub fn is_sequential(&self) -> bool {

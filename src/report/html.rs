@@ -41,8 +41,7 @@ fn stage(stage: &super::StageReport) -> String {
         .iter()
         .map(|l| {
             let bar = format!("<div class=\"bar\" style=\"width:{:.1}%\"></div>", 100.0 * l.relative_error / greatest);
-            let name =
-                std::iter::once(escape(&l.name)).chain(l.remarks.iter().map(|r| format!("<br><small>{}</small>", escape(r)))).collect();
+            let name = std::iter::once(escape(&l.name)).chain(l.said().map(|r| format!("<br><small>{}</small>", escape(&r)))).collect();
             tr(&[name, format!("{:.3}", l.bits), format!("{:.5}", l.relative_error), bar])
         })
         .collect();

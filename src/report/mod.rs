@@ -5,9 +5,11 @@ mod card;
 mod html;
 mod pruning;
 mod training;
+mod unseen;
 
 pub use pruning::PruningReport;
 pub use training::{End, Line, TrainingReport};
+pub use unseen::{UnseenInputs, warning as unseen_warning};
 
 use crate::checkpoint::write_atomically;
 use crate::error::Result;
@@ -141,9 +143,19 @@ pub struct LayerReport {
     pub relative_error: f64,
     /// Bits per weight with scales and zero points.
     pub bits: f64,
+    /// Inputs that the calibration did not meet, where there are any and the method goes by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen_inputs: Option<UnseenInputs>,
     /// What the user should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+}
+
+impl LayerReport {
+    /// All that there is to say of the layer, in sentences.
+    fn said(&self) -> impl Iterator<Item = String> + '_ {
+        self.remarks.iter().cloned().chain(self.unseen_inputs.map(|unseen| unseen.to_string()))
+    }
 }
 
 impl CompressReport {

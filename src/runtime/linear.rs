@@ -73,6 +73,12 @@ impl LinearLayer {
             }
         });
         let mut y = gather_rows(&by_tile, tokens, self.outputs);
+        if let Weight::Packed(packed) = &self.weight
+            && let Some(powers) = packed.powers()
+        {
+            let powers: Vec<f32> = powers.collect();
+            y.chunks_exact_mut(self.outputs).for_each(|row| row.iter_mut().zip(&powers).for_each(|(y, power)| *y *= power));
+        }
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(self.outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);

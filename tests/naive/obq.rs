@@ -5,7 +5,7 @@
 #[path = "matrix.rs"]
 mod matrix;
 
-use matrix::inverse;
+pub use matrix::inverse;
 use ndarray::{Array1, Array2, s};
 
 /// What the layer's squared error is made of, and what it is rounded to. Columns are

@@ -23,7 +23,7 @@ pub struct Entrance {
 /// A matrix whose rows are looked up.
 enum Table {
     /// As it is stored: only what is looked up is read.
-    Stored(Weight),
+    Stored(Box<Weight>),
     /// In memory, and differentiable.
     Held(Tensor),
 }
@@ -32,7 +32,7 @@ impl Entrance {
     /// `weight` finds parameters by canonical name.
     pub fn load(spec: &ModelSpec, weight: impl Fn(&str) -> Result<Weight>, compute: Compute) -> Result<Self> {
         let others = others(spec).map(|name| weight(&name).map(|w| (name, w))).collect::<Result<Vec<_>>>()?;
-        let stored = |name| weight(name).map(Table::Stored);
+        let stored = |name| weight(name).map(|weight| Table::Stored(Box::new(weight)));
         Ok(Self {
             spec: spec.embedding.clone(),
             embeddings: stored(EMBEDDINGS)?,

@@ -57,6 +57,7 @@ fn paired(x: &Tensor, y: &Tensor, weights: Option<&Tensor>) -> Paired {
         squares: product(&weighed_x, x),
         before: sum(&weighed_x),
         after: sum(&weighed_y),
+        magnitudes: sum(&weighed_y.abs()),
     }
 }
 

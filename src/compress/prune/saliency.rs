@@ -60,7 +60,7 @@ impl Judge<'_> {
                 }
             }
             (Saliency::Wanda, Some(input)) => {
-                let norms = input.hessian.diagonal(0, 0, 1).sqrt();
+                let norms = least_of_others(&input.hessian.diagonal(0, 0, 1).sqrt()) * input.power;
                 matrices.iter().for_each(|(p, weight)| tallies.add(p, &(weight.abs() * &norms), &READERS));
             }
             // All read the same: it counts once.
@@ -81,11 +81,11 @@ impl Judge<'_> {
         if cut.is_empty() {
             return Ok(());
         }
-        let hessian = input.hessian.to_kind(Kind::Double);
-        // Inputs that are always zero: nothing is lost with them.
-        let dead = hessian.diagonal(0, 0, 1).eq(0.0);
-        let upper = inverse_factor(hessian + dead.to_kind(Kind::Double).diag(0), self.damp_percent)?.upper;
-        let weights: Vec<Tensor> = matrices.iter().map(|(_, weight)| weight.to_kind(Kind::Double) * dead.logical_not()).collect();
+        let hessian = input.hessian.to_kind(Kind::Double) * (input.power * input.power);
+        // Inputs that are always zero count as the least of the others, so that their weights tell.
+        hessian.diagonal(0, 0, 1).copy_(&least_of_others(&hessian.diag(0)));
+        let upper = inverse_factor(hessian, self.damp_percent)?.upper;
+        let weights: Vec<Tensor> = matrices.iter().map(|(_, weight)| weight.to_kind(Kind::Double)).collect();
         for axis in cut {
             let places: Vec<Vec<i64>> = (0..axis.size(tallies.spec)).map(|unit| tallies.columns(axis, unit, &read)).collect();
             let errors = match places.iter().all(|columns| columns.len() == 1) {
@@ -96,6 +96,14 @@ impl Judge<'_> {
         }
         Ok(())
     }
+}
+
+/// Numbers that are not negative, zeros replaced by the least of the others; 1 where all are zero.
+fn least_of_others(numbers: &Tensor) -> Tensor {
+    let zero = numbers.eq(0.0);
+    let others = numbers.masked_select(&zero.logical_not());
+    let least = if others.numel() == 0 { 1.0 } else { others.min().double_value(&[]) };
+    numbers.masked_fill(&zero, least)
 }
 
 /// Σ w² / [H⁻¹] of single columns, all at once.

@@ -2,7 +2,9 @@
 //! by the second-order statistics of the layer's input.
 //!
 //! Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate Post-Training
-//! Quantization for Generative Pre-trained Transformers" (2022), algorithm 1.
+//! Quantization for Generative Pre-trained Transformers" (2022), algorithm 1. Its program sets the
+//! columns of inputs that calibration never met to zero; here they are rounded to nearest, for
+//! another text may meet them.
 
 use super::{LayerMethod, Outcome, Site, lost};
 use crate::compress::calibrate::InputStatistics;
@@ -61,11 +63,11 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
     });
     let plan = Plan::new(&columns.order, group, options, stored.is_some());
     let solve = |site: &Site| {
-        let weight = columns.live(&site.weight.to_kind(T::KIND));
+        let weight = site.weight.to_kind(T::KIND);
         let rounding = Rounding::new(site.scheme, options.grid, || to_array(&weight));
         let (mut tensor, damped_error) = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
-        let squared_error = damped_error - columns.of_damping(&lost(&columns.live(&site.weight), &tensor));
+        let squared_error = damped_error - columns.of_damping(&lost(&site.weight, &tensor));
         let mut remarks: Vec<String> = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
         if squared_error < LEAST * damped_error {
             remarks.push("its error is too small beside the damping's to be told exactly".into());

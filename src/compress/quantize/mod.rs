@@ -15,10 +15,12 @@ pub use ternary::{Ternary, in_turn};
 
 use super::calibrate::InputStatistics;
 use super::solve::relative_error::energy;
-use super::tensors::from_array;
+use super::tensors::{from_array, to_vec};
 use crate::error::Result;
-use crate::quant::{QuantizedTensor, Scheme};
+use crate::quant::ternary::Share;
+use crate::quant::{QuantizedTensor, Scheme, exponents};
 use crate::recipe::{GptqOptions, Method};
+use crate::report::UnseenInputs;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
@@ -61,9 +63,50 @@ pub trait LayerMethod {
     fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>>;
 }
 
+/// Quantises all sites of one input, whatever its statistics miss and whatever range the weights
+/// have: inputs that calibration did not meet are [filled in](InputStatistics::fill_unseen), rows
+/// that f16 scales cannot hold get [`exponents`]. Says which inputs were not met.
+pub fn compress(method: Method, sites: &[Site], mut input: InputStatistics) -> Result<(Vec<Outcome>, Option<UnseenInputs>)> {
+    let share = matches!(method, Method::Ternary(options) if options.scale == Share::Tensor);
+    let divided: Vec<(Site, Option<Vec<i8>>)> = sites.iter().map(|site| divided(site, share)).collect();
+    let has_exponents = divided.iter().any(|(_, exponents)| exponents.is_some());
+    let unseen = input.fill_unseen();
+    // Errors are those of the weight as it is, on what was met.
+    let exact = match &unseen {
+        Some(unseen) => Some(unseen.hessian.shallow_clone()),
+        None => has_exponents.then(|| input.hessian.copy()),
+    };
+    let (divided, exponents): (Vec<Site>, Vec<Option<Vec<i8>>>) = divided.into_iter().unzip();
+    let mut outcomes = solve(method, &divided, input)?;
+    for ((outcome, exponents), site) in outcomes.iter_mut().zip(exponents).zip(sites) {
+        if exponents.is_some() {
+            outcome.tensor.exponents = exponents;
+        }
+        if let Some(hessian) = &exact {
+            outcome.squared_error = energy(&lost(&site.weight, &outcome.tensor), hessian);
+        }
+    }
+    Ok((outcomes, unseen.map(|unseen| unseen.inputs)))
+}
+
+/// A site whose rows are divided by powers of two, where f16 scales cannot hold them; all rows by
+/// one where they `share` a scale.
+fn divided(site: &Site, share: bool) -> (Site, Option<Vec<i8>>) {
+    let greatest = to_vec(&site.weight.abs().amax(1, false));
+    let exponents = exponents::of_rows(&greatest, site.scheme, share);
+    let weight = match &exponents {
+        None => site.weight.shallow_clone(),
+        Some(exponents) => {
+            let powers: Vec<f32> = exponents.iter().map(|&exponent| exponents::power(exponent)).collect();
+            &site.weight / Tensor::from_slice(&powers).to_device(site.weight.device()).unsqueeze(1)
+        }
+    };
+    (Site { name: site.name.clone(), scheme: site.scheme, weight }, exponents)
+}
+
 /// Quantises all sites of one input. Where a method of ternary weights has sites of other schemes,
 /// these are GPTQ's, without an order of columns that the file would have to hold.
-pub fn compress(method: Method, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+fn solve(method: Method, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
     let is_own = |site: &Site| !matches!(method, Method::Ternary(_)) || site.scheme.code.is_ternary();
     if sites.iter().all(is_own) {
         return layer_method(method).compress(sites, input);

@@ -54,7 +54,7 @@ pub fn in_turn<T: Number>(sites: &[Site], hessian: &Tensor, share: Share, damp_p
     // Each column has those behind it to make its error good: the most active go first.
     let columns = Columns::of::<T>(hessian.copy(), ActOrder::On, 1, damp_percent)?;
     let solve = |site: &Site| {
-        let weight = columns.live(&site.weight.to_kind(T::KIND));
+        let weight = site.weight.to_kind(T::KIND);
         let target = weight.matmul(&hessian);
         let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
         let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };

@@ -10,7 +10,7 @@
 //! reads the same, pay for them.
 
 use super::{Channels, Reader, Rescaling};
-use crate::compress::solve::relative_error::energy;
+use crate::compress::solve::relative_error::{energy, far_power};
 use crate::compress::tensors::{from_array, to_array};
 use crate::model::FedBy;
 use crate::quant::Scheme;
@@ -38,6 +38,7 @@ impl Rescaling for Awq {
             readers.iter().filter_map(|reader| Some((some_rows(&reader.weight), reader.scheme?, reader))).collect();
         let mean = |all: Vec<Tensor>| Tensor::stack(&all, 0).mean_dim(0, false, Kind::Float);
         let activations = mean(readers.iter().map(|(.., reader)| channels.mean(&reader.input.mean_magnitude)).collect());
+        let activations = &activations / far_power(&activations);
         let weights =
             mean(readers.iter().map(|(.., scheme, reader)| channels.mean(&relative_magnitude(&reader.weight, *scheme))).collect());
         let outputs: Vec<f64> = readers.iter().map(|(weight, _, reader)| energy(weight, &reader.input.hessian)).collect();
@@ -85,6 +86,7 @@ fn some_rows(weight: &Tensor) -> Tensor {
 
 /// Mean over rows of |w| relative to the greatest of its group, `[in]`.
 fn relative_magnitude(weight: &Tensor, scheme: Scheme) -> Tensor {
+    let weight = &(weight / far_power(&weight.abs()));
     let columns = weight.size()[1];
     let width = scheme.group_columns(columns as usize) as i64;
     let groups = (0..columns).step_by(width as usize).map(|start| {

@@ -16,10 +16,11 @@ pub struct Columns {
     pub index: Tensor,
     /// In that order.
     pub factor: Factor,
-    /// Those that are always zero in calibration, `[in]`, in the model's order; `None` where there
-    /// are none.
+    /// Columns of inputs that are zero for every token, `[in]`, in the model's order; `None` where
+    /// there are none. Their rows and columns of the Hessian are zero, so that they are rounded
+    /// plainly: no error is made good by them.
     dead: Option<Tensor>,
-    /// What those have on the Hessian's diagonal instead.
+    /// Their second moment on the Hessian's diagonal.
     stand_in: f64,
 }
 
@@ -27,8 +28,8 @@ impl Columns {
     /// From a Hessian `[in, in]`, which is used up; `group` columns each, where the order minds
     /// groups.
     pub fn of<T: Real + Element>(mut hessian: Tensor, by: ActOrder, group: usize, damp_percent: f64) -> Result<Self> {
-        // A column that is always zero in calibration has no say: any value will do,
-        // and the mean of the others leaves the damping as it is.
+        // Any second moment does for a column that meets nothing, and the mean of the others leaves
+        // the damping as it is.
         let dead = hessian.diag(0).eq(0.0);
         let width = hessian.size()[0];
         let live = dead.logical_not().sum(Kind::Int64).int64_value(&[]);
@@ -50,8 +51,8 @@ impl Columns {
         })
     }
 
-    /// What of tr(D H Dᵀ) comes from the damping, and from what stands in for columns that meet
-    /// nothing: D `[out, in]` is what a live weight loses.
+    /// What of tr(D H Dᵀ) comes from the damping, and from the second moment of columns that meet
+    /// nothing: D `[out, in]` is what a weight loses.
     pub fn of_damping(&self, lost: &Tensor) -> f64 {
         let energy = |of: &Tensor| {
             let flat = of.flatten(0, -1);
@@ -59,12 +60,6 @@ impl Columns {
         };
         let of_dead = self.dead.as_ref().map_or(0.0, |dead| energy(&lost.masked_fill(&dead.logical_not().unsqueeze(0), 0.0)));
         self.factor.damping.added * energy(lost) + self.stand_in * of_dead
-    }
-
-    /// A weight `[out, in]` without what meets nothing: the very weight where there is nothing of
-    /// that, so not to be written to.
-    pub fn live(&self, weight: &Tensor) -> Tensor {
-        self.dead.as_ref().map_or_else(|| weight.shallow_clone(), |dead| weight.masked_fill(&dead.unsqueeze(0), 0.0))
     }
 }
 

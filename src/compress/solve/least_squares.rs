@@ -2,6 +2,8 @@
 //! those.
 
 use super::cholesky::{Factor, inverse_factor};
+use crate::compress::Marks;
+use crate::compress::tensors::to_vec64;
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
@@ -20,6 +22,8 @@ pub struct Paired {
     pub before: Tensor,
     /// Σ y `[left]`
     pub after: Tensor,
+    /// Σ |y| `[left]`
+    pub magnitudes: Tensor,
 }
 
 /// What λ may be, of the mean of the diagonal, where the text decides.
@@ -28,26 +32,33 @@ const DAMPINGS: [f64; 4] = [0.001, 0.01, 0.1, 1.0];
 impl Paired {
     /// Adds other tokens.
     pub fn add(&mut self, more: &Self) {
-        let Self { tokens, across, products, squares, before, after } = self;
+        let Self { tokens, across, products, squares, before, after, magnitudes } = self;
         *tokens += more.tokens;
-        let sums = [across, products, squares, before, after];
-        for (sum, more) in sums.into_iter().zip([&more.across, &more.products, &more.squares, &more.before, &more.after]) {
+        let sums = [across, products, squares, before, after, magnitudes];
+        let others = [&more.across, &more.products, &more.squares, &more.before, &more.after, &more.magnitudes];
+        for (sum, more) in sums.into_iter().zip(others) {
             let _ = sum.g_add_(more);
         }
     }
 
     /// Of no tokens.
     pub fn zero(&self) -> Self {
-        let [across, products, squares, before, after] =
-            [&self.across, &self.products, &self.squares, &self.before, &self.after].map(Tensor::zeros_like);
-        Self { tokens: 0.0, across, products, squares, before, after }
+        let [across, products, squares, before, after, magnitudes] =
+            [&self.across, &self.products, &self.squares, &self.before, &self.after, &self.magnitudes].map(Tensor::zeros_like);
+        Self { tokens: 0.0, across, products, squares, before, after, magnitudes }
+    }
+
+    /// The inputs that calibration did not meet.
+    pub fn unseen(&self) -> Marks {
+        Marks::new(self.tokens, &to_vec64(&self.magnitudes), &to_vec64(&self.products.diag(0)))
     }
 
     /// Of inputs less their means, which a bias makes up for.
     fn centred(&self) -> Self {
-        let Self { tokens, across, products, squares, before, after } = self;
+        let Self { tokens, across, products, squares, before, after, magnitudes } = self;
         Self {
             tokens: *tokens,
+            magnitudes: magnitudes.copy(),
             across: across - before.outer(after) / *tokens,
             products: products - after.outer(after) / *tokens,
             squares: squares - before.outer(before) / *tokens,
@@ -91,8 +102,10 @@ pub fn solve(weight: &Tensor, bias: Option<&Tensor>, stay: &Tensor, paired: &Pai
     let start = weight.index_select(1, stay);
     let centred = bias.is_some().then(|| paired.centred());
     let Paired { across, products, .. } = centred.as_ref().unwrap_or(paired);
-    // Inputs that are always zero, or the same, keep their weights.
-    let dead = products.diagonal(0, 0, 1).le(0.0).to_kind(Kind::Double);
+    // Inputs that are always zero, or the same, keep their weights; those that a handful of tokens
+    // met are held there.
+    let unseen = Tensor::from_slice(&paired.unseen().mask()).to_device(products.device());
+    let dead = products.diagonal(0, 0, 1).le(0.0).logical_or(&unseen).to_kind(Kind::Double);
     let mean = products.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(f64::MIN_POSITIVE);
     let Factor { upper, damping } = inverse_factor(products + (dead * mean).diag(0), damp_percent)?;
     // W₀ and what it leaves, through the inverse.

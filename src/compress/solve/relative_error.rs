@@ -17,8 +17,26 @@ pub fn relative(lost: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { (lost / whole).sqrt() }
 }
 
-/// tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's.
+/// tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's. In f32, but for a power of two
+/// that is taken off numbers whose squares f32 cannot hold.
 pub fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
+    let (power, square) = (far_power(&weight.abs()), far_power(&hessian.diag(0)));
+    if power != 1.0 || square != 1.0 {
+        return in_range(&(weight / power), &(hessian / square)) * power * power * square;
+    }
+    in_range(weight, hessian)
+}
+
+/// The power of two next to the greatest of some numbers, none below zero, where that is far from 1;
+/// otherwise 1.
+pub(crate) fn far_power(numbers: &Tensor) -> f64 {
+    let greatest = if numbers.numel() == 0 { 0.0 } else { numbers.max().double_value(&[]) };
+    let exponent = greatest.log2().floor();
+    // Squares of numbers, and their sums, are far from the ends of f32's range up to here.
+    if exponent.is_finite() && exponent.abs() > 24.0 { exponent.exp2() } else { 1.0 }
+}
+
+fn in_range(weight: &Tensor, hessian: &Tensor) -> f64 {
     let by_moments = gram::kernel().and_then(|kernel| by_moments(weight, hessian, kernel));
     by_moments.unwrap_or_else(|| by_panels(weight, hessian)).max(0.0)
 }

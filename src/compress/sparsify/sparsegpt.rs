@@ -38,17 +38,13 @@ impl Sparsifier for SparseGpt {
 pub fn sparsegpt<T: Number>(weights: &[Tensor], hessian: &Tensor, sparsity: Sparsity, options: SparseGptOptions) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND).copy();
-    // A column that is always zero in calibration has no say, and its weights go.
+    // Any second moment does for an input that is zero for every token: weights of its column are
+    // judged by magnitude. (The paper's program removes them all.)
     let dead = hessian.diag(0).eq(0.0);
     let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, 1.0);
     let factor = inverse_factor(hessian, options.damp_percent)?;
     let solve = |weight: &Tensor| Outcome {
-        weight: prune_columns::<T>(
-            weight.to_kind(T::KIND).masked_fill(&dead.unsqueeze(0), 0.0),
-            &factor.upper,
-            sparsity,
-            options.block_size,
-        ),
+        weight: prune_columns::<T>(weight.to_kind(T::KIND).copy(), &factor.upper, sparsity, options.block_size),
         remarks: factor.damping.raised_from(options.damp_percent).into_iter().collect(),
     };
     Ok(weights.iter().map(solve).collect())

@@ -1,36 +1,100 @@
-//! A model whose weights are all in one number format: what a configuration's
-//! `dtype` can say, and what tensors with parts of several parameters need.
+//! Number formats of the tensors that are written: each in that of the source's.
 
 use crate::checkpoint::FloatType;
 use crate::error::Result;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Parameter, Part};
 use crate::quant::{Weight, WeightStore};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Weights of a store, each converted when it is touched, and not kept.
+/// Number formats of a source's parameters.
+#[derive(Clone)]
+pub struct FloatTypes {
+    /// By role; `None` where blocks differ.
+    by_role: BTreeMap<String, Option<FloatType>>,
+    /// By canonical name.
+    by_name: BTreeMap<String, FloatType>,
+    /// Blocks of the source.
+    blocks: usize,
+}
+
+impl FloatTypes {
+    /// Those of a model of full precision.
+    pub fn of(store: &dyn WeightStore) -> Result<Self> {
+        let spec = store.spec();
+        let mut types = Self { by_role: BTreeMap::new(), by_name: BTreeMap::new(), blocks: spec.blocks.len() };
+        for parameter in spec.parameters() {
+            let Weight::Dense(tensor) = store.stored(&parameter.name)? else { continue };
+            let of_role = types.by_role.entry(role(&parameter)).or_insert(Some(tensor.float_type));
+            if *of_role != Some(tensor.float_type) {
+                *of_role = None;
+            }
+            types.by_name.insert(parameter.name, tensor.float_type);
+        }
+        Ok(types)
+    }
+
+    /// Number format of a parameter of a model that was made of the source, and has `blocks` blocks: that
+    /// of the parameter of its name there, and for one that the source lacks the only one there is.
+    /// `None` where the source does not tell: it has several, or its blocks differ and some are gone.
+    pub fn wanted(&self, parameter: &Parameter, blocks: usize) -> Option<FloatType> {
+        match self.by_role.get(&role(parameter)) {
+            Some(None) if blocks == self.blocks => self.by_name.get(&parameter.name).copied(),
+            Some(of_role) => *of_role,
+            None => {
+                let first = *self.by_name.values().next()?;
+                self.by_name.values().all(|&other| other == first).then_some(first)
+            }
+        }
+    }
+}
+
+/// What names a parameter in every block.
+fn role(parameter: &Parameter) -> String {
+    match parameter.part {
+        Part::Block(_) => format!("block.{}", parameter.role()),
+        Part::Start | Part::End => parameter.name.clone(),
+    }
+}
+
+/// Weights of a store in the source's number formats, each converted when it is touched, and not
+/// kept. A weight that its stages have left as it was, and one whose format the source does not
+/// tell, is as it is.
 pub struct InType {
-    pub store: Arc<dyn WeightStore>,
-    pub float_type: FloatType,
+    store: Arc<dyn WeightStore>,
+    /// By canonical name.
+    types: BTreeMap<String, FloatType>,
 }
 
 impl InType {
-    /// Whether no weight is too great for the format.
-    pub fn is_finite(&self) -> Result<bool> {
-        for parameter in self.spec().parameters() {
-            if let Weight::Dense(tensor) = self.weight(&parameter.name)?
-                && tensor.expect_finite().is_err()
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// Weights of a store in the formats of its source.
+    pub fn new(store: Arc<dyn WeightStore>, types: &FloatTypes) -> Self {
+        let spec = store.spec();
+        let wanted = |p: Parameter| Some((p.name.clone(), types.wanted(&p, spec.blocks.len())?));
+        let types = spec.parameters().into_iter().filter_map(wanted).collect();
+        Self { store, types }
     }
 
-    fn converted(&self, weight: Weight) -> Weight {
-        match weight {
-            Weight::Dense(tensor) => Weight::Dense(tensor.to_type(self.float_type)),
-            packed => packed,
+    /// Leaves in f32 what f16 is too small for; the names of those parameters.
+    pub fn widened(mut self) -> Result<(Self, Vec<String>)> {
+        let mut beyond = Vec::new();
+        for parameter in self.spec().parameters() {
+            if self.types.get(&parameter.name) == Some(&FloatType::F16)
+                && let Weight::Dense(tensor) = self.weight(&parameter.name)?
+                && tensor.expect_finite().is_err()
+            {
+                beyond.push(parameter.name);
+            }
+        }
+        self.types.extend(beyond.iter().map(|name| (name.clone(), FloatType::F32)));
+        Ok((self, beyond))
+    }
+
+    fn converted(&self, name: &str, weight: Weight) -> Weight {
+        match (weight, self.types.get(name)) {
+            (Weight::Dense(tensor), Some(&float_type)) => Weight::Dense(tensor.to_type(float_type)),
+            (other, _) => other,
         }
     }
 }
@@ -40,10 +104,10 @@ impl WeightStore for InType {
         self.store.spec()
     }
     fn weight(&self, name: &str) -> Result<Weight> {
-        self.store.weight(name).map(|weight| self.converted(weight))
+        self.store.weight(name).map(|weight| self.converted(name, weight))
     }
     fn stored(&self, name: &str) -> Result<Weight> {
-        self.store.stored(name).map(|weight| self.converted(weight))
+        self.store.stored(name).map(|weight| self.converted(name, weight))
     }
     fn files(&self) -> Vec<Arc<PathBuf>> {
         self.store.files()

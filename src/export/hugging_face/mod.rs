@@ -2,7 +2,8 @@
 //! source's tokenizer, for models whose weights are all in full precision.
 //!
 //! The tensors are named and laid out as the source's are ([`FileLayout`]), and the
-//! configuration is the source's with the new widths in it (`config.rs`).
+//! configuration is the source's with the new widths in it (`config.rs`). Each tensor has the number
+//! format that it has in the source (`in_type.rs`).
 
 mod beside;
 mod config;
@@ -21,8 +22,8 @@ use crate::quant::{Weight, WeightStore};
 use crate::runtime::Model;
 use beside::Beside;
 use config::{Configuration, set_type};
-use in_type::InType;
-use serde_json::{Map, json};
+use in_type::{FloatTypes, InType};
+use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use std::sync::Arc;
 pub struct HuggingFace {
     configuration: Configuration,
     layout: FileLayout,
-    /// Number format of the source.
-    float_type: FloatType,
+    /// Number formats of the source.
+    types: FloatTypes,
     beside: Beside,
 }
 
@@ -52,8 +53,8 @@ impl HuggingFace {
                 (configuration, layout)
             }
         };
-        let float_type = dense(source.store.stored(EMBEDDINGS)?).float_type;
-        Ok(Self { configuration, layout, float_type, beside: Beside::of(source)? })
+        let types = FloatTypes::of(&*source.store)?;
+        Ok(Self { configuration, layout, types, beside: Beside::of(source)? })
     }
 }
 
@@ -70,12 +71,12 @@ impl Format for HuggingFace {
         self.configuration.of_spec(spec).map(drop)
     }
 
-    /// In the source's number format, or in f32 where that is f16 and too small.
+    /// Each in the source's number format, or in f32 where that is f16 and too small.
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>> {
-        let shipped = InType { store: solved.clone(), float_type: self.float_type };
-        if self.float_type == FloatType::F16 && !shipped.is_finite()? {
-            tracing::warn!("weights have grown beyond f16, which the source is in: they are written in f32");
-            return Ok(Arc::new(InType { store: solved, float_type: FloatType::F32 }));
+        let (shipped, beyond) = InType::new(solved, &self.types).widened()?;
+        if let Some(first) = beyond.first() {
+            let more = if beyond.len() > 1 { format!(" and {} more", beyond.len() - 1) } else { String::new() };
+            tracing::warn!("{first}{more}: weights have grown beyond f16, the source's number format, and are written in f32");
         }
         Ok(Arc::new(shipped))
     }
@@ -84,17 +85,16 @@ impl Format for HuggingFace {
         let mut files = self.beside.write(dir)?;
         let parameter = |name: &str| shipped.weight(name).map(dense);
         let entry = |tensor: FileTensor| {
-            let filled = tensor.filled(tensor.parameters().map(parameter).collect::<Result<_>>()?);
+            let filled = tensor.filled(alike(tensor.parameters().map(parameter).collect::<Result<_>>()?));
             Ok(Entry { dtype: filled.float_type.safetensors(), name: filled.name, shape: filled.shape, bytes: filled.bytes })
         };
         let entries = self.layout.tensors(shipped.spec()).into_iter().map(entry).collect::<Result<Vec<_>>>()?;
-        let float_type = dense(shipped.stored(EMBEDDINGS)?).float_type;
         // Without it transformers does not know whose layout it is.
         let mut metadata = Map::from_iter([("format".to_owned(), json!("pt"))]);
         metadata.extend(notes.metadata());
         write_tensors(&dir.join(SINGLE), entries, metadata)?;
         let mut config = self.configuration.of_spec(shipped.spec())?;
-        set_type(&mut config, float_type);
+        self.set_type(&mut config, shipped)?;
         let text = serde_json::to_string_pretty(&config).expect("a configuration is JSON");
         write_atomically(&dir.join(CONFIG), |out| writeln!(out, "{text}"))?;
         files.extend([SINGLE, CONFIG].map(str::to_owned));
@@ -114,6 +114,35 @@ impl Format for HuggingFace {
                 None => Ok(()),
             },
         }
+    }
+}
+
+impl HuggingFace {
+    /// Says in the configuration what number format the weights are in: what the source's says, and
+    /// that of the embedding where it says nothing. transformers converts all tensors to it, so
+    /// that it is f32 where some have grown beyond f16.
+    fn set_type(&self, config: &mut Value, shipped: &dyn WeightStore) -> Result<()> {
+        let float_type = |name: &str| Ok::<_, Error>(dense(shipped.stored(name)?).float_type);
+        let (spec, keys) = (shipped.spec(), ["dtype", "torch_dtype"]);
+        let mut is_wider = false;
+        for parameter in spec.parameters() {
+            let was = self.types.wanted(&parameter, spec.blocks.len());
+            is_wider |= was == Some(FloatType::F16) && float_type(&parameter.name)? == FloatType::F32;
+        }
+        match () {
+            () if is_wider => set_type(config, FloatType::F32),
+            () if keys.iter().any(|key| config.get(key).is_some()) => (),
+            () => set_type(config, float_type(EMBEDDINGS)?),
+        }
+        Ok(())
+    }
+}
+
+/// Parameters of one tensor in one number format: their own, and f32 where theirs differ.
+fn alike(parameters: Vec<DenseTensor>) -> Vec<DenseTensor> {
+    match parameters.windows(2).all(|pair| pair[0].float_type == pair[1].float_type) {
+        true => parameters,
+        false => parameters.into_iter().map(|parameter| parameter.to_type(FloatType::F32)).collect(),
     }
 }
 

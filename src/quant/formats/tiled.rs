@@ -12,6 +12,7 @@
 
 use super::trits;
 use crate::checkpoint::Bytes;
+use crate::quant::exponents::power;
 use crate::quant::grid::Grid;
 use crate::quant::scheme::{Packing, TRITS};
 use crate::quant::{Book, Code, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
@@ -207,6 +208,8 @@ pub struct PackedTensor {
     pub permutation: Option<Arc<Permutation>>,
     /// Columns that are kept in 16 bits, where there are any.
     pub outliers: Option<PackedOutliers>,
+    /// i8 `[rows]`: rows are multiplied by 2^exponent; absent where all exponents are 0.
+    pub exponents: Option<Bytes>,
 }
 
 impl PackedTensor {
@@ -251,6 +254,7 @@ impl PackedTensor {
             book: tensor.book.clone(),
             permutation: tensor.permutation.clone(),
             outliers: tensor.outliers.as_ref().map(Outliers::pack),
+            exponents: tensor.exponents.as_ref().map(|exponents| Bytes::from_vec(bytemuck::cast_slice(exponents).to_vec())),
         }
     }
 
@@ -264,7 +268,12 @@ impl PackedTensor {
         (row / self.tiling.tile_rows(), row % self.tiling.tile_rows())
     }
 
-    /// Scale, and zero point or offset, of a group.
+    /// What each row is multiplied by, where any is not multiplied by 1.
+    pub fn powers(&self) -> Option<impl Iterator<Item = f32> + '_> {
+        self.exponents.as_ref().map(|exponents| exponents.iter().map(|&exponent| power(exponent as i8)))
+    }
+
+    /// Scale, and zero point or offset, of a group, before the row's exponent.
     pub fn grid(&self, row: usize, group: usize) -> Grid {
         let (tile, r) = self.place(row);
         let i = (tile * self.tiling.groups() + group) * self.tiling.tile_rows() + r;
@@ -294,6 +303,10 @@ impl PackedTensor {
         if let Some(outliers) = &self.outliers {
             outliers.put(row, out);
         }
+        if let Some(exponents) = &self.exponents {
+            let power = power(exponents[row] as i8);
+            out.iter_mut().for_each(|value| *value *= power);
+        }
     }
 
     /// Back to the canonical form, exactly what was packed.
@@ -303,6 +316,7 @@ impl PackedTensor {
         tensor.permutation = self.permutation.clone();
         tensor.book = self.book.clone();
         tensor.outliers = self.outliers.as_ref().map(PackedOutliers::unpack);
+        tensor.exponents = self.exponents.as_ref().map(|exponents| exponents.iter().map(|&exponent| exponent as i8).collect());
         for row in 0..rows {
             let (tile, r) = self.place(row);
             let tile = self.tile(tile);
@@ -314,12 +328,13 @@ impl PackedTensor {
         tensor
     }
 
-    /// Bytes of codes, scales, zero points or offsets, what is kept in 16 bits, and a book
-    /// of its own (not of a shared book, nor of what else is [shared](Self::shared)).
+    /// Bytes of codes, scales, zero points or offsets, exponents, what is kept in 16 bits, and a
+    /// book of its own (not of a shared book, nor of what else is [shared](Self::shared)).
     pub fn len_bytes(&self) -> usize {
         let book = self.book.as_ref().filter(|book| book.name.is_none()).map_or(0, |book| book.len_bytes());
         let outliers = self.outliers.as_ref().map_or(0, |outliers| outliers.values.len());
-        self.codes.len() + self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len()) + outliers + book
+        let planes = [&self.zeros, &self.exponents].into_iter().flatten().map(|plane| plane.len()).sum::<usize>();
+        self.codes.len() + self.scales.len() + planes + outliers + book
     }
 
     /// Places of columns that all weights which read the same input share, by the name

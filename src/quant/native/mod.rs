@@ -13,6 +13,7 @@
 //! | a name of its own | u32 `[in]` | an order of columns |
 //! | `W.outliers` | f16 `[out, k]` | columns that are kept in 16 bits; the codes below them stand for nothing |
 //! | a name of its own | u32 `[k]` | which columns those are, ascending |
+//! | `W.exponents` | i8 `[out]` | rows are multiplied by 2^exponent, scales, offsets and outliers alike; absent where all are 0. Files with exponents are of version 2 |
 //! | `W.dense` | f32, f16 or bf16 | a weight that is not quantised |
 //!
 //! Permutations, lists of columns and books are named by the schemes of all weights that share them
@@ -36,8 +37,10 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the file in an output folder.
 pub const FILE_NAME: &str = "model.thimble";
-/// The version this reads and writes.
-pub const VERSION: u64 = 1;
+/// The newest version that this reads. A file is written as the oldest version that can express it.
+pub const VERSION: u64 = 2;
+/// The oldest version, without exponents.
+const FIRST_VERSION: u64 = 1;
 
 const VERSION_KEY: &str = "thimble.version";
 const SPEC_KEY: &str = "thimble.spec";
@@ -65,6 +68,9 @@ pub struct StoredScheme {
     /// lie in `….outliers`, f16 `[out, k]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_columns: Option<String>,
+    /// Whether rows have exponents, in `….exponents`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exponents: bool,
 }
 
 impl StoredScheme {
@@ -78,6 +84,7 @@ impl StoredScheme {
             perm: packed.permutation.as_ref().map(|p| p.name.clone()),
             book: packed.book.as_ref().map(|book| book.name.clone().unwrap_or_else(|| own_book(name))),
             outlier_columns: packed.outliers.as_ref().map(|o| o.columns.name.clone()),
+            exponents: packed.exponents.is_some(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{StoredScheme, own_book};
 use crate::checkpoint::{Bytes, DenseTensor, FloatType};
 use crate::error::{Error, Result};
+use crate::quant::exponents::LEAST_EXPONENT;
 use crate::quant::formats::tiled::{PackedTensor, Tiling};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::quant::{Book, Columns, PackedOutliers, Permutation};
@@ -70,6 +71,15 @@ impl Planes<'_> {
         }
     }
 
+    /// Exponents of rows, each of a power that is a normal f32.
+    fn exponents(&self, name: String, rows: usize) -> Result<Bytes> {
+        let plane = self.plane(&name, Dtype::I8, rows)?;
+        match plane.iter().find(|&&exponent| (exponent as i8) < LEAST_EXPONENT) {
+            None => Ok(plane),
+            Some(&exponent) => Err(self.mismatch(&name, format!("exponents from {LEAST_EXPONENT}"), (exponent as i8).to_string())),
+        }
+    }
+
     pub fn packed(&self, name: &str, stored: &StoredScheme, shared: &mut Shared) -> Result<PackedTensor> {
         let [rows, columns] = stored.shape;
         let group = stored.scheme.group_size;
@@ -99,7 +109,8 @@ impl Planes<'_> {
             return Err(self.mismatch(name, format!("an order of {columns} columns"), format!("{} of {}", other.name, other.order.len())));
         }
         let outliers = self.outliers(name, stored, &mut shared.outlier_columns)?;
-        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation, outliers })
+        let exponents = stored.exponents.then(|| self.exponents(format!("{name}.exponents"), rows)).transpose()?;
+        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation, outliers, exponents })
     }
 
     /// The book of a weight whose codes are places in one, as long as codes reach.

@@ -1,6 +1,6 @@
 //! Writing the native file.
 
-use super::{Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY};
+use super::{FIRST_VERSION, Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY};
 use crate::checkpoint::{Entry, write_tensors};
 use crate::error::Result;
 use crate::model::{ModelSpec, Parameter};
@@ -45,6 +45,9 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                 if let Some(outliers) = &packed.outliers {
                     plane("outliers", Dtype::F16, vec![t.rows, outliers.width()], &outliers.values[..]);
                 }
+                if let Some(exponents) = &packed.exponents {
+                    plane("exponents", Dtype::I8, vec![t.rows], &exponents[..]);
+                }
                 shared.extend(packed.shared());
                 let stored = StoredScheme::of(name, packed);
                 books.extend(stored.book.clone().zip(packed.book.as_deref()));
@@ -68,7 +71,9 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     entries.sort_by_key(|e| order_of(e));
 
     let mut metadata = Map::new();
-    metadata.insert(VERSION_KEY.into(), VERSION.to_string().into());
+    let has_exponents = |(_, weight): &(String, Weight)| matches!(weight, Weight::Packed(packed) if packed.exponents.is_some());
+    let version = if weights.iter().any(has_exponents) { VERSION } else { FIRST_VERSION };
+    metadata.insert(VERSION_KEY.into(), version.to_string().into());
     metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
     metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
     metadata.extend(notes.metadata());
