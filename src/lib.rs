@@ -18,19 +18,22 @@
 //! | [`model`] | what a model is, and the families that read checkpoints |
 //! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
-//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars |
+//! | [`error`], [`progress`], [`random`], [`memory`], [`threads`], [`paths`], [`pattern`], [`allocator`], [`exit`] | the ground: errors, who hears of progress, counter-based random numbers, memory and threads of this process, paths as users name them, names with stars, how the program ends |
 #![deny(missing_docs)]
 
+pub mod allocator;
 pub mod checkpoint;
 pub mod cli;
 #[cfg(feature = "torch")]
 pub mod compress;
 pub mod error;
 pub mod eval;
+pub mod exit;
 pub mod export;
 pub mod kernels;
 pub mod memory;
 pub mod model;
+pub mod paths;
 pub mod pattern;
 #[cfg(feature = "torch")]
 pub mod pipeline;
@@ -42,5 +45,6 @@ pub mod recipe;
 pub mod report;
 pub mod runtime;
 pub mod text;
+pub mod threads;
 
 pub use error::{Error, Result};

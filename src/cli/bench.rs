@@ -3,6 +3,7 @@
 use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, WeightsArgs};
 use super::{Done, number};
+use crate::checkpoint::check_unchanged;
 use crate::error::Error;
 use crate::eval::speed;
 use crate::memory::peak_resident_bytes;
@@ -70,6 +71,9 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     let load_ms = 1e3 * start.elapsed().as_secs_f64();
     let (prompt, generated) = tokens(&args, decoder.spec().longest_sequence())?;
     let speed = speed::measure(&decoder, prompt, generated, args.repeat)?;
+    check_unchanged()?;
+    Error::expect_finite("the prefill speed", speed.prefill_tokens_per_s)?;
+    Error::expect_finite("the decode speed", speed.decode_tokens_per_s)?;
     let peak_memory_bytes = peak_resident_bytes();
     let report = Report {
         prefill_tokens_per_s: speed.prefill_tokens_per_s,

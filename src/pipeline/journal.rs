@@ -1,7 +1,7 @@
 //! What a run has done so far, in a folder of its output that goes when the run
 //! ends: a key, token streams, and one part a finished block.
 
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{FolderLock, check_unchanged, write_atomically};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
@@ -29,14 +29,17 @@ pub enum Unfinished {
 pub struct Journal {
     dir: PathBuf,
     resumed: Rc<Cell<usize>>,
+    /// One run at a time works in it.
+    _lock: FolderLock,
 }
 
-const FOLDER: &str = ".unfinished";
+/// Name of the folder.
+pub const FOLDER: &str = ".unfinished";
 const KEY: &str = "key";
 
 impl Journal {
-    /// Opens or makes the folder under `out`.
-    pub fn open(out: &Path, key: &str, unfinished: Unfinished) -> Result<Self> {
+    /// Opens or makes the folder under `out`, which is locked.
+    pub fn open(out: &Path, lock: FolderLock, key: &str, unfinished: Unfinished) -> Result<Self> {
         let dir = out.join(FOLDER);
         let found = std::fs::read_to_string(dir.join(KEY)).ok();
         let fits = found.as_deref() == Some(key);
@@ -58,7 +61,7 @@ impl Journal {
         }
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         write_atomically(&dir.join(KEY), |out| out.write_all(key.as_bytes()))?;
-        Ok(Self { dir, resumed: Rc::default() })
+        Ok(Self { dir, resumed: Rc::default(), _lock: lock })
     }
 
     /// A file of the run.
@@ -148,7 +151,7 @@ impl StageJournal {
     pub fn part(&self, spec: &ModelSpec, part: Part, make: impl FnOnce() -> Result<Made>) -> Result<Made> {
         let path = self.path(part);
         if path.exists() {
-            match read(&path, part) {
+            match read_undamaged(&path, part) {
                 Ok(made) => {
                     self.resumed.set(self.resumed.get() + usize::from(matches!(part, Part::Block(_))));
                     return Ok(made);
@@ -157,6 +160,10 @@ impl StageJournal {
             }
         }
         let made = make()?;
+        check_unchanged()?;
+        for layer in &made.layers {
+            Error::expect_finite(&format!("the relative error of {}", layer.name), layer.relative_error)?;
+        }
         let notes = Notes { quality: serde_json::to_value(&made.layers).expect("a report is JSON"), ..Notes::default() };
         native::write(&path, spec, &made.weights, None, &notes)?;
         let found = read(&path, part)?;
@@ -175,6 +182,7 @@ impl StageJournal {
         let path = self.file(&format!("{name}.thimble"));
         let read = || {
             let file = NativeFile::open(&path)?;
+            file.expect_undamaged()?;
             let report = serde_json::from_value(file.notes().quality.clone());
             let report = report.map_err(|e| Error::format(&path, format!("its report: {e}")))?;
             Ok((Assembled::new(spec.clone(), file.into_weights()), report))
@@ -186,6 +194,7 @@ impl StageJournal {
             }
         }
         let (weights, report) = make()?;
+        check_unchanged()?;
         let notes = Notes { quality: serde_json::to_value(&report).expect("a report is JSON"), ..Notes::default() };
         native::write(&path, spec, &weights, None, &notes)?;
         read()
@@ -206,8 +215,22 @@ pub struct Made {
     pub layers: Vec<LayerReport>,
 }
 
+fn open(path: &Path, part: Part) -> Result<NativeFile> {
+    NativeFile::open_part(path, |parameter| parameter.part == part)
+}
+
 fn read(path: &Path, part: Part) -> Result<Made> {
-    let file = NativeFile::open_part(path, |parameter| parameter.part == part)?;
+    made(open(path, part)?, path)
+}
+
+/// The same of a file that an earlier run has left.
+fn read_undamaged(path: &Path, part: Part) -> Result<Made> {
+    let file = open(path, part)?;
+    file.expect_undamaged()?;
+    made(file, path)
+}
+
+fn made(file: NativeFile, path: &Path) -> Result<Made> {
     let layers = serde_json::from_value(file.notes().quality.clone()).map_err(|e| Error::format(path, format!("its report: {e}")))?;
     Ok(Made { weights: file.into_weights().collect(), layers })
 }

@@ -21,6 +21,9 @@ pub struct RawRecipe {
     /// The file it came from; paths inside are relative to its folder.
     #[serde(skip)]
     pub path: PathBuf,
+    /// Texts that the command line names in place of the recipe's: paths need not be UTF-8.
+    #[serde(skip)]
+    pub(super) texts: TextFiles,
     #[serde(default)]
     pub(super) calibration: RawCalibration,
     #[serde(default)]
@@ -31,6 +34,13 @@ pub struct RawRecipe {
     pub(super) gate: RawGate,
     #[serde(default)]
     pub(super) output: RawOutput,
+}
+
+/// Texts that were named outside the recipe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TextFiles {
+    pub calibration: Option<PathBuf>,
+    pub evaluation: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -334,8 +344,10 @@ pub(super) const SELF: &str = "self";
 impl RawRecipe {
     /// Reads a recipe and applies `--set` assignments such as `gptq.bits=3`.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::Recipe { path: path.to_owned(), reason: format!("cannot be read: {e}") })?;
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::io("read", path)(e),
+            _ => Error::Recipe { path: path.to_owned(), reason: format!("cannot be read: {e}") },
+        })?;
         Self::parse(&text, path, sets)
     }
 

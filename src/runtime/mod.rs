@@ -21,6 +21,6 @@ mod wkv;
 pub use cache::KvCache;
 pub use decoder::{Activations, Decoder, Step};
 pub use linear::product;
-pub use open::{Model, open, open_weights};
+pub use open::{Model, open, open_unverified, open_weights};
 pub use sampler::{Sampler, argmax};
 pub use window::NativeLogits;

@@ -31,12 +31,17 @@ pub struct Model {
 
 /// Opens whatever `path` holds, but for its tokenizer.
 pub fn open_weights(path: &Path) -> Result<Model> {
-    recognise(path, Wanted::None)
+    recognise(path, Wanted::None, NativeFile::expect_undamaged_once)
+}
+
+/// The same where the hashes of a native file are not compared, for what does that itself.
+pub fn open_unverified(path: &Path) -> Result<Model> {
+    recognise(path, Wanted::None, |_| Ok(()))
 }
 
 /// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
 pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
-    let model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At))?;
+    let model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At), NativeFile::expect_undamaged_once)?;
     if let Some(tokenizer) = &model.tokenizer {
         tokenizer.check_vocabulary(model.spec().vocab_size)?;
     }
@@ -72,6 +77,21 @@ impl Model {
         self.store.files().iter().filter_map(|f| std::fs::metadata(f.as_path()).ok()).map(|m| m.len()).sum()
     }
 
+    /// The files it was read from: its weights, its tokenizer, and what lies beside them in its
+    /// folder and says how they are to be read.
+    pub fn input_files(&self) -> Vec<PathBuf> {
+        const BESIDE: [&str; 6] = ["json", "model", "txt", "jinja", "py", "bin"];
+        let says_how = |path: &PathBuf| path.extension().is_some_and(|ending| BESIDE.iter().any(|known| ending == *known));
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let mut files: Vec<_> = self.store.files().iter().map(|file| file.to_path_buf()).collect();
+        files.extend(entries.map(|entry| entry.path()).filter(says_how));
+        files.extend(self.tokenizer.iter().map(|tokenizer| tokenizer.path().to_owned()));
+        if !self.path.is_dir() {
+            files.push(self.path.clone());
+        }
+        files
+    }
+
     /// Bytes a token reads from memory: every weight, but one row of what is looked up
     /// (positions, and the embedding where it is not the head too).
     pub fn bytes_per_token(&self) -> Result<u64> {
@@ -105,12 +125,17 @@ impl Wanted<'_> {
     }
 }
 
-fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
+/// How a native file is looked at before it is used.
+type Verify = fn(&NativeFile) -> Result<()>;
+
+fn recognise(path: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
     if path.is_dir() {
         let native = path.join(native::FILE_NAME);
+        // A folder that may not be entered is not an empty one.
+        let has = |file: &Path| file.try_exists().map_err(Error::io("read", file));
         return match () {
-            () if native.exists() => open_native(path, &native, wanted),
-            () if path.join(CONFIG).exists() => open_hugging_face(path, wanted),
+            () if has(&native)? => open_native(path, &native, wanted, verify),
+            () if has(&path.join(CONFIG))? => open_hugging_face(path, wanted),
             () => Err(Error::format(
                 path,
                 format!("holds neither {} nor {CONFIG}: name the folder or the file of a model", native::FILE_NAME),
@@ -119,7 +144,7 @@ fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
     }
     let bytes = Bytes::map(path)?;
     match () {
-        () if NativeFile::recognises(&bytes) => open_native(path, path, wanted),
+        () if NativeFile::recognises(&bytes) => open_native(path, path, wanted, verify),
         () if bytes.starts_with(b"GGUF") => {
             Err(Error::format(path, "GGUF files cannot be read yet; start from the Hugging Face directory"))
         }
@@ -137,8 +162,9 @@ fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
     }
 }
 
-fn open_native(path: &Path, file: &Path, wanted: Wanted) -> Result<Model> {
+fn open_native(path: &Path, file: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
     let native = Arc::new(NativeFile::open(file)?);
+    verify(&native)?;
     let tokenizer = wanted.open(|| native.tokenizer().map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose())?;
     let notes = native.notes().clone();
     Ok(Model { path: path.to_owned(), store: native.clone(), native: Some(native), layout: None, tokenizer, notes })

@@ -20,7 +20,8 @@ pub fn relative(lost: f64, whole: f64) -> f64 {
 /// tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's.
 pub fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
     let by_moments = gram::kernel().and_then(|kernel| by_moments(weight, hessian, kernel));
-    by_moments.unwrap_or_else(|| by_panels(weight, hessian)).max(0.0)
+    // Unlike `max`, this leaves NaN as it is.
+    by_moments.unwrap_or_else(|| by_panels(weight, hessian)).clamp(0.0, f64::INFINITY)
 }
 
 /// The same as Σ (WᵀW) ∘ H, where W is one whose numbers bf16 holds, as those of most

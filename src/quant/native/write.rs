@@ -1,5 +1,6 @@
 //! Writing the native file.
 
+use super::hashes;
 use super::{Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY};
 use crate::checkpoint::{Entry, write_tensors};
 use crate::error::Result;
@@ -72,6 +73,8 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
     metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
     metadata.extend(notes.metadata());
+    let hashes = hashes::of_entries(&entries, &metadata);
+    metadata.insert(hashes::KEY.into(), hashes.into());
     write_tensors(path, entries, metadata)
 }
 
