@@ -154,6 +154,14 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Another process is writing there.
+    #[error("{path}: {holder} is writing there")]
+    Busy {
+        /// The folder or file.
+        path: PathBuf,
+        /// The other process, as far as it is known.
+        holder: String,
+    },
     /// Whoever looked wanted it to stop; what is done is saved.
     #[error("stopped: the same command goes on from here")]
     Interrupted,
@@ -172,6 +180,17 @@ impl Error {
         Error::Overflow(format!("the activations of {} are not finite: the model overflows on this text", names.join(", ")))
     }
 
+    /// The logits of a model are not finite, at a position of the text where that is known.
+    pub fn logits_overflow(position: Option<usize>) -> Self {
+        let place = position.map_or(String::new(), |position| format!(" at position {position}"));
+        Error::Overflow(format!("the model's logits are not finite{place}: its weights are broken or overflow"))
+    }
+
+    /// [`Error::Overflow`] where a result is NaN or infinite; `what` names it.
+    pub fn expect_finite(what: &str, value: f64) -> Result<f64> {
+        if value.is_finite() { Ok(value) } else { Err(Error::Overflow(format!("{what} is not finite ({value})"))) }
+    }
+
     /// 2: command line or recipe, 3: bad input, 4: environment, 130: stopped by Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -179,7 +198,7 @@ impl Error {
             // As shells have it of a program that Ctrl-C has stopped.
             Error::Interrupted => 130,
             Error::Io { action: "read", source, .. } if is_of_the_input(source.kind()) => 3,
-            Error::Io { .. } | Error::Environment(_) => 4,
+            Error::Io { .. } | Error::Busy { .. } | Error::Environment(_) => 4,
             #[cfg(feature = "torch")]
             Error::Torch(_) => 4,
             _ => 3,
@@ -219,7 +238,12 @@ impl Error {
             Error::Format { reason, .. } if reason.contains("truncated") => {
                 Some("the download may be incomplete: compare its size and get it again")
             }
-            Error::Io { action, source, .. } if *action != "read" => match source.kind() {
+            Error::Busy { .. } => Some("wait until it has ended, or choose another --out; a run that was killed blocks nothing"),
+            Error::Io { action: "read", source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied => Some("you need permission to read the file, and to enter each folder above it"),
+                _ => None,
+            },
+            Error::Io { source, .. } => match source.kind() {
                 ErrorKind::StorageFull => Some("free some space, or choose another --out"),
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some("choose a folder that you may write to"),
                 _ => None,

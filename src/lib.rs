@@ -20,15 +20,17 @@
 //! | [`checkpoint`] | mapped weights, atomic writing |
 //! | [`json`] | JSON files: byte-order marks, NaN and Infinity |
 //! | [`input`] | reading files: Git LFS pointers, dangling links, encodings |
-//! | [`error`], [`progress`], [`random`], [`memory`], [`pattern`], [`notice`] | the ground: errors, who hears of progress, counter-based random numbers, memory of this process, names with stars, warnings that are said once |
+//! | [`error`], [`progress`], [`random`], [`memory`], [`threads`], [`paths`], [`pattern`], [`notice`], [`allocator`], [`exit`] | the ground: errors, who hears of progress, counter-based random numbers, memory and threads of this process, paths that are read and written, names with stars, warnings that are said once, the program's allocator, exits that libraries make |
 #![deny(missing_docs)]
 
+pub mod allocator;
 pub mod checkpoint;
 pub mod cli;
 #[cfg(feature = "torch")]
 pub mod compress;
 pub mod error;
 pub mod eval;
+pub mod exit;
 pub mod export;
 pub mod input;
 pub mod json;
@@ -36,6 +38,7 @@ pub mod kernels;
 pub mod memory;
 pub mod model;
 pub mod notice;
+pub mod paths;
 pub mod pattern;
 #[cfg(feature = "torch")]
 pub mod pipeline;
@@ -47,5 +50,6 @@ pub mod recipe;
 pub mod report;
 pub mod runtime;
 pub mod text;
+pub mod threads;
 
 pub use error::{Error, Result};

@@ -40,10 +40,12 @@ impl AnonymousPeak {
                 std::thread::sleep(Duration::from_millis(10));
             }
         };
-        Self { peak, stop, watcher: Some(std::thread::spawn(look)) }
+        // Without a thread nothing is seen, which is no reason to stop.
+        let watcher = std::thread::Builder::new().spawn(look).ok();
+        Self { peak, stop, watcher }
     }
 
-    /// The greatest seen, in bytes.
+    /// The greatest seen, in bytes; 0 where nobody could look.
     pub fn bytes(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }

@@ -1029,11 +1029,15 @@ mod compress {
             [("rtn", NORM, "logits"), ("rtn", FIRST, "activations of blocks.0.attn.q"), ("gptq", FIRST, "activations of blocks.0.attn.q")];
         for (method, norm, says) in cases {
             let recipe = RTN.replace("rtn", method);
-            let (dir, model) = copy_of("llama-gqa-tied");
+            let (dir, model) = copy_with_tokenizer("llama-gqa-tied");
             edit_tensors(&model.join(WEIGHTS), |t| (0..36).for_each(|i| t.put(norm, i, &3e38f32.to_le_bytes())));
-            let out = dir.path().join("small");
-            refused(says, &compress(&file(dir.path().join("recipe.toml"), recipe), &model, &out, &[]), BAD_INPUT, &[says, "not finite"]);
-            nothing_left(says, dir.path().join("small").as_path());
+            let (recipe, out) = (file(dir.path().join("recipe.toml"), recipe), dir.path().join("small"));
+            let text = file(dir.path().join("text.txt"), damage::text(400));
+            let texts = ["--calibration", text_of(&text), "--eval-text", text_of(&text)];
+            refused(says, &compress(&recipe, &model, &out, &texts), BAD_INPUT, &[says, "not finite"]);
+            // No text can be sampled from such a model.
+            refused("self", &compress(&recipe, &model, &dir.path().join("other"), &[]), BAD_INPUT, &["logits", "not finite"]);
+            nothing_left(says, dir.path());
         }
     }
 

@@ -186,7 +186,7 @@ fn llama2c_tokenizers_are_found_or_named() {
 
 #[test]
 fn help_has_examples() {
-    for command in ["compress", "eval", "logits", "run", "bench", "inspect"] {
+    for command in ["compress", "eval", "logits", "run", "bench", "inspect", "verify"] {
         let help = Command::new(env!("CARGO_BIN_EXE_thimble")).args([command, "--help"]).output().unwrap();
         let text = String::from_utf8(help.stdout).unwrap();
         assert!(text.contains("Examples:") && text.contains(&format!("thimble {command}")), "{command}: {text}");

@@ -675,7 +675,7 @@ proptest! {
 #[test]
 fn pool_runs_every_task_once() {
     for threads in [1, 2, 3, 8] {
-        let pool = Pool::new(threads);
+        let pool = Pool::new(threads).unwrap();
         assert_eq!(pool.threads(), threads);
         std::thread::scope(|scope| {
             for caller in 0..4 {
@@ -697,7 +697,7 @@ fn pool_runs_every_task_once() {
 
 #[test]
 fn pool_wakes_threads_that_have_gone_to_sleep() {
-    let pool = Pool::new(2);
+    let pool = Pool::new(2).unwrap();
     for _ in 0..5 {
         std::thread::sleep(std::time::Duration::from_millis(20));
         // Both tasks wait for each other: one thread alone would hang here.
@@ -711,7 +711,7 @@ fn pool_wakes_threads_that_have_gone_to_sleep() {
 #[test]
 fn pool_survives_a_panic() {
     for threads in [1, 4] {
-        let pool = Pool::new(threads);
+        let pool = Pool::new(threads).unwrap();
         for round in 0..20 {
             let ran = AtomicU32::new(0);
             let call = std::panic::AssertUnwindSafe(|| {

@@ -1,6 +1,7 @@
 //! Bytes that tensors are views of: a memory map of a file, or a buffer where
 //! there is no file system (WebAssembly, tests).
 
+use super::mapped::Map;
 use crate::error::{Error, Result};
 use crate::input;
 use std::ops::{Deref, Range};
@@ -24,13 +25,9 @@ impl Bytes {
         if !std::fs::metadata(path).map_err(|e| input::not_read(path, e))?.is_file() {
             return Err(Error::format(path, "not a regular file"));
         }
-        let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        // SAFETY: the map is private and read-only. Another process that truncates
-        // the file while it is mapped would make reads fault; that is the usual
-        // contract of every program that maps model files.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("read", path))?;
-        input::check(&map, path)?;
-        Ok(Self { range: 0..map.len(), owner: Arc::new(map) })
+        let map = Map::new(path)?;
+        input::check(map.as_ref(), path)?;
+        Ok(Self { range: 0..map.as_ref().len(), owner: Arc::new(map) })
     }
 
     /// Takes over a buffer.

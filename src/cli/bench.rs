@@ -3,6 +3,7 @@
 use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, WeightsArgs};
 use super::{Done, number};
+use crate::checkpoint::check_unchanged;
 use crate::error::Error;
 use crate::eval::speed;
 use crate::memory::peak_resident_bytes;
@@ -111,6 +112,9 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         tracing::warn!("{remark}");
     }
     let speed = speed::measure(&decoder, tokens.prompt, tokens.generated, args.repeat)?;
+    check_unchanged()?;
+    Error::expect_finite("the prefill speed", speed.prefill_tokens_per_s)?;
+    Error::expect_finite("the decode speed", speed.decode_tokens_per_s)?;
     let peak_memory_bytes = peak_resident_bytes();
     let report = Report {
         prompt_tokens: tokens.prompt,

@@ -86,6 +86,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         () => Unfinished::Resume,
     };
     let device = device(args.device)?;
+    crate::threads::expect(crate::threads::count(threads))?;
     if threads > 0 {
         tch::set_num_threads(threads as i32);
     }

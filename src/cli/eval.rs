@@ -8,6 +8,7 @@ use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{Accuracy, Ask, Subject, Task, TaskItems, TaskScore, compare, measure, read};
 use crate::eval::{Evaluation, Footprint, Protocol, default_window, evaluate, tokens_needed, windows};
+use crate::paths::Inputs;
 use crate::runtime::{self, CommonVocabulary, Model};
 use crate::text::read::TextReader;
 use crate::text::stream::TokenStream;
@@ -86,6 +87,9 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     // A reference reads tasks by its own tokenizer, and a text by the model's.
     let reference = args.reference.as_deref().map(|path| runtime::open(path, None)).transpose()?;
     let tasks = args.tasks.as_deref().map(read).transpose()?;
+    if let Some(items) = &args.items {
+        inputs(&args, &model, reference.as_ref(), tasks.as_deref().unwrap_or_default()).refuse_file("--items", items)?;
+    }
     let evaluation = args.text.as_deref().map(|text| on_text(&args, computed, text, &model, reference.as_ref(), threads)).transpose()?;
     let tasks = tasks.map(|tasks| on_tasks(&args, computed, &tasks, &model, reference.as_ref(), threads)).transpose()?;
     let report = Report { computed, evaluation, tasks, size_bytes: model.size_bytes(), footprint: Footprint::of(&*model.store)? };
@@ -98,6 +102,16 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         format!("{}{}", tasks.unwrap_or_default(), table(&rows))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Files that are read.
+fn inputs(args: &Args, model: &Model, reference: Option<&Model>, tasks: &[Task]) -> Inputs {
+    let mut inputs = Inputs::default();
+    inputs.add_all("the model", model.input_files());
+    inputs.add_all("--reference", reference.iter().flat_map(|model| model.input_files()));
+    inputs.add_all("--text", &args.text);
+    inputs.add_all("--tasks", tasks.iter().map(|task| &task.path));
+    inputs
 }
 
 fn on_text(args: &Args, computed: Computed, text: &Path, model: &Model, reference: Option<&Model>, threads: usize) -> Result<Evaluation> {

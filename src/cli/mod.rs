@@ -5,13 +5,17 @@ mod bench;
 mod compress;
 mod eval;
 mod inspect;
+mod internal_error;
 mod logits;
 mod output;
 mod progress;
 mod run;
 mod source;
+mod verify;
 
+use crate::checkpoint::exit_on_truncated_maps;
 use crate::error::Error;
+use crate::{exit, threads};
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -60,6 +64,7 @@ enum Command {
     Run(run::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
 }
 
 impl Cli {
@@ -69,24 +74,25 @@ impl Cli {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false).init();
         let output = Output { json: self.global.json };
         let threads = self.global.threads;
-        if threads > 0 {
-            // Fails only where a pool exists already, and none does yet.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        }
-        let run = || match self.command {
+        internal_error::keep_panics();
+        exit_on_truncated_maps();
+        exit::watch();
+        let command = || match self.command {
             Command::Compress(args) => compress::main(args, threads, output),
             Command::Eval(args) => eval::main(args, threads, output),
             Command::Logits(args) => logits::main(args, threads, output),
             Command::Run(args) => run::main(args, threads, output),
             Command::Bench(args) => bench::main(args, threads, output),
             Command::Inspect(args) => inspect::main(args, output),
+            Command::Verify(args) => verify::main(args, output),
+        };
+        let run = || {
+            threads::start_pool(threads::count(threads))?;
+            command()
         };
         // Where libtorch throws (a GPU that is out of memory, say), tch panics.
-        let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            let reason =
-                "this program or libtorch has failed as told above; what was written before is sound, and a rerun goes on from there";
-            Err(Error::Environment(reason.into()).into())
-        });
+        let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::Environment(internal_error::message()).into()));
+        exit::release();
         match done {
             Ok(code) => code,
             Err(error) => {

@@ -43,6 +43,7 @@ impl Bars {
         // Without a handler it stops at once, which loses little.
         let _ = ctrlc::set_handler(move || {
             if interrupted.swap(true, Ordering::Relaxed) {
+                crate::exit::release();
                 std::process::exit(crate::Error::Interrupted.exit_code().into());
             }
             eprintln!("stopping where nothing is lost; once more stops at once");

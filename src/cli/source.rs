@@ -142,6 +142,7 @@ impl Computed {
             #[cfg(feature = "torch")]
             Self::Torch { dtype } => {
                 use crate::compress::{Compute, TorchLogits};
+                crate::threads::expect(crate::threads::count(threads))?;
                 if threads > 0 {
                     tch::set_num_threads(threads as i32);
                 }

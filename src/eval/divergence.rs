@@ -19,7 +19,9 @@ pub fn kl(reference: &[f32], model: &[f32]) -> f64 {
         let log_p = f64::from(*r) - reference_log_sum;
         f64::from((log_p as f32).exp()) * (log_p - (f64::from(*m) - model_log_sum))
     };
-    reference.iter().zip(model).map(term).sum::<f64>().max(0.0)
+    let sum = reference.iter().zip(model).map(term).sum::<f64>();
+    // Rounding may give less than nothing; `max` would take NaN for 0.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 #[cfg(test)]
@@ -38,5 +40,11 @@ mod tests {
         let (p, q) = ([0.8f32.ln(), 0.2f32.ln()], [1.0, 1.0]);
         assert_abs_diff_eq!(kl(&p, &q), 0.8 * (0.8f64 / 0.5).ln() + 0.2 * (0.2f64 / 0.5).ln(), epsilon = 1e-6);
         assert_abs_diff_eq!(kl(&p, &p), 0.0);
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_not_taken_for_equal_ones() {
+        let (sound, broken) = ([1.0, 2.0], [f32::NAN, 2.0]);
+        assert!(kl(&sound, &broken).is_nan() && kl(&broken, &sound).is_nan() && loss(&broken, 1).is_nan());
     }
 }

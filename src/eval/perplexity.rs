@@ -4,6 +4,7 @@
 use super::Protocol;
 use super::divergence::{kl, loss};
 use super::tasks::Accuracy;
+use crate::checkpoint::check_unchanged;
 use crate::error::{Error, Result};
 use crate::model::{LogitSource, Window, rows_at_a_time};
 use crate::progress::{Progress, Unit};
@@ -118,21 +119,24 @@ pub fn evaluate(
     }
     progress.end();
     let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / positions.len() as f64;
-    let summary = |loss: f64, divergence| {
+    let summary = |loss: f64| {
         if !loss.is_finite() {
-            return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
+            return Err(Error::logits_overflow(None));
         }
-        let (perplexity, tokens, windows) = (loss.exp(), positions.len(), windows.len());
-        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, bos_token_id, divergence, tasks: Accuracy::new() })
+        // A loss of 710 nats is of no language model.
+        let perplexity = Error::expect_finite(&format!("the perplexity, at a loss of {loss:.3e} nats,"), loss.exp())?;
+        let (tokens, windows) = (positions.len(), windows.len());
+        let (divergence, tasks) = (None, Accuracy::new());
+        Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, bos_token_id, divergence, tasks })
     };
-    let against = reference.is_some();
-    Ok(Measured {
-        model: summary(
-            mean(|p| p.loss),
-            against.then(|| divergence(&positions, mean(|p| p.kl), (vocab != reference_vocab).then_some(common))),
-        )?,
-        reference: against.then(|| summary(mean(|p| p.reference_loss), None)).transpose()?,
-    })
+    check_unchanged()?;
+    let mut model = summary(mean(|p| p.loss))?;
+    let reference = reference.is_some().then(|| summary(mean(|p| p.reference_loss))).transpose()?;
+    if reference.is_some() {
+        let kl_mean = Error::expect_finite("the KL divergence from the reference", mean(|p| p.kl))?;
+        model.divergence = Some(divergence(&positions, kl_mean, (vocab != reference_vocab).then_some(common)));
+    }
+    Ok(Measured { model, reference })
 }
 
 fn divergence(positions: &[Position], kl_mean: f64, vocabulary_compared: Option<usize>) -> Divergence {

@@ -36,6 +36,10 @@ impl Format for Native {
         Ok(vec![native::FILE_NAME.to_owned()])
     }
 
+    fn writes(&self, name: &str) -> bool {
+        name == native::FILE_NAME
+    }
+
     /// Whatever else a folder holds, the native file is what is opened.
     fn check_folder(&self, _out: &Path) -> Result<()> {
         Ok(())

@@ -113,8 +113,12 @@ pub fn select() -> Result<&'static Kernels> {
         return Ok(supported().next_back().expect("scalar is always there"));
     };
     let wanted = wanted.to_string_lossy();
+    let shown = if wanted.is_empty() { "\"\"" } else { &*wanted };
     supported().find(|k| k.isa == wanted).ok_or_else(|| {
         let names: Vec<_> = supported().map(|k| k.isa).collect();
-        Error::Environment(format!("THIMBLE_ISA={wanted}: this machine and build have {}", names.join(", ")))
+        Error::Environment(format!(
+            "THIMBLE_ISA={shown}: no instruction set of that name; this machine and build have {}: set one of them, or unset it for the best",
+            names.join(", ")
+        ))
     })
 }

@@ -1,6 +1,8 @@
 //! Threads for the decode loop: tasks are handed out through one atomic word, so
 //! that starting a job costs about a microsecond, and idle threads sleep.
 
+use crate::error::Result;
+use crate::threads::refused;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -42,8 +44,9 @@ const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
 const SPINS: u32 = 2_000;
 
 impl Pool {
-    /// `threads` in all; 1 starts none and runs everything on the caller's.
-    pub fn new(threads: usize) -> Self {
+    /// `threads` in all; 1 starts none and runs everything on the caller's. Fails where the
+    /// system grants fewer.
+    pub fn new(threads: usize) -> Result<Self> {
         let nothing: &'static Job = &|_| ();
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -54,12 +57,13 @@ impl Pool {
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
         });
-        let worker = |_| {
-            let shared = shared.clone();
-            std::thread::spawn(move || shared.work())
-        };
-        let workers = (1..threads.max(1)).map(worker).collect();
-        Self { shared, workers, busy: Mutex::new(()) }
+        let mut pool = Self { shared, workers: Vec::new(), busy: Mutex::new(()) };
+        for _ in 1..threads {
+            let shared = pool.shared.clone();
+            let worker = std::thread::Builder::new().spawn(move || shared.work());
+            pool.workers.push(worker.map_err(|error| refused(threads, &error))?);
+        }
+        Ok(pool)
     }
 
     /// Threads, the caller's included.

@@ -2,7 +2,7 @@
 //! agreement and accuracy are written once.
 
 use super::ModelSpec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::ops::Range;
 
 /// A window of tokens.
@@ -56,6 +56,13 @@ pub trait LogitSource {
         }
         Ok(())
     }
+}
+
+/// Fails where logits `[vocab]` of a position hold NaN or +∞, or nothing but −∞: no token can be
+/// chosen by them, and no loss computed.
+pub fn expect_finite(logits: &[f32], position: usize) -> Result<()> {
+    let finite = logits.iter().all(|&logit| logit < f32::INFINITY) && logits.iter().any(|&logit| logit > f32::NEG_INFINITY);
+    if finite { Ok(()) } else { Err(Error::logits_overflow(Some(position))) }
 }
 
 /// Logits held at a time, in numbers: 32 MiB a model. Few in tests, so that small models have

@@ -29,7 +29,7 @@ pub use describe::describe;
 pub use folds::{FedBy, Fold};
 pub use kept::{Kept, gather};
 pub use layout::{FileLayout, FileTensor};
-pub use logit_source::{LogitSource, OnLogits, Place, Window, rows_at_a_time};
+pub use logit_source::{LogitSource, OnLogits, Place, Window, expect_finite, rows_at_a_time};
 pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs, roles};
 pub use selection::Selection;
 pub use source::{Rows, Source};

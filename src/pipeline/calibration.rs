@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
+use crate::model::expect_finite;
 use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
@@ -87,6 +88,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
             let mut steps: Vec<_> = caches.iter_mut().zip(&last).map(|(cache, ids)| Step { cache, ids }).collect();
             let logits = decoder.logits(&decoder.forward(&mut steps)?);
             for (i, (sequence, logits)) in sequences.iter_mut().zip(logits.chunks_exact(spec.vocab_size)).enumerate() {
+                expect_finite(logits, sequence.len() - 1)?;
                 let sampler = Sampler::new(1.0, 1.0, samples.bits((batch * BATCH + i) as u64));
                 sequence.push(sampler.sample(logits, sequence.len() as u64));
             }

@@ -114,8 +114,9 @@ impl Lessons<'_> {
     }
 
     fn tokens(&self) -> PathBuf {
-        let text: Vec<_> = self.plan.training.text.iter().map(|path| path.to_string_lossy()).collect();
-        self.journal.shared(&format!("tokens-{}.safetensors", blake3::hash(text.join("\n").as_bytes()).to_hex()))
+        // By their bytes: paths need not be UTF-8.
+        let paths = self.plan.training.text.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect::<Vec<_>>();
+        self.journal.shared(&format!("tokens-{}.safetensors", blake3::hash(&paths.join(&b'\n')).to_hex()))
     }
 
     /// What it is trained on, of the tokens that teacher and student both have.

@@ -1,6 +1,7 @@
 //! What a run depends on, as one hash: the resolved recipe, the model's bytes,
 //! the texts, and what libtorch computes in.
 
+use crate::checkpoint::Bytes;
 use crate::compress::Compute;
 use crate::error::{Error, Result};
 use crate::model::families::CONFIG;
@@ -42,7 +43,7 @@ pub fn teacher(
     progress: &dyn Progress,
 ) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(tokens).map_err(Error::io("read", tokens))?;
+    hasher.update_rayon(&Bytes::map(tokens)?);
     let Training { length, held_out, seed, .. } = training;
     hasher.update(format!("{length} {held_out} {seed} {prefix:?} {compute:?}").as_bytes());
     add_model(&mut hasher, model, progress)?;
@@ -61,7 +62,7 @@ fn add_model(hasher: &mut blake3::Hasher, model: &Model, progress: &dyn Progress
     progress.begin("fingerprinting the model", files.len() as u64, Unit::one("files"));
     for file in files {
         let mut content = blake3::Hasher::new();
-        content.update_mmap_rayon(file.as_path()).map_err(Error::io("read", &file))?;
+        content.update_rayon(&Bytes::map(&file)?);
         hasher.update(content.finalize().as_bytes());
         progress.advance(1);
     }

@@ -1,7 +1,7 @@
 //! What a run has done so far, in a folder of its output that goes when the run
 //! ends: a key, token streams, and one part a finished block.
 
-use crate::checkpoint::{without_sync, write_atomically};
+use crate::checkpoint::{FolderLock, check_unchanged, without_sync, write_atomically};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, Part};
 use crate::quant::native::{self, NativeFile, Notes};
@@ -30,18 +30,21 @@ pub enum Unfinished {
 pub struct Journal {
     dir: PathBuf,
     resumed: Rc<Cell<usize>>,
+    /// One run at a time works in it.
+    _lock: FolderLock,
 }
 
 /// A part that is made sooner is not waited for until it is on the disk: that takes about as
 /// long.
 const QUICK: Duration = Duration::from_millis(50);
 
-const FOLDER: &str = ".unfinished";
+/// Name of the folder.
+pub const FOLDER: &str = ".unfinished";
 const KEY: &str = "key";
 
 impl Journal {
-    /// Opens or makes the folder under `out`.
-    pub fn open(out: &Path, key: &str, unfinished: Unfinished) -> Result<Self> {
+    /// Opens or makes the folder under `out`, which is locked.
+    pub fn open(out: &Path, lock: FolderLock, key: &str, unfinished: Unfinished) -> Result<Self> {
         let dir = out.join(FOLDER);
         let found = std::fs::read_to_string(dir.join(KEY)).ok();
         let fits = found.as_deref() == Some(key);
@@ -63,7 +66,7 @@ impl Journal {
         }
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         write_atomically(&dir.join(KEY), |out| out.write_all(key.as_bytes()))?;
-        Ok(Self { dir, resumed: Rc::default() })
+        Ok(Self { dir, resumed: Rc::default(), _lock: lock })
     }
 
     /// A file of the run.
@@ -153,7 +156,7 @@ impl StageJournal {
     pub fn part(&self, spec: &ModelSpec, part: Part, make: impl FnOnce() -> Result<Made>) -> Result<Made> {
         let path = self.path(part);
         if path.exists() {
-            match read(&path, part) {
+            match read_undamaged(&path, part) {
                 Ok(made) => {
                     self.resumed.set(self.resumed.get() + usize::from(matches!(part, Part::Block(_))));
                     return Ok(made);
@@ -166,6 +169,10 @@ impl StageJournal {
         // Thousands of stages on a small model would wait for nothing but the disk. A file that
         // a power failure leaves damaged is found so, and made again.
         let is_quick = start.elapsed() < QUICK;
+        check_unchanged()?;
+        for layer in &made.layers {
+            Error::expect_finite(&format!("the relative error of {}", layer.name), layer.relative_error)?;
+        }
         let notes = Notes { quality: serde_json::to_value(&made.layers).expect("a report is JSON"), ..Notes::default() };
         let write = || native::write(&path, spec, &made.weights, None, &notes);
         if is_quick {
@@ -189,6 +196,7 @@ impl StageJournal {
         let path = self.file(&format!("{name}.thimble"));
         let read = || {
             let file = NativeFile::open(&path)?;
+            file.expect_undamaged()?;
             let report = serde_json::from_value(file.notes().quality.clone());
             let report = report.map_err(|e| Error::format(&path, format!("its report: {e}")))?;
             Ok((Assembled::new(spec.clone(), file.into_weights()), report))
@@ -200,6 +208,7 @@ impl StageJournal {
             }
         }
         let (weights, report) = make()?;
+        check_unchanged()?;
         let notes = Notes { quality: serde_json::to_value(&report).expect("a report is JSON"), ..Notes::default() };
         native::write(&path, spec, &weights, None, &notes)?;
         read()
@@ -220,8 +229,22 @@ pub struct Made {
     pub layers: Vec<LayerReport>,
 }
 
+fn open(path: &Path, part: Part) -> Result<NativeFile> {
+    NativeFile::open_part(path, |parameter| parameter.part == part)
+}
+
 fn read(path: &Path, part: Part) -> Result<Made> {
-    let file = NativeFile::open_part(path, |parameter| parameter.part == part)?;
+    made(open(path, part)?, path)
+}
+
+/// The same of a file that an earlier run has left.
+fn read_undamaged(path: &Path, part: Part) -> Result<Made> {
+    let file = open(path, part)?;
+    file.expect_undamaged()?;
+    made(file, path)
+}
+
+fn made(file: NativeFile, path: &Path) -> Result<Made> {
     let layers = serde_json::from_value(file.notes().quality.clone()).map_err(|e| Error::format(path, format!("its report: {e}")))?;
     Ok(Made { weights: file.into_weights().collect(), layers })
 }

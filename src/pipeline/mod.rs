@@ -15,6 +15,7 @@ mod student;
 mod verify;
 mod walk;
 
+use crate::checkpoint::{FolderLock, check_unchanged};
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Accuracy, Ask, Subject, Task};
@@ -23,6 +24,7 @@ use crate::export::{self, Format};
 use crate::memory::AnonymousPeak;
 use crate::model::Window;
 use crate::model::families::CONFIG;
+use crate::paths::Inputs;
 use crate::progress::{Progress, Unit};
 use crate::quant::WeightStore;
 use crate::quant::native::Notes;
@@ -61,25 +63,23 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     if model.native.is_some() {
         return Err(Error::format(&model.path, "this model is compressed already; start from the full-precision checkpoint"));
     }
-    if model.path.is_dir() && same_folder(&model.path, options.out) {
-        let reason = format!("{} is the model's own folder: its files would be written over; choose another --out", options.out.display());
-        return Err(Error::Usage(reason));
-    }
+    refuse_folder_of("the model", &model.path, options.out)?;
     let recipe = raw.resolve(model.spec())?;
     check_stages(&recipe, &model)?;
     let format = export::format(recipe.output, &model)?;
     recipe.example(0, model.spec()).map_or(Ok(()), |spec| format.check(&spec))?;
-    format.check_folder(options.out)?;
     let eos = model.spec().special.eos.first().copied();
     if let Some(tokenizer) = &mut model.tokenizer {
         tokenizer.default_eos(eos);
     }
     let texts = Texts::open(&recipe, &model, options.out)?;
     let tasks = read_tasks(&recipe, &model)?;
+    check_inputs(&recipe, raw, &model, &tasks, &*format, options.out)?;
+    let lock = FolderLock::take(options.out)?;
+    format.check_folder(options.out)?;
     check_weights(&model, progress)?;
     let key = fingerprint::key(&recipe, &model, &texts.hashes()?, options.compute, progress)?;
-    std::fs::create_dir_all(options.out).map_err(Error::io("create", options.out))?;
-    let journal = Journal::open(options.out, &key, options.unfinished)?;
+    let journal = Journal::open(options.out, lock, &key, options.unfinished)?;
 
     let calibrates = recipe.stages.iter().any(Stage::needs_calibration);
     let sequences = journal.tokens("calibration", || match calibrates {
@@ -106,6 +106,7 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     let draft = run.write_measured(&staged, &windows, &tasks, &mut notes)?;
     let written = runtime::open(&draft.dir, None)?.store;
     let read_back = verify::read_back(&*written, &windows[0].ids, staged.store, options)?;
+    check_unchanged()?;
     // Only what was read back and compared takes the place of an earlier model.
     let files = export::put_in_place(&draft.files, &draft.dir, options.out)?;
     let (footprint, original) = (Footprint::of(&*written)?, Footprint::of(&*model.store)?);
@@ -317,8 +318,39 @@ fn read_tasks(recipe: &Recipe, model: &Model) -> Result<Vec<Task>> {
     tasks::read(path)
 }
 
-fn same_folder(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+/// Fails where a run would write over a file that it reads.
+fn check_inputs(recipe: &Recipe, raw: &RawRecipe, model: &Model, tasks: &[Task], format: &dyn Format, out: &Path) -> Result<()> {
+    let mut inputs = Inputs::default();
+    inputs.add("the recipe", &raw.path);
+    inputs.add_all("the model", model.input_files());
+    inputs.add_all("the calibration text", recipe.calibration.text.file());
+    inputs.add_all("the held-out text", recipe.evaluate.text.file());
+    inputs.add_all("a task", tasks.iter().map(|task| &task.path));
+    let distils = || recipe.stages.iter().filter_map(Stage::distil);
+    for plan in distils() {
+        if let Some(teacher) = &plan.teacher {
+            refuse_folder_of("the teacher", teacher, out)?;
+            inputs.add("the teacher", teacher);
+        }
+        inputs.add_all("a training text", &plan.training.text);
+    }
+    for cache in distils().filter_map(|plan| plan.cache.as_ref()) {
+        inputs.refuse_file("distil.cache.file", &cache.file)?;
+    }
+    let written = |name: &str| name == journal::FOLDER || format.writes(name) || CompressReport::writes(out, name);
+    inputs.refuse_in_folder("--out", out, written)
+}
+
+/// Fails where `out` is the folder of a model that is read: what is written there would be
+/// opened in its place.
+fn refuse_folder_of(what: &str, model: &Path, out: &Path) -> Result<()> {
+    let same = model.is_dir() && matches!((model.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    match same {
+        true => {
+            Err(Error::Usage(format!("{} is {what}'s own folder: its files would be written over; choose another --out", out.display())))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Reads every weight once: a broken one in the last block must not be found

@@ -70,6 +70,16 @@ pub enum TextSource {
     File(#[serde(serialize_with = "file_name")] PathBuf),
 }
 
+impl TextSource {
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            TextSource::Model => None,
+            TextSource::File(path) => Some(path),
+        }
+    }
+}
+
 fn file_name<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.file_name().unwrap_or_default().to_string_lossy())
 }

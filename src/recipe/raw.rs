@@ -14,6 +14,7 @@ use crate::runtime::Activations;
 use crate::text::read::whole;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The whole file.
@@ -23,6 +24,9 @@ pub struct RawRecipe {
     /// The file it came from; paths inside are relative to its folder.
     #[serde(skip)]
     pub path: PathBuf,
+    /// Texts that the command line names in place of the recipe's: paths need not be UTF-8.
+    #[serde(skip)]
+    pub(super) texts: TextFiles,
     #[serde(default)]
     pub(super) calibration: RawCalibration,
     #[serde(default)]
@@ -33,6 +37,13 @@ pub struct RawRecipe {
     pub(super) gate: RawGate,
     #[serde(default)]
     pub(super) output: RawOutput,
+}
+
+/// Texts that were named outside the recipe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TextFiles {
+    pub calibration: Option<PathBuf>,
+    pub evaluation: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -346,7 +357,7 @@ impl RawRecipe {
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
         let failed = |reason| Error::Recipe { path: path.to_owned(), reason };
         let text = whole(path).map_err(|error| match error {
-            Error::Io { source, .. } => failed(format!("cannot be read: {source}")),
+            Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied => failed(format!("cannot be read: {source}")),
             Error::Format { reason, .. } => failed(reason),
             other => other,
         })?;

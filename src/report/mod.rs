@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::eval::tasks::{Against, Paired};
 use crate::eval::{Evaluation, Footprint};
 use crate::model::ModelSpec;
+use crate::paths;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ pub struct CompressReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateResult>,
     /// What was written.
+    #[serde(serialize_with = "paths::texts")]
     pub files: Vec<PathBuf>,
 }
 
@@ -158,6 +160,17 @@ impl LayerReport {
     }
 }
 
+/// Name of the model card.
+const CARD: &str = "README.md";
+
+/// Whether a model card may be written: someone else's page is left as it is.
+fn is_ours(card: &Path) -> bool {
+    match std::fs::read(card) {
+        Ok(text) => String::from_utf8_lossy(&text).contains(card::SIGNATURE),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 impl CompressReport {
     /// Writes report.json, report.html and the model card into a folder, and adds
     /// them to `files`.
@@ -169,11 +182,10 @@ impl CompressReport {
         }
         let texts_from = self.files.len();
         self.files.extend(["report.json", "report.html"].map(|name| out.join(name)));
-        let card = out.join("README.md");
-        // Someone else's page is not ours to write over.
-        match std::fs::read_to_string(&card) {
-            Ok(text) if !text.contains(card::SIGNATURE) => tracing::warn!("{} is not ours: no model card is written", card.display()),
-            _ => self.files.push(card),
+        let card = out.join(CARD);
+        match is_ours(&card) {
+            true => self.files.push(card),
+            false => tracing::warn!("{} is not a card of thimble: no model card is written", card.display()),
         }
         let json = serde_json::to_string_pretty(self).expect("a report is JSON");
         let texts = [json, html::page(self, recipe, spec), card::card(self, recipe, spec)];
@@ -181,6 +193,15 @@ impl CompressReport {
             write_atomically(path, |out| out.write_all(text.as_bytes()))?;
         }
         Ok(())
+    }
+
+    /// Whether [`CompressReport::write`] may write to a file of this name in a folder.
+    pub fn writes(out: &Path, name: &str) -> bool {
+        match name {
+            "report.json" | "report.html" => true,
+            CARD => is_ours(&out.join(CARD)),
+            name => name.starts_with("training-") && name.ends_with(".csv"),
+        }
     }
 
     /// What stages have to say as a whole, each behind its name.

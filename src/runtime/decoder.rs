@@ -12,6 +12,7 @@ use crate::kernels::{self, Pool};
 use crate::model::spec::{Block, Mixer, Norm, Residual, Rotary};
 use crate::model::{ModelSpec, roles};
 use crate::quant::WeightStore;
+use crate::threads;
 use serde::{Deserialize, Serialize};
 
 /// Number format of activations in products with packed weights.
@@ -74,8 +75,7 @@ impl Decoder {
     /// `threads` 0 = one a core.
     pub fn new(store: &dyn WeightStore, activations: Activations, threads: usize) -> Result<Self> {
         let spec = store.spec().clone();
-        let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { threads };
-        let device = Device { kernels: kernels::select()?, pool: Pool::new(threads), activations };
+        let device = Device { kernels: kernels::select()?, pool: Pool::new(threads::count(threads))?, activations };
         let entrance = Entrance::load(store)?;
         let exit = Exit::load(store, &entrance.embeddings)?;
         let mut rotary = Vec::new();

@@ -1,8 +1,9 @@
 //! Token by token.
 
 use super::{Decoder, KvCache, Sampler, Step};
+use crate::checkpoint::check_unchanged;
 use crate::error::{Error, Result};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, expect_finite};
 
 /// Fails where nothing can be generated from a prompt.
 pub fn check_prompt(prompt: &[u32], spec: &ModelSpec) -> Result<()> {
@@ -30,7 +31,9 @@ pub fn generate(
     let mut ids = Vec::new();
     while ids.len() < max_tokens {
         let last = &hidden[hidden.len() - spec.hidden_size..];
-        let id = sampler.sample(&decoder.logits(last), cache.len() as u64);
+        let logits = decoder.logits(last);
+        expect_finite(&logits, cache.len() - 1)?;
+        let id = sampler.sample(&logits, cache.len() as u64);
         if spec.special.eos.contains(&id) {
             break;
         }
@@ -41,5 +44,6 @@ pub fn generate(
         }
         hidden = decoder.forward(&mut [Step { cache: &mut cache, ids: &[id] }])?;
     }
+    check_unchanged()?;
     Ok(ids)
 }

@@ -173,7 +173,7 @@ impl LinearLayer {
 pub fn product(weight: Weight, x: &[f32], activations: Activations, kernels: &'static Kernels) -> Vec<f32> {
     let shape = weight.shape();
     let layer = LinearLayer { bias: None, outputs: shape[0], inputs: shape[1], weight };
-    layer.apply(x, &Device { kernels, pool: Pool::new(1), activations })
+    layer.apply(x, &Device { kernels, pool: Pool::new(1).unwrap(), activations })
 }
 
 /// Several layers over one input, which is split, permuted and quantised once.
@@ -218,7 +218,7 @@ mod tests {
         let [other, none] = [layer(4, columns(&[3, 18]).as_ref()), layer(5, None)];
         let x: Vec<f32> = (0..80).map(|i| ((i * 13) % 29) as f32 - 14.0).collect();
         for activations in [Activations::Int8, Activations::Int8Token, Activations::F32] {
-            let device = Device { kernels: kernels::select().unwrap(), pool: Pool::new(1), activations };
+            let device = Device { kernels: kernels::select().unwrap(), pool: Pool::new(1).unwrap(), activations };
             assert!(q.prepares_alike(&k, &device) && q.prepares_alike(&again, &device));
             assert!(!q.prepares_alike(&other, &device) && !q.prepares_alike(&none, &device) && !none.prepares_alike(&q, &device));
             let layers = [&q, &k, &other, &none, &again];

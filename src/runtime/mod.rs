@@ -23,7 +23,7 @@ mod wkv;
 pub use cache::KvCache;
 pub use decoder::{Activations, Decoder, Step};
 pub use linear::product;
-pub use open::{Model, open, open_weights};
+pub use open::{Model, open, open_unverified, open_weights};
 pub use sampler::{Sampler, argmax};
 pub use vocabulary::CommonVocabulary;
 pub use window::NativeLogits;

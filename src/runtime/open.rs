@@ -33,12 +33,17 @@ pub struct Model {
 
 /// Opens whatever `path` holds, but for its tokenizer.
 pub fn open_weights(path: &Path) -> Result<Model> {
-    recognise(path, Wanted::None)
+    recognise(path, Wanted::None, NativeFile::expect_undamaged_once)
+}
+
+/// The same where the hashes of a native file are not compared, for what does that itself.
+pub fn open_unverified(path: &Path) -> Result<Model> {
+    recognise(path, Wanted::None, |_| Ok(()))
 }
 
 /// Opens whatever `path` holds; `tokenizer` overrides or supplies one.
 pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Model> {
-    let mut model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At))?;
+    let mut model = recognise(path, tokenizer.map_or(Wanted::Own, Wanted::At), NativeFile::expect_undamaged_once)?;
     let rows = model.spec().vocab_size;
     if let Some(tokenizer) = &mut model.tokenizer {
         tokenizer.limit_to(rows);
@@ -75,6 +80,21 @@ impl Model {
         self.store.files().iter().filter_map(|f| std::fs::metadata(f.as_path()).ok()).map(|m| m.len()).sum()
     }
 
+    /// The files it was read from: its weights, its tokenizer, and what lies beside them in its
+    /// folder and says how they are to be read.
+    pub fn input_files(&self) -> Vec<PathBuf> {
+        const BESIDE: [&str; 6] = ["json", "model", "txt", "jinja", "py", "bin"];
+        let says_how = |path: &PathBuf| path.extension().is_some_and(|ending| BESIDE.iter().any(|known| ending == *known));
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let mut files: Vec<_> = self.store.files().iter().map(|file| file.to_path_buf()).collect();
+        files.extend(entries.map(|entry| entry.path()).filter(says_how));
+        files.extend(self.tokenizer.iter().map(|tokenizer| tokenizer.path().to_owned()));
+        if !self.path.is_dir() {
+            files.push(self.path.clone());
+        }
+        files
+    }
+
     /// Bytes a token reads from memory: every weight, but one row of what is looked up
     /// (positions, and the embedding where it is not the head too).
     pub fn bytes_per_token(&self) -> Result<u64> {
@@ -108,19 +128,22 @@ impl Wanted<'_> {
     }
 }
 
-fn recognise(path: &Path, wanted: Wanted) -> Result<Model> {
+/// How a native file is looked at before it is used.
+type Verify = fn(&NativeFile) -> Result<()>;
+
+fn recognise(path: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
     if path.is_dir() {
         let path = &hub::snapshot(path)?;
         let native = path.join(native::FILE_NAME);
         return match () {
-            () if is_there(&native) => open_native(path, &native, wanted),
+            () if is_there(&native) => open_native(path, &native, wanted, verify),
             () if is_there(&path.join(CONFIG)) => open_hugging_face(path, wanted),
             () => Err(adapter::alone(path).unwrap_or_else(|| no_model(path))),
         };
     }
     let bytes = Bytes::map(path)?;
     match () {
-        () if NativeFile::recognises(&bytes) => open_native(path, path, wanted),
+        () if NativeFile::recognises(&bytes) => open_native(path, path, wanted, verify),
         () if bytes.starts_with(b"GGUF") => {
             Err(Error::format(path, "GGUF files cannot be read yet; start from the Hugging Face directory"))
         }
@@ -153,8 +176,9 @@ fn no_model(path: &Path) -> Error {
     Error::format(path, format!("holds neither {} nor {CONFIG}: name the folder or the file of a model{inner}", native::FILE_NAME))
 }
 
-fn open_native(path: &Path, file: &Path, wanted: Wanted) -> Result<Model> {
+fn open_native(path: &Path, file: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
     let mut native = NativeFile::open(file)?;
+    verify(&native)?;
     let tokenizer = wanted.open(|| native.tokenizer().map(|bytes| Tokenizer::from_file(bytes.to_vec(), file)).transpose())?;
     // Of its own tokenizer the file says what goes before a text.
     if let (Wanted::At(_), Some(tokenizer)) = (wanted, &tokenizer) {

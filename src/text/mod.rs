@@ -128,6 +128,8 @@ impl Tokenizer {
 
     /// Opens the tokenizer in a folder, where there is one.
     pub fn find(dir: &Path) -> Result<Option<Self>> {
+        // A folder that may not be listed is not one without a tokenizer.
+        std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
         for (name, other) in CANDIDATES {
             let there = other.is_none_or(|other| dir.join(other).exists());
             if let Some(path) = file_named(dir, name).filter(|_| there) {

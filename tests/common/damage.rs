@@ -59,9 +59,13 @@ pub fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
     std::fs::write(path, value.to_string()).unwrap();
 }
 
-/// Rewrites a safetensors file.
+/// Rewrites a safetensors file. A native file has no hashes afterwards, as one that another
+/// program has written: what is looked at is the check of its content.
 pub fn edit_tensors(path: &Path, edit: impl FnOnce(&mut Tensors)) {
     let mut tensors = Tensors::read(path);
+    if let Some(metadata) = tensors.header.get_mut("__metadata__").and_then(Value::as_object_mut) {
+        metadata.remove("thimble.hashes");
+    }
     edit(&mut tensors);
     tensors.write(path);
 }

@@ -9,7 +9,7 @@
 
 use super::divergence::{first, log_of_rest};
 use crate::checkpoint::safetensors::read_header;
-use crate::checkpoint::{Bytes, header_bytes};
+use crate::checkpoint::{Bytes, header_bytes, open_exclusive, part_of};
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 /// What a cache holds; a file that holds another is made again.
@@ -152,12 +152,13 @@ fn is_cache(path: &Path) -> bool {
 const AT_A_TIME: usize = 8;
 
 fn make(path: &Path, contents: &Contents, teacher: &Network, pieces: &mut Pieces, progress: &dyn Progress) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
+    let part = part_of(path);
     let header = contents.header();
     let piece_bytes = (contents.length * contents.record_bytes()) as u64;
-    let mut file = go_on(&part, &header).map_err(Error::io("write", &part))?;
+    let Some(mut file) = open_exclusive(&part).map_err(Error::io("write", &part))? else {
+        return Err(Error::Busy { path: path.to_owned(), holder: "another run".into() });
+    };
+    go_on(&mut file, &header).map_err(Error::io("write", &part))?;
     let all = contents.training + contents.held_out as u64;
     let length = file.metadata().map_err(Error::io("read", &part))?.len();
     let done = (length - header.len() as u64) / piece_bytes;
@@ -185,17 +186,15 @@ fn make(path: &Path, contents: &Contents, teacher: &Network, pieces: &mut Pieces
     file.sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(Error::io("write", path))
 }
 
-/// An unfinished file of the same contents, or a new one.
-fn go_on(part: &PathBuf, header: &[u8]) -> std::io::Result<File> {
-    let fits = File::open(part).is_ok_and(|mut file| {
-        let mut found = vec![0; header.len()];
-        std::io::Read::read_exact(&mut file, &mut found).is_ok() && found == header
-    });
-    let mut file = File::options().read(true).write(true).create(true).truncate(!fits).open(part)?;
-    if !fits {
-        file.write_all(header)?;
+/// Keeps an unfinished file of the same contents, and begins any other anew.
+fn go_on(file: &mut File, header: &[u8]) -> std::io::Result<()> {
+    let mut found = vec![0; header.len()];
+    if std::io::Read::read_exact(file, &mut found).is_ok() && found == header {
+        return Ok(());
     }
-    Ok(file)
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(header)
 }
 
 fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> {

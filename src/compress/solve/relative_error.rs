@@ -38,7 +38,8 @@ pub(crate) fn far_power(numbers: &Tensor) -> f64 {
 
 fn in_range(weight: &Tensor, hessian: &Tensor) -> f64 {
     let by_moments = gram::kernel().and_then(|kernel| by_moments(weight, hessian, kernel));
-    by_moments.unwrap_or_else(|| by_panels(weight, hessian)).max(0.0)
+    // Unlike `max`, this leaves NaN as it is.
+    by_moments.unwrap_or_else(|| by_panels(weight, hessian)).clamp(0.0, f64::INFINITY)
 }
 
 /// The same as Σ (WᵀW) ∘ H, where W is one whose numbers bf16 holds, as those of most

@@ -2,6 +2,7 @@
 
 use super::prompt::{Ask, Reader};
 use super::read::{Item, Kind, Task};
+use crate::checkpoint::check_unchanged;
 use crate::error::{Error, Result};
 use crate::eval::divergence::loss;
 use crate::model::{LogitSource, Window};
@@ -28,6 +29,14 @@ pub struct TaskItems {
     pub kind: Kind,
     /// In the order of the file.
     pub items: Vec<ItemScore>,
+}
+
+impl TaskItems {
+    /// exp(−mean log-likelihood of the right answers).
+    pub(super) fn perplexity(&self) -> f64 {
+        let sum: f64 = self.items.iter().map(|item| item.loglikelihoods[item.gold]).sum();
+        (-sum / self.items.len() as f64).exp()
+    }
 }
 
 /// What a model makes of an item.
@@ -90,6 +99,7 @@ fn measure_task(subject: &mut Subject, task: &Task, ask: Ask, progress: &dyn Pro
         }
     }
     progress.end();
+    check_unchanged()?;
     Ok(TaskItems { name: task.name.clone(), kind: task.kind, items: scored })
 }
 
@@ -116,7 +126,7 @@ fn likelihoods(source: &mut dyn LogitSource, windows: &[Window]) -> Result<Vec<L
         }
     })?;
     if found.iter().any(|f| !f.sum.is_finite()) {
-        return Err(Error::Overflow("the model's logits are not finite: its weights are broken or overflow".into()));
+        return Err(Error::logits_overflow(None));
     }
     Ok(found)
 }

@@ -63,14 +63,14 @@ impl TaskScore {
         let n = task.items.len();
         let (acc, stderr) = share(task.right());
         let norm = task.right_norm().map(share);
-        let mean = task.items.iter().map(|item| item.loglikelihoods[item.gold]).sum::<f64>() / n as f64;
         Self {
             acc,
             acc_norm: norm.map(|(acc, _)| acc),
             stderr,
             acc_norm_stderr: norm.and_then(|(_, stderr)| stderr),
             n,
-            perplexity: (task.kind == Kind::Cloze).then(|| (-mean).exp()),
+            // Of continuations of many hundred tokens it may be beyond what a number holds.
+            perplexity: (task.kind == Kind::Cloze).then(|| task.perplexity()).filter(|perplexity| perplexity.is_finite()),
             against: None,
         }
     }

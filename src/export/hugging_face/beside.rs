@@ -51,6 +51,13 @@ impl Beside {
         Ok(Self { copied, made })
     }
 
+    /// Whether one of them has this name.
+    pub fn writes(&self, name: &str) -> bool {
+        let copied = self.copied.iter().filter_map(|path| path.file_name());
+        copied.map(|copied| copied.to_string_lossy()).any(|copied| copied == name)
+            || self.made.as_ref().is_some_and(|(made, _)| *made == name)
+    }
+
     /// Writes them, and gives their names.
     pub fn write(&self, dir: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();

@@ -101,6 +101,10 @@ impl Format for HuggingFace {
         Ok(files)
     }
 
+    fn writes(&self, name: &str) -> bool {
+        [SINGLE, CONFIG].contains(&name) || self.beside.writes(name)
+    }
+
     fn check_folder(&self, out: &Path) -> Result<()> {
         let refuse = |name: &str, why: &str| {
             let reason = format!("[output] format = \"hf\": {} {why}: choose another --out", out.join(name).display());

@@ -20,11 +20,15 @@
 //! (`book.nf4`); a book that is a weight's own is `W.book`. A book says all that there
 //! is to know about a data type: its name in the scheme is for people.
 //!
-//! One file is all that a device needs.
+//! One file is all that a device needs. `thimble.hashes` in its metadata has the BLAKE3 hash of
+//! each tensor (`hashes.rs`); files without it, of earlier versions of this program, are read as
+//! they are.
 
+mod hashes;
 mod notes;
 mod planes;
 mod read;
+mod verified;
 mod write;
 
 pub use notes::Notes;

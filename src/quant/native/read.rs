@@ -1,6 +1,8 @@
 //! Opening the native file: the header, and what it says of each parameter.
 
+use super::hashes;
 use super::planes::{Planes, Shared};
+use super::verified::Verified;
 use super::{Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY};
 use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
@@ -21,7 +23,7 @@ pub struct NativeFile {
     weights: BTreeMap<String, Weight>,
     schemes: BTreeMap<String, StoredScheme>,
     tokenizer: Option<Bytes>,
-    size_bytes: u64,
+    bytes: Bytes,
 }
 
 impl NativeFile {
@@ -60,7 +62,7 @@ impl NativeFile {
             notes: Notes::of(metadata),
             weights: BTreeMap::new(),
             tokenizer: None,
-            size_bytes: bytes.len() as u64,
+            bytes: bytes.clone(),
             schemes,
             spec,
         };
@@ -119,7 +121,39 @@ impl NativeFile {
 
     /// Size of the file.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.bytes.len() as u64
+    }
+
+    /// Names of the tensors whose bytes are not those that were written, as its hashes tell;
+    /// `__metadata__` is the header. `None` where it has no hashes. Reads the whole file.
+    pub fn damaged(&self) -> Result<Option<Vec<String>>> {
+        hashes::differing(&self.bytes, &self.path)
+    }
+
+    /// Fails where the file is damaged. Reads the whole file.
+    pub fn expect_undamaged(&self) -> Result<()> {
+        match self.damaged()?.unwrap_or_default().split_first() {
+            None => Ok(()),
+            Some((first, others)) => {
+                let what = if first == hashes::HEADER { "its metadata" } else { &format!("tensor {first}") };
+                let others = if others.is_empty() { String::new() } else { format!(" (and {} others)", others.len()) };
+                Err(Error::format(&self.path, format!("damaged: {what}{others} is not what was written, as its hash tells")))
+            }
+        }
+    }
+
+    /// The same where the file is opened for the first time: a list in the user's cache folder
+    /// has those that were found sound and have not changed since.
+    pub fn expect_undamaged_once(&self) -> Result<()> {
+        let verified = Verified::of_user();
+        if verified.as_ref().is_some_and(|verified| verified.holds(&self.path)) {
+            return Ok(());
+        }
+        self.expect_undamaged()?;
+        if let Some(verified) = verified {
+            verified.add(&self.path);
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writing the native file.
 
-use super::{FIRST_VERSION, Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY};
+use super::{FIRST_VERSION, Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERSION_KEY, hashes};
 use crate::checkpoint::{Entry, write_tensors};
 use crate::error::Result;
 use crate::model::{ModelSpec, Parameter};
@@ -77,6 +77,8 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
     metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
     metadata.extend(notes.metadata());
+    let hashes = hashes::of_entries(&entries, &metadata);
+    metadata.insert(hashes::KEY.into(), hashes.into());
     write_tensors(path, entries, metadata)
 }
 
