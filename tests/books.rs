@@ -181,9 +181,8 @@ fn weight(kind: usize, seed: u64, shape: (usize, usize)) -> Array2<f32> {
         }
         // Far from zero, as centring is for.
         5 => weight.mapv_inplace(|v| v + 3.0),
-        // So small that scales are the least there are.
+        // So small, and so large, that rows have exponents.
         6 => weight.mapv_inplace(|v| v * 1e-8),
-        // Beyond what a scale can reach.
         7 => weight.mapv_inplace(|v| v * 1e9),
         _ => weight.mapv_inplace(|v| v.max(0.0)),
     }
@@ -204,7 +203,8 @@ fn check(tensor: &QuantizedTensor, weight: &Array2<f32>) -> Result<(), TestCaseE
     let (width, book, decoded) = (scheme.group_columns(weight.ncols()), wide(book), tensor.dequantize());
     for ((row, column), &value) in weight.indexed_iter() {
         let grid = tensor.grid(row, column / width);
-        let (scale, offset) = (f64::from(grid.scale), f64::from(grid.offset));
+        let power = f64::from(tensor.power(row));
+        let (scale, offset) = (power * f64::from(grid.scale), power * f64::from(grid.offset));
         let place = usize::from(tensor.codes[[row, column]] as u8);
         prop_assert!(place < book.len());
         let at = |place: usize| scale * book[place] + offset;
