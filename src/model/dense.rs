@@ -42,6 +42,7 @@ impl DenseModel {
         let config = dir.join(families::CONFIG);
         let says = Config::read(&config)?;
         let ((spec, family), quantized) = (families::read(&says)?, families::quantized(&says)?);
+        families::warn(&says, &spec);
         let mut checkpoint = checkpoint::open_directory(dir)?;
         let ternary = quantized.as_ref().map_or_else(|| Ok(BTreeSet::new()), |q| bitnet::unpack(&mut checkpoint, q.divides))?;
         let spec = match family.settle {

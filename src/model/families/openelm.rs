@@ -4,6 +4,7 @@
 //!
 //! Source: apple/OpenELM, `configuration_openelm.py` and `modeling_openelm.py`.
 
+use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -39,6 +40,8 @@ const NAMES: Names = Names {
     transposed: false,
 };
 
+const ROTARY: RotaryKeys = RotaryKeys { theta: "rope_freq_constant", ..RotaryKeys::partial(1.0) };
+
 fn spec(config: &Config) -> Result<ModelSpec> {
     let hidden_size = config.size("model_dim")?;
     let head_dim = config.size("head_dim")?;
@@ -48,7 +51,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     // No key changes its kind or its epsilon.
     let norm = Norm::rms(1e-6);
     let qk_norm = config.flag_or("normalize_qk_projections", false)?.then(|| QkNorm { norm: norm.clone(), span: QkSpan::Head });
-    let rotary = config.rotary_of(head_dim, "rope_freq_constant", "partial_rotary_factor", 1.0)?;
+    let rotary = rope::rotary(config, head_dim, &ROTARY)?;
     let gate = if config.flag_or("ffn_with_glu", true)? { Gate::Hidden } else { Gate::None };
     let activation = config.activation("activation_fn_name", "swish")?;
     let widths =
