@@ -28,6 +28,7 @@ def shortened(value: Any) -> Any:
 def text_configuration(model_type: str) -> dict[str, Any]:
     """The default configuration of a model, or of the text model inside it."""
     config = CONFIG_MAPPING[model_type]().get_text_config(decoder=True).to_dict()
+    config = json.loads(json.dumps(config, default=str), parse_constant=str)  # no Infinity in JSON
     kept = {key: shortened(value) for key, value in config.items() if value not in (None, False, "", [], {})}
     return {key: value for key, value in kept.items() if not (isinstance(value, dict) and "model_type" in value)}
 

@@ -34,6 +34,7 @@ MAJOR = int(transformers.__version__.split(".")[0])
 DEFAULT = "default"
 GONE = object()  # a key that is taken out
 Config = dict[str, Any]
+Saved = tuple[Config, dict[str, weights.Draw], np.ndarray]
 
 
 class Unchanged(Exception):
@@ -71,10 +72,12 @@ def rotary_changes(family: str, defaults: Config) -> list[flips.Change]:
         for part in (0.25, 0.5, 1.0):
             changes.append({"rope_parameters": {**inside, "partial_rotary_factor": part}})
         changes.append({"rope_parameters": {**plain, "rope_theta": 500.0}})
-        changes.append({"rope_parameters": {"full_attention": plain, "sliding_attention": {**plain, "rope_theta": 500.0}}})
+        by_kind = {"full_attention": plain, "sliding_attention": {**plain, "rope_theta": 500.0}}
+        changes.append({"rope_parameters": by_kind})
         changes.append({"rope_theta": 500.0})
         if "llama_4_scaling_beta" in inside:
-            changes.append({"rope_parameters": {**inside, "llama_4_scaling_beta": 0.4, "original_max_position_embeddings": 4}})
+            growing = {"llama_4_scaling_beta": 0.4, "original_max_position_embeddings": 4}
+            changes.append({"rope_parameters": {**inside, **growing}})
             changes.append({"rope_parameters": {**inside, "original_max_position_embeddings": 8}})
     dynamic = {"rope_type": "dynamic", "factor": 2.0}
     key = "rope_parameters" if new else "rope_scaling"
@@ -122,14 +125,15 @@ def case_name(change: flips.Change) -> str:
 
 def edits_of(saved: Config) -> list[flips.Change]:
     """Changes of a saved config.json itself: a key taken out, set to null, or written in another spelling."""
-    keys = [key for key in saved if key not in flips.SIZE_KEYS and key not in flips.SKIPPED - {"rope_parameters"}]
+    skipped = flips.SIZE_KEYS | flips.SKIPPED - {"rope_parameters", "attention_layers"}
+    keys = [key for key in saved if key not in skipped]
     edits = [{key: GONE} for key in keys] + [{key: None} for key in keys if saved[key] is not None]
     for key, written in flips.WRITTEN.items():
         edits += written if key in saved else []
     return edits
 
 
-def run(family: str, arguments: Config, edit: Config, folder: Path) -> tuple[Config, dict[str, weights.Draw], np.ndarray]:
+def run(family: str, arguments: Config, edit: Config, folder: Path) -> Saved:
     """Save a model of these arguments with drawn weights, edit its config.json, load it, and compute its logits."""
     torch.manual_seed(0)
     config = CONFIG_MAPPING[family](**arguments)
@@ -153,7 +157,8 @@ def run(family: str, arguments: Config, edit: Config, folder: Path) -> tuple[Con
     return json.loads((folder / "config.json").read_text()), draws, logits
 
 
-def in_fresh_folder(family: str, arguments: Config, edit: Config) -> tuple[Config, dict[str, weights.Draw], np.ndarray]:
+def in_fresh_folder(family: str, arguments: Config, edit: Config) -> Saved:
+    """The same in a folder that is gone afterwards."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:
         return run(family, arguments, edit, folder)
@@ -197,29 +202,23 @@ def write(family: str, out: Path) -> str:
                 "effect": effect,
             }
         )
-    write_json(out / f"{family}-v{MAJOR}.json", family, default, layouts, cases, dropped, unknown)
-    save_file(stored, out / f"{family}-v{MAJOR}.safetensors")
-    return f"{family:12} {1 + len(cases):4} cases, {len(stored):4} logits, {len(dropped):3} dropped; no value for: {', '.join(unknown)}"
-
-
-def write_json(path: Path, family: str, default: Config, layouts: list, cases: list, dropped: list, unknown: list) -> None:
-    """One line a case, so that a change can be read."""
-    def listed(rows: list[Any]) -> str:
-        return "[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]"
-
     rows = [{name: [list(d.shape), d.centre, d.spread] for name, d in layout.items()} for layout in layouts]
-    parts = {
-        "family": json.dumps(family),
-        "transformers": json.dumps(transformers.__version__),
-        "torch": json.dumps(torch.__version__.split("+")[0]),
-        "ids": json.dumps(IDS),
-        "default": json.dumps(default),
-        "layouts": listed(rows),
-        "cases": listed(cases),
-        "dropped": listed(dropped),
-        "no_value": json.dumps(unknown),
-    }
-    path.write_text("{\n" + ",\n".join(f' "{key}": {value}' for key, value in parts.items()) + "\n}\n")
+    header = {"family": family, "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
+    header |= {"ids": IDS, "default": default, "no_value": unknown}
+    lists = {"layouts": rows, "cases": cases, "dropped": dropped}
+    write_json(out / f"{family}-v{MAJOR}.json", header, lists)
+    save_file(stored, out / f"{family}-v{MAJOR}.safetensors")
+    counts = f"{1 + len(cases):4} cases, {len(stored):4} logits, {len(dropped):3} dropped"
+    return f"{family:12} {counts}; no value for: {', '.join(unknown)}"
+
+
+def write_json(path: Path, header: Config, lists: dict[str, list[Any]]) -> None:
+    """A line for each entry of the lists, so that a change can be read."""
+    parts = [f' "{key}": {json.dumps(value)}' for key, value in header.items()]
+    for key, rows in lists.items():
+        lines = ",\n".join("  " + json.dumps(row) for row in rows)
+        parts.append(f' "{key}": [\n{lines}\n ]')
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def main() -> None:

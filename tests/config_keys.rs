@@ -75,9 +75,22 @@ fn other_families_under_the_name_of_llama() {
     assert_eq!(silent, SAME_KEYS, "models that would run as Llama without a word");
 }
 
-/// Classes whose default configurations have the keys of Llama alone. Their weights have other
-/// names or further tensors, or their mathematics is Llama's.
-const SAME_KEYS: [&str; 0] = [];
+/// Classes whose default configurations have the keys of Llama alone, so that nothing in them
+/// tells: Llama's mathematics, further tensors in the weights (which are warned about), or other
+/// pairs of rotary dimensions.
+const SAME_KEYS: [&str; 11] = [
+    "dots1",
+    "emu3",
+    "ernie4_5",
+    "got_ocr2",
+    "helium",
+    "hunyuan_v1_dense",
+    "internlm3",
+    "iquestcoder",
+    "moss_transcribe_diarize",
+    "phi4_multimodal",
+    "seed_oss",
+];
 
 /// The multipliers of Granite (case of a `model_type` that was set to `llama`), and the same keys
 /// with the values that change nothing.

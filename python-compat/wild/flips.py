@@ -41,6 +41,7 @@ FAMILIES: dict[str, Change] = {
 }
 # Sizes that a family does not have under these names.
 ABSENT = {
+    "rwkv": ("num_attention_heads",),
     "gpt_neo": ("num_hidden_layers", "num_attention_heads"),
     "opt": ("intermediate_size",),
     "xglm": ("intermediate_size",),
@@ -185,6 +186,7 @@ WRITTEN: dict[str, list[Change]] = {
         {"partial_rotary_factor": 0.5, "rope_parameters": None},
         {"partial_rotary_factor": 1.0, "rope_parameters": None},
     ],
+    "attention_layers": [{"attention_layers": ["local", "local"]}],
     "rope_theta": [
         {"rope_scaling": {}},
         {"rope_scaling": {**LINEAR, "rope_theta": 500.0}},

@@ -1,5 +1,6 @@
 //! The cases of `python-compat/write_wild.py`: configurations as transformers saves them,
 //! weights drawn by name, and the logits that transformers computes from both.
+#![allow(dead_code)] // each test file uses some of it
 
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

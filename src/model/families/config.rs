@@ -11,6 +11,28 @@ use std::rc::Rc;
 
 type Keys = Rc<RefCell<BTreeSet<String>>>;
 
+/// Names of elementwise nonlinearities.
+///
+/// Source: transformers, `activations.py` (`ACT2CLS`).
+const ACTIVATIONS: [(&str, Activation); 11] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+];
+
+/// An elementwise nonlinearity by its name in transformers.
+pub fn activation_named(name: &str) -> Option<Activation> {
+    ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation)
+}
+
 /// A parsed configuration, or an object inside one.
 pub struct Config {
     path: PathBuf,
@@ -252,26 +274,10 @@ impl Config {
     }
 
     /// An elementwise nonlinearity by transformers' name.
-    ///
-    /// Source: transformers, `activations.py` (`ACT2CLS`).
     pub fn activation(&self, key: &str, otherwise: &str) -> Result<Activation> {
-        const KNOWN: [(&str, Activation); 11] = [
-            ("silu", Activation::Silu),
-            ("swish", Activation::Silu),
-            ("gelu", Activation::Gelu),
-            ("gelu_python", Activation::Gelu),
-            ("gelu_new", Activation::GeluTanh),
-            ("gelu_fast", Activation::GeluTanh),
-            ("gelu_pytorch_tanh", Activation::GeluTanh),
-            ("gelu_python_tanh", Activation::GeluTanh),
-            ("gelu_accurate", Activation::GeluTanh),
-            ("relu", Activation::Relu),
-            ("relu2", Activation::ReluSquared),
-        ];
         let name = self.string_or(key, otherwise)?;
-        let found = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation);
-        let names = || KNOWN.map(|(name, _)| name).join(", ");
-        found.ok_or_else(|| self.error(format!("{key} \"{name}\" is not known; known are {}", names())))
+        let names = || ACTIVATIONS.map(|(name, _)| name).join(", ");
+        activation_named(name).ok_or_else(|| self.error(format!("{key} \"{name}\" is not known; known are {}", names())))
     }
 
     /// Whether a key is there and says more than no or nothing.

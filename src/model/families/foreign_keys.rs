@@ -6,7 +6,7 @@
 //! lists them) and of published files of the families; `tests/config_keys.rs` proves that
 //! what transformers' language models carry is told apart.
 
-use super::{Config, rope};
+use super::{Config, config, rope};
 use crate::error::Result;
 use crate::model::ModelSpec;
 use crate::model::spec::{Attention, Mixer};
@@ -83,6 +83,17 @@ const INERT: &[&str] = &[
     "n_positions",
     "original_max_position_embeddings",
     "unpadded_vocab_size",
+    // Sizes under other names: the shapes of the weights tell.
+    "n_embd",
+    "n_embed",
+    "d_model",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "n_inner",
+    "ffn_dim",
+    "encoder_*",
+    "vocab_size_per_layer_input",
     // Training, other heads, and further outputs.
     "*dropout*",
     "*pdrop*",
@@ -142,7 +153,14 @@ const INERT: &[&str] = &[
     "remove_invalid_values",
     "exponential_decay_length_penalty",
     "*suppress_tokens",
-    // Windows and experts that another key switches on.
+    // Windows, experts and recurrences that another key switches on.
+    "*sliding_window_pattern",
+    "route_scale",
+    "chunk_size",
+    "block_size",
+    "time_step_*",
+    "use_associative_scan",
+    "use_conv_bias",
     "max_window_layers",
     "num_experts_per_tok*",
     "moe_topk",
@@ -190,6 +208,12 @@ enum Neutral {
     RootOfBlocks,
     /// At least the context.
     Context,
+    /// The epsilon of the norms.
+    Epsilon,
+    /// The activation of the feed-forward.
+    Activation,
+    /// The number of query heads.
+    Heads,
     /// Whether the model has biases.
     Biases,
     /// A list of these words alone.
@@ -226,7 +250,13 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("qkv_clip", Off),
     ("scale_attn_weights", On),
     ("scale_attn_by_inverse_layer_idx", Off),
-    // Norms.
+    // Norms and activations.
+    ("*norm_eps", Epsilon),
+    ("*norm_epsilon", Epsilon),
+    ("hidden_act", Activation),
+    ("hidden_activation", Activation),
+    ("activation_function", Activation),
+    ("swiglu_*", Off),
     ("*qk_norm", Off),
     ("qk_layernorm", Off),
     ("use_qk_*", Off),
@@ -276,6 +306,10 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("audio_config", Off),
     // Heads.
     ("multi_query*", Off),
+    ("n_head", Heads),
+    ("n_heads", Heads),
+    ("num_heads", Heads),
+    ("attention_heads", Heads),
     ("num_kv_heads", KvHeads),
     ("n_kv_heads", KvHeads),
     ("n_head_kv", KvHeads),
@@ -284,6 +318,7 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("head_dim", HeadDim),
     ("kv_channels", HeadDim),
     ("v_head_dim", HeadDim),
+    ("qk_head_dim", HeadDim),
     ("*lora_rank", Off),
     ("qk_rope_head_dim", Off),
     ("qk_nope_head_dim", Off),
@@ -295,7 +330,7 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("output_gate_type", Off),
     ("gated_norm_rank", Off),
     ("*differential*", Off),
-    ("lambda_init*", Off),
+    ("lambda_*", Off),
     // Blocks.
     ("parallel_attn", Off),
     ("use_parallel_residual", Off),
@@ -367,7 +402,11 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("laurel_rank", Off),
     ("hc_*", Off),
     ("*ngram_vocab*", Off),
-    ("index_topk*", Off),
+    ("index_*", Off),
+    ("expand", Off),
+    ("number_of_conv_states", Off),
+    ("attention_hidden_size", Off),
+    ("num_codebooks", Off),
     ("indexer_*", Off),
 ];
 
@@ -428,6 +467,12 @@ impl Neutral {
             HiddenSize => is(spec.hidden_size as f64),
             RootOfBlocks => is((spec.blocks.len() as f64).sqrt()),
             Context => value.as_u64().is_some_and(|window| window >= spec.context as u64) || is_off(value),
+            Epsilon => spec.final_norm.as_ref().is_some_and(|norm| is(norm.epsilon)),
+            Activation => {
+                let named = value.as_str().and_then(config::activation_named);
+                named.is_some() && named == spec.blocks.first().map(|block| block.ffn.activation)
+            }
+            Heads => of_attention(|attention| attention.n_heads as f64),
             Biases => {
                 let block = spec.blocks.first();
                 let has = block.is_some_and(|block| block.ffn.bias) || attention.is_some_and(|a| a.qkv_bias || a.output_bias);
