@@ -1,6 +1,8 @@
 //! Keys of configurations that a family does not read, against what the configurations of
 //! transformers' language models carry (`python-compat/write_config_keys.py`).
 
+#[path = "common/data.rs"]
+mod data;
 #[path = "common/wild.rs"]
 mod wild;
 
@@ -39,6 +41,18 @@ fn default_configurations_of_families_are_read_whole() {
     for group in wild::groups() {
         let config = Config::of(Path::new("config.json"), group.cases[0].config.clone()).unwrap();
         assert_eq!(verdict(&config), Ok(Vec::new()), "{}", group.name);
+    }
+}
+
+/// Configurations as published files of the families have them.
+#[test]
+fn configurations_of_fixtures_are_read_whole() {
+    for (name, dir) in data::fixtures() {
+        let config = Config::read(&dir.join("config.json")).unwrap();
+        let unused = verdict(&config).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // What Gemma's first releases call gelu.
+        let expected = if name == "gemma-one-kv-head" { vec!["hidden_act = \"gelu\" (its tanh approximation is used)"] } else { vec![] };
+        assert_eq!(unused, expected, "{name}");
     }
 }
 

@@ -113,12 +113,12 @@ impl Config {
         self.read.borrow().iter().filter(|key| self.value.get(key).is_some()).cloned().collect()
     }
 
-    /// Notes a value that is not used because another one overrides it.
-    pub fn override_value(&self, key: &str, value: &Value) {
-        self.overridden.borrow_mut().insert(format!("{key} = {value}"));
+    /// Notes a value that is not used, for a warning.
+    pub fn note_unused(&self, what: String) {
+        self.overridden.borrow_mut().insert(what);
     }
 
-    /// Values that others override.
+    /// Values that are not used because others override them.
     pub fn overridden(&self) -> Vec<String> {
         self.overridden.borrow().iter().cloned().collect()
     }

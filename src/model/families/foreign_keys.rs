@@ -73,6 +73,8 @@ const INERT: &[&str] = &[
     "mask_index",
     "max_position_embeddings",
     "max_seq_len*",
+    "rope_max_length",
+    "offset_alibi",
     "max_sequence_length",
     "max_context_length",
     "model_max_length",
@@ -164,6 +166,9 @@ const INERT: &[&str] = &[
     "max_window_layers",
     "num_experts_per_tok*",
     "moe_topk",
+    "moe_top_k",
+    "moe_capacity_factor",
+    "moe_loss_weight",
     "moe_k",
     "norm_topk_prob",
     "topk_group",
@@ -306,6 +311,8 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("audio_config", Off),
     // Heads.
     ("multi_query*", Off),
+    ("num_attention_heads", Heads),
+    ("num_query_heads", Heads),
     ("n_head", Heads),
     ("n_heads", Heads),
     ("num_heads", Heads),
@@ -461,7 +468,7 @@ impl Neutral {
             },
             AttentionScale => of_attention(|attention| attention.scale.into()),
             HeadDim => of_attention(|attention| attention.head_dim as f64),
-            KvHeads => of_attention(|attention| attention.n_kv_heads as f64),
+            KvHeads => heads(value, spec, |attention| attention.n_kv_heads),
             RotaryBase => rotary.is_none_or(|(_, rotary)| is(rotary.theta)),
             RotaryShare => rotary.is_none_or(|(head_dim, rotary)| is(rotary.dims(head_dim) as f64 / head_dim as f64)),
             HiddenSize => is(spec.hidden_size as f64),
@@ -472,7 +479,7 @@ impl Neutral {
                 let named = value.as_str().and_then(config::activation_named);
                 named.is_some() && named == spec.blocks.first().map(|block| block.ffn.activation)
             }
-            Heads => of_attention(|attention| attention.n_heads as f64),
+            Heads => heads(value, spec, |attention| attention.n_heads),
             Biases => {
                 let block = spec.blocks.first();
                 let has = block.is_some_and(|block| block.ffn.bias) || attention.is_some_and(|a| a.qkv_bias || a.output_bias);
@@ -481,6 +488,18 @@ impl Neutral {
             Words(words) => value.as_array().is_some_and(|all| all.iter().all(|x| x.as_str().is_some_and(|x| words.contains(&x)))),
             PlainRotary => is_off(value) || ["rope_type", "type"].iter().any(|key| value[*key] == "default"),
         }
+    }
+}
+
+/// Whether a value is the number of heads of every block, or lists those of each.
+fn heads(value: &Value, spec: &ModelSpec, number: fn(&Attention) -> usize) -> bool {
+    let attentions = spec.blocks.iter().filter_map(|block| match &block.mixer {
+        Mixer::Attention(attention) => Some(number(attention) as u64),
+        Mixer::Wkv(_) => None,
+    });
+    match value {
+        Value::Array(all) => all.iter().map(Value::as_u64).eq(attentions.map(Some)),
+        one => attentions.into_iter().all(|heads| one.as_u64() == Some(heads)),
     }
 }
 
@@ -540,7 +559,7 @@ pub fn warn(config: &Config, spec: &ModelSpec) {
     let more = unused.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let shown = unused[..unused.len().min(SHOWN)].join(", ");
-    tracing::warn!("{}: keys that the {} family does not use: {shown}{more}", config.path().display(), spec.family);
+    tracing::warn!("{}: not used by the {} family: {shown}{more}", config.path().display(), spec.family);
 }
 
 fn shortened(value: &Value) -> String {

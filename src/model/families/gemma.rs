@@ -41,7 +41,7 @@ fn activation(config: &Config, deciding: &str, other: &str) -> Result<Activation
         // The first releases say so and mean the approximation.
         "gelu" if key == "hidden_act" => {
             if deciding == key {
-                config.override_value("hidden_act", &"gelu, read as its tanh approximation".into());
+                config.note_unused("hidden_act = \"gelu\" (its tanh approximation is used)".to_owned());
             }
             Ok(Some(Activation::GeluTanh))
         }

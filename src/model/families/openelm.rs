@@ -48,7 +48,11 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let groups = config.size_or("num_gqa_groups", 1)?;
     let divisor = config.size_or("ffn_dim_divisor", 256)?;
     let n_blocks = config.blocks("num_transformer_layers")?;
-    // No key changes its kind or its epsilon.
+    let kind = config.string_or("normalization_layer_name", "rms_norm")?;
+    if kind != "rms_norm" {
+        return Err(config.error(format!("normalization_layer_name \"{kind}\" is not known; known is rms_norm")));
+    }
+    // No key changes its epsilon.
     let norm = Norm::rms(1e-6);
     let qk_norm = config.flag_or("normalize_qk_projections", false)?.then(|| QkNorm { norm: norm.clone(), span: QkSpan::Head });
     let rotary = rope::rotary(config, head_dim, &ROTARY)?;

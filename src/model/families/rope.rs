@@ -82,7 +82,7 @@ fn note_overridden(config: &Config, unread: &Config, scaling: &Config) {
     let says_nothing = |key: &str, value: &Value| ["rope_type", "type"].contains(&key) && value == "default";
     for (key, value) in unread.value().as_object().into_iter().flatten() {
         if scaling.value().get(key) != Some(value) && !says_nothing(key, value) {
-            config.override_value(&format!("rope_parameters.{key}"), value);
+            config.note_unused(format!("rope_parameters.{key} = {value}"));
         }
     }
 }
@@ -99,7 +99,7 @@ fn theta(config: &Config, parameters: Option<&RotaryParameters>, keys: &RotaryKe
                 keys.theta
             )));
         }
-        config.override_value(keys.theta, &outside.into());
+        config.note_unused(format!("{} = {}", keys.theta, config.value()[keys.theta]));
     }
     Ok(inside)
 }
