@@ -64,7 +64,7 @@ fn local_blocks(config: &Config) -> Result<Vec<bool>> {
     let n_blocks = config.blocks_or(key, 24)?;
     let runs = config.optional("attention_types", "a list such as [[[\"global\", \"local\"], 12]]", expanded)?;
     let each = config.optional("attention_layers", "a list of \"global\" and \"local\"", kinds)?;
-    for kinds in [&each, &runs].into_iter().flatten().filter(|kinds| kinds.len() != n_blocks) {
+    if let Some(kinds) = [&each, &runs].into_iter().flatten().find(|kinds| kinds.len() != n_blocks) {
         return Err(config.error(format!("{} kinds of attention are given for {n_blocks} blocks ({key})", kinds.len())));
     }
     match (each, runs) {
