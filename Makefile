@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda demo test check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures tokenizations pairs compat compat-tasks clean
+.PHONY: setup setup-cuda demo test test-all check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures wild tokenizations pairs compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -50,6 +50,10 @@ demo: setup
 	$(THIMBLE) run demo-output --prompt 'Once upon a time' --max-tokens 80 --seed 1
 
 test: check test-device test-torch device-binary
+
+# The same, and every configuration of tests/data/wild instead of a tenth.
+test-all: test
+	THIMBLE_WILD=all $(CARGO) test --test wild
 
 check: setup
 	$(CARGO) fmt --check
@@ -109,8 +113,14 @@ bench-memory: setup
 fixtures: .venv-compat/ready
 	.venv-compat/bin/python python-compat/write_fixtures.py $(FIXTURES)
 ifndef FIXTURES
-	for script in pickles int8 losses sparse ternary bitnet openings beginnings; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
+	for script in pickles int8 losses sparse ternary bitnet openings beginnings config_keys; do .venv-compat/bin/python python-compat/write_$$script.py || exit 1; done
+	$(MAKE) wild
 endif
+
+# Rewrites tests/data/wild by transformers 5 and 4. WILD="llama opt" writes these families alone.
+wild: .venv-compat/ready .venv-wild4/ready
+	.venv-compat/bin/python python-compat/write_wild.py $(WILD)
+	.venv-wild4/bin/python python-compat/write_wild.py $(WILD)
 
 # Rewrites tests/data/tokenizations.json and the vocabularies beside it.
 tokenizations: .venv-compat/ready
@@ -148,6 +158,12 @@ compat-tasks: .venv-lm-eval/ready
 .venv-compat/ready: python-compat/requirements.txt
 	python3 -m venv .venv-compat
 	.venv-compat/bin/pip install --quiet -r python-compat/requirements.txt
+	touch $@
+
+# The last transformers 4, for configurations in its spelling.
+.venv-wild4/ready: python-compat/requirements-transformers4.txt
+	python3 -m venv .venv-wild4
+	.venv-wild4/bin/pip install --quiet -r python-compat/requirements-transformers4.txt
 	touch $@
 
 clean:

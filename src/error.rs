@@ -234,7 +234,10 @@ impl Error {
             Error::NonFinite { .. } => Some("the checkpoint is damaged or its training diverged: get it again, or use an earlier step"),
             Error::Overflow(_) => Some("where --dtype is bf16, use f32; otherwise try another text, or get the checkpoint again"),
             Error::TokenOutOfRange { .. } => Some("ids and model do not belong together: tokenize with the model's own tokenizer"),
-            Error::UnknownModelType { .. } => Some("a model of the same mathematics may load with its model_type set to a known one"),
+            Error::UnknownModelType { .. } => Some(
+                "only a model that differs from a known family in its name alone may have its model_type set to that family's; \
+                 keys that a family does not read are refused or warned about",
+            ),
             Error::Format { reason, .. } if reason.contains("truncated") => {
                 Some("the download may be incomplete: compare its size and get it again")
             }

@@ -46,7 +46,7 @@ fn settings_of_other_mathematics_are_refused_by_name() {
     config_refused("gemma2-layer-types", json!({ "layer_types": ["full_attention"] }), &["layer_types"]);
     config_refused("gpt_neo-window", json!({ "attention_types": [[["global"], 1]] }), &["1", "2"]);
     config_refused("openelm-shared-head", json!({ "ffn_multipliers": [1.0, 2.0, 3.0, 4.0] }), &["ffn_multipliers", "4", "3"]);
-    let longrope = json!({ "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "factor": 2.0 } });
+    let longrope = json!({ "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.0] } });
     config_refused("phi3-long", longrope, &["short_factor", "1"]);
 }
 

@@ -44,6 +44,7 @@ impl DenseModel {
         let config = dir.join(families::CONFIG);
         let says = Config::read(&config)?;
         let ((mut spec, family), quantized) = (families::read(&says)?, families::quantized(&says)?);
+        families::warn(&says, &spec);
         let mut checkpoint = checkpoint::open_directory(dir)?;
         let needed = needed(&spec, family);
         if let Some((old, new)) = wrappers::take_off(&mut checkpoint, &needed) {

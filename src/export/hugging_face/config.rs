@@ -17,7 +17,7 @@ use std::path::Path;
 type Meaning = fn(&ModelSpec) -> Option<Value>;
 
 /// What families call widths and lists of blocks.
-const KEYS: [(&[&str], Meaning); 19] = [
+const KEYS: [(&[&str], Meaning); 21] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
@@ -47,6 +47,8 @@ const KEYS: [(&[&str], Meaning); 19] = [
     (&["qkv_multipliers"], |spec| {
         Some(attentions(spec)?.iter().map(|attention| attention.q_width() as f64 / spec.hidden_size as f64).collect())
     }),
+    (&["num_query_heads"], |spec| Some(attentions(spec)?.iter().map(|attention| attention.n_heads).collect())),
+    (&["num_kv_heads"], |spec| Some(attentions(spec)?.iter().map(|attention| attention.n_kv_heads).collect())),
     (&["num_gqa_groups"], |spec| Some(json!(first(spec)?.n_heads / first(spec)?.n_kv_heads))),
     (&["ffn_multipliers"], |spec| Some(spec.blocks.iter().map(|block| block.ffn.width as f64 / spec.hidden_size as f64).collect())),
     // The weights of the source may have decided otherwise than its configuration.

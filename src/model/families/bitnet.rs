@@ -3,9 +3,11 @@
 //!
 //! Source: transformers, `configuration_bitnet.py` and `modeling_bitnet.py`.
 
+use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
+use crate::model::spec::Norm;
 use serde_json::json;
 
 /// The row of this family.
@@ -38,11 +40,11 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         "num_key_value_heads": 5,
         "hidden_act": "relu2",
         "rms_norm_eps": 1e-5,
-        "rope_theta": 500_000,
         "bos_token_id": 128_000,
         "eos_token_id": 128_001,
     }));
-    let mut spec = llama::spec(&config)?;
+    let keys = RotaryKeys { default_theta: 500_000.0, ..RotaryKeys::WHOLE };
+    let mut spec = llama::spec_with(&config, Norm::rms(config.positive("rms_norm_eps")?), &keys)?;
     spec.blocks.iter_mut().for_each(|block| block.ffn.hidden_norm = block.ffn_norm.clone());
     let norm = spec.final_norm.clone();
     spec.attentions_mut().for_each(|attention| attention.context_norm = norm.clone());

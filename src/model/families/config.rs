@@ -3,20 +3,48 @@
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model::MAX_BLOCKS;
-use crate::model::spec::{Activation, Rotary, RotaryScaling, SpecialTokens};
+use crate::model::spec::{Activation, SpecialTokens};
 use crate::notice::warn_once;
 use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+type Keys = Rc<RefCell<BTreeSet<String>>>;
+
+/// Names of elementwise nonlinearities.
+///
+/// Source: transformers, `activations.py` (`ACT2CLS`).
+const ACTIVATIONS: [(&str, Activation); 11] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+];
+
+/// An elementwise nonlinearity by its name in transformers.
+pub fn activation_named(name: &str) -> Option<Activation> {
+    ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation)
+}
 
 /// A parsed configuration, or an object inside one.
 pub struct Config {
     path: PathBuf,
     value: Value,
     /// Keys that were asked for.
-    read: Rc<RefCell<BTreeSet<String>>>,
+    read: Keys,
+    /// The same of the objects inside.
+    read_inside: Rc<RefCell<BTreeMap<String, Keys>>>,
+    /// Values that another one overrides, such as `rope_parameters.rope_theta = 1000000`.
+    overridden: Keys,
 }
 
 impl Config {
@@ -30,7 +58,11 @@ impl Config {
         if !value.is_object() {
             return Err(Error::format(path, "not a JSON object"));
         }
-        Ok(Self { path: path.to_owned(), value, read: Rc::default() })
+        Ok(Self::with(path, value))
+    }
+
+    fn with(path: &Path, value: Value) -> Self {
+        Self { path: path.to_owned(), value, read: Rc::default(), read_inside: Rc::default(), overridden: Rc::default() }
     }
 
     /// The file it is from.
@@ -50,7 +82,7 @@ impl Config {
 
     /// The same, as if nothing had been asked for.
     pub fn afresh(&self) -> Self {
-        Self { path: self.path.clone(), value: self.value.clone(), read: Rc::default() }
+        Self::with(&self.path, self.value.clone())
     }
 
     /// The same with values for keys that are absent, such as the defaults of a
@@ -62,7 +94,13 @@ impl Config {
                 all.entry(key).or_insert(default);
             });
         }
-        Self { path: self.path.clone(), value, read: self.read.clone() }
+        Self {
+            path: self.path.clone(),
+            value,
+            read: self.read.clone(),
+            read_inside: self.read_inside.clone(),
+            overridden: self.overridden.clone(),
+        }
     }
 
     /// The same with the keys of another below its own.
@@ -73,6 +111,24 @@ impl Config {
     /// Keys that are there and have been asked for.
     pub fn read_keys(&self) -> BTreeSet<String> {
         self.read.borrow().iter().filter(|key| self.value.get(key).is_some()).cloned().collect()
+    }
+
+    /// Notes a value that is not used, for a warning.
+    pub fn note_unused(&self, what: String) {
+        self.overridden.borrow_mut().insert(what);
+    }
+
+    /// Values that are not used because others override them.
+    pub fn overridden(&self) -> Vec<String> {
+        self.overridden.borrow().iter().cloned().collect()
+    }
+
+    /// Keys of an object inside that were not asked for, where others of it were.
+    pub fn unread_inside(&self, key: &str) -> Vec<(&str, &Value)> {
+        let read = self.read_inside.borrow();
+        let Some(read) = read.get(key).map(|read| read.borrow()).filter(|read| !read.is_empty()) else { return Vec::new() };
+        let all = self.value.get(key).and_then(Value::as_object).into_iter().flatten();
+        all.filter(|(key, _)| !read.contains(*key)).map(|(key, value)| (key.as_str(), value)).collect()
     }
 
     /// How many keys have been asked for, be they there or not.
@@ -202,37 +258,26 @@ impl Config {
         self.optional(key, "a list of texts", |v| v.as_array()?.iter().map(Value::as_str).collect())
     }
 
-    /// A switch.
+    /// A switch. `null` is false in Python, so where an absent key stands for true it is an error.
     pub fn flag_or(&self, key: &str, otherwise: bool) -> Result<bool> {
+        if otherwise && self.value.get(key).is_some_and(Value::is_null) {
+            return Err(self.error(format!("\"{key}\": expected true or false, found null")));
+        }
         Ok(self.optional(key, "true or false", Value::as_bool)?.unwrap_or(otherwise))
     }
 
     /// An object inside, where the key is there.
     pub fn object(&self, key: &str) -> Result<Option<Config>> {
         let value = self.optional(key, "an object", |v| v.as_object().map(|_| v.clone()))?;
-        Ok(value.map(|value| Config { path: self.path.clone(), value, read: Rc::default() }))
+        let read = self.read_inside.borrow_mut().entry(key.to_owned()).or_default().clone();
+        Ok(value.map(|value| Config { read, ..Config::with(&self.path, value) }))
     }
 
     /// An elementwise nonlinearity by transformers' name.
-    ///
-    /// Source: transformers, `activations.py` (`ACT2CLS`).
     pub fn activation(&self, key: &str, otherwise: &str) -> Result<Activation> {
-        const KNOWN: [(&str, Activation); 10] = [
-            ("silu", Activation::Silu),
-            ("swish", Activation::Silu),
-            ("gelu", Activation::Gelu),
-            ("gelu_python", Activation::Gelu),
-            ("gelu_new", Activation::GeluTanh),
-            ("gelu_fast", Activation::GeluTanh),
-            ("gelu_pytorch_tanh", Activation::GeluTanh),
-            ("gelu_python_tanh", Activation::GeluTanh),
-            ("relu", Activation::Relu),
-            ("relu2", Activation::ReluSquared),
-        ];
         let name = self.string_or(key, otherwise)?;
-        let found = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation);
-        let names = || KNOWN.map(|(name, _)| name).join(", ");
-        found.ok_or_else(|| self.error(format!("{key} \"{name}\" is not known; known are {}", names())))
+        let names = || ACTIVATIONS.map(|(name, _)| name).join(", ");
+        activation_named(name).ok_or_else(|| self.error(format!("{key} \"{name}\" is not known; known are {}", names())))
     }
 
     /// Whether a key is there and says more than no or nothing.
@@ -306,33 +351,5 @@ impl Config {
         special.bos = special.bos.or(absent("bos_token_id", bos));
         special.eos.extend(absent("eos_token_id", eos));
         Ok(special)
-    }
-
-    /// Rotary parameters of heads of a width, in the spelling of transformers 5
-    /// (`rope_parameters`) or 4 (`rope_theta` and `rope_scaling`).
-    pub fn rotary(&self, head_dim: usize) -> Result<Rotary> {
-        self.rotary_of(head_dim, "rope_theta", "partial_rotary_factor", 1.0)
-    }
-
-    /// The same where the base and the share of a head that is turned have other
-    /// names of old, and the latter another value where it is absent.
-    pub fn rotary_of(&self, head_dim: usize, theta_key: &str, share_key: &str, share: f64) -> Result<Rotary> {
-        let parameters = super::rope::parameters(self)?;
-        let inside = |key: &str| parameters.as_ref().map(|p| p.positive_opt(key)).transpose().map(Option::flatten);
-        let theta = match inside("rope_theta")? {
-            Some(theta) => theta,
-            None => self.positive_or(theta_key, 10_000.0)?,
-        };
-        let share = match inside("partial_rotary_factor")? {
-            Some(share) => share,
-            None => self.positive_or(share_key, share)?,
-        };
-        let dims = (head_dim as f64 * share) as usize;
-        let dims = (dims != head_dim).then_some(dims);
-        let scaling = match &parameters {
-            None => RotaryScaling::None,
-            Some(parameters) => super::rope::scaling(parameters, self, theta, dims.unwrap_or(head_dim))?,
-        };
-        Ok(Rotary { theta, dims, neighbours: false, steps: None, scaling })
     }
 }

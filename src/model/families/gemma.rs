@@ -3,6 +3,7 @@
 //!
 //! Source: transformers, `configuration_gemma.py` and `modeling_gemma.py`.
 
+use super::rope::RotaryKeys;
 use super::{Config, Family, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -27,7 +28,7 @@ pub(super) fn spec_with(config: &Config, deciding: &str, other: &str) -> Result<
         return Err(config.error("\"use_bidirectional_attention\": true is not known; every token sees what came before it"));
     }
     let norm = Norm { weight: NormWeight::OnePlus, ..Norm::rms(config.positive_or("rms_norm_eps", 1e-6)?) };
-    let mut spec = llama::spec_with(&config, norm)?;
+    let mut spec = llama::spec_with(&config, norm, &RotaryKeys::WHOLE)?;
     let activation = activation(&config, deciding, other)?;
     spec.blocks.iter_mut().for_each(|block| block.ffn.activation = activation);
     spec.embedding.scale = Some((spec.hidden_size as f32).sqrt());
@@ -38,7 +39,12 @@ fn activation(config: &Config, deciding: &str, other: &str) -> Result<Activation
     let named = |key| match config.string_or(key, "")? {
         "" => Ok(None),
         // The first releases say so and mean the approximation.
-        "gelu" if key == "hidden_act" => Ok(Some(Activation::GeluTanh)),
+        "gelu" if key == "hidden_act" => {
+            if deciding == key {
+                config.note_unused("hidden_act = \"gelu\" (its tanh approximation is used)".to_owned());
+            }
+            Ok(Some(Activation::GeluTanh))
+        }
         _ => config.activation(key, "").map(Some),
     };
     let decided = named(deciding)?.unwrap_or(Activation::GeluTanh);

@@ -57,22 +57,23 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     })
 }
 
-/// Whether each block is local: `attention_types` says it as runs of kinds and how
-/// often they come, such as `[[["global", "local"], 12]]`; where there are none,
-/// `attention_layers` says it for each.
+/// Whether each block is local: `attention_layers` says it for each, and `attention_types` as
+/// runs of kinds and how often they come, such as `[[["global", "local"], 12]]`.
 fn local_blocks(config: &Config) -> Result<Vec<bool>> {
     let key = config.either(&["num_hidden_layers", "num_layers"]);
     let n_blocks = config.blocks_or(key, 24)?;
-    let kinds = match config.optional("attention_types", "a list such as [[[\"global\", \"local\"], 12]]", expanded)? {
-        Some(kinds) => kinds,
-        None => {
-            let each = config.optional("attention_layers", "a list of \"global\" and \"local\"", kinds)?;
-            each.unwrap_or_else(|| [false, true].repeat(12))
+    let runs = config.optional("attention_types", "a list such as [[[\"global\", \"local\"], 12]]", expanded)?;
+    let each = config.optional("attention_layers", "a list of \"global\" and \"local\"", kinds)?;
+    if let Some(kinds) = [&each, &runs].into_iter().flatten().find(|kinds| kinds.len() != n_blocks) {
+        return Err(config.error(format!("{} kinds of attention are given for {n_blocks} blocks ({key})", kinds.len())));
+    }
+    match (each, runs) {
+        (Some(each), Some(runs)) if each != runs => {
+            Err(config.error("\"attention_layers\" and \"attention_types\" give blocks different kinds of attention"))
         }
-    };
-    match kinds.len() == n_blocks {
-        true => Ok(kinds),
-        false => Err(config.error(format!("{} kinds of attention are given for {n_blocks} blocks ({key})", kinds.len()))),
+        (Some(kinds), _) | (None, Some(kinds)) => Ok(kinds),
+        (None, None) if n_blocks == 24 => Ok([false, true].repeat(12)),
+        (None, None) => Err(config.error(format!("24 kinds of attention are the default, but there are {n_blocks} blocks ({key})"))),
     }
 }
 

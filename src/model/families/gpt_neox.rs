@@ -4,6 +4,7 @@
 //!
 //! Source: transformers, `configuration_gpt_neox.py` and `modeling_gpt_neox.py`.
 
+use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -34,6 +35,8 @@ const NAMES: Names = Names {
     transposed: false,
 };
 
+const ROTARY: RotaryKeys = RotaryKeys { theta: "rotary_emb_base", share: Some(("rotary_pct", 0.25)), ..RotaryKeys::WHOLE };
+
 fn spec(config: &Config) -> Result<ModelSpec> {
     let hidden_size = config.size_or("hidden_size", 6144)?;
     let (n_heads, head_dim) = config.even_heads("num_attention_heads", 64, hidden_size)?;
@@ -41,7 +44,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let norm = Norm::layer(config.positive_or("layer_norm_eps", 1e-5)?);
     let attention_bias = config.flag_or("attention_bias", true)?;
     let attention = Attention {
-        rotary: Some(config.rotary_of(head_dim, "rotary_emb_base", "rotary_pct", 0.25)?),
+        rotary: Some(rope::rotary(config, head_dim, &ROTARY)?),
         qkv_bias: attention_bias,
         output_bias: attention_bias,
         ..Attention::new(n_heads, n_heads, head_dim)

@@ -11,7 +11,10 @@ pub fn slide(config: &Config, spec: &mut ModelSpec, window: Option<usize>, slide
     let sliding: Vec<bool> = match config.strings_opt("layer_types")? {
         None => (0..blocks).map(slides).collect(),
         Some(kinds) if kinds.len() != blocks => {
-            return Err(config.error(format!("\"layer_types\" has {} entries for {blocks} blocks", kinds.len())));
+            return Err(config.error(format!(
+                "\"layer_types\" has {} entries for {blocks} blocks; where layers were taken out, keep the entries of those that stayed",
+                kinds.len()
+            )));
         }
         Some(kinds) => kinds.into_iter().map(|kind| is_sliding(config, kind)).collect::<Result<_>>()?,
     };

@@ -3,6 +3,7 @@
 //!
 //! Source: transformers, `configuration_llama.py` and `modeling_llama.py`.
 
+use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -41,17 +42,17 @@ fn llama(config: &Config) -> Result<ModelSpec> {
 
 /// Reads a configuration with the keys of `llama`; kin start from it.
 pub(super) fn spec(config: &Config) -> Result<ModelSpec> {
-    spec_with(config, Norm::rms(config.positive_or("rms_norm_eps", 1e-6)?))
+    spec_with(config, Norm::rms(config.positive_or("rms_norm_eps", 1e-6)?), &RotaryKeys::WHOLE)
 }
 
-/// The same with other norms.
-pub(super) fn spec_with(config: &Config, norm: Norm) -> Result<ModelSpec> {
+/// The same with other norms and rotary keys.
+pub(super) fn spec_with(config: &Config, norm: Norm, keys: &RotaryKeys) -> Result<ModelSpec> {
     let hidden_size = config.size("hidden_size")?;
     let (n_heads, head_dim) = config.heads("num_attention_heads", hidden_size)?;
     let n_kv_heads = config.size_or("num_key_value_heads", n_heads)?;
     let attention_bias = config.flag_or("attention_bias", false)?;
     let attention = Attention {
-        rotary: Some(config.rotary(head_dim)?),
+        rotary: Some(rope::rotary(config, head_dim, keys)?),
         qkv_bias: attention_bias,
         output_bias: attention_bias,
         ..Attention::new(n_heads, n_kv_heads, head_dim)

@@ -33,8 +33,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let (mut spec, _) = mistral::spec_and_window(&config)?;
     let growth = match rope::parameters(&config)? {
         Some(parameters) => QueryGrowth {
-            beta: parameters.positive("llama_4_scaling_beta")? as f32,
-            every: rope::original_context(&parameters, &config)? as usize,
+            beta: parameters.object.positive("llama_4_scaling_beta")? as f32,
+            every: rope::original_context(&parameters.object, &config)? as usize,
         },
         None => return Err(config.error("\"rope_parameters\" is missing")),
     };

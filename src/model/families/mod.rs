@@ -4,6 +4,7 @@
 mod bitnet;
 mod bloom;
 mod config;
+mod foreign_keys;
 mod gemma;
 mod gemma2;
 mod gpt2;
@@ -36,6 +37,7 @@ mod stablelm;
 mod xglm;
 
 pub use config::Config;
+pub use foreign_keys::{is_classified, unused, warn};
 pub use names::{At, Names};
 pub use quantized::{BitNet, KEYS as QUANTIZATION_KEYS, Quantization, quantized};
 
@@ -100,7 +102,8 @@ pub fn read_config(path: &Path) -> Result<(ModelSpec, &'static Family)> {
 }
 
 /// The same from a configuration that is parsed already. Of weights that are [quantised
-/// already](quantized) it says nothing.
+/// already](quantized) it says nothing, but fails where keys that the family does not read change
+/// the mathematics.
 pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let model_type = config.string("model_type")?;
     let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| nearest::unknown(config, config.path(), model_type))?;
@@ -108,6 +111,7 @@ pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     let mut spec = (family.spec)(config)?;
     config.check_special_tokens(&mut spec.special, spec.vocab_size)?;
     spec.check().map_err(|reason| config.error(reason))?;
+    foreign_keys::refuse(config, &spec)?;
     Ok((spec, family))
 }
 

@@ -1,34 +1,10 @@
 //! What to say of a `model_type` that no family has: which family's keys its
 //! configuration has most of, and what that family would not read.
 
-use super::{Config, FAMILIES};
+use super::{Config, FAMILIES, foreign_keys};
 use crate::error::Error;
 use std::cmp::Reverse;
 use std::path::Path;
-
-/// Keys that say nothing about the mathematics.
-const INERT: [&str; 18] = [
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "dtype",
-    "eos_token_id",
-    "is_decoder",
-    "model_type",
-    "pad_token_id",
-    "pretraining_tp",
-    "problem_type",
-    "return_dict",
-    "tokenizer_class",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "vocab_size",
-];
-/// Parts of such keys.
-const INERT_PARTS: [&str; 7] = ["dropout", "pdrop", "summary_", "initializer_", "output_", "label", "gradient_checkpointing"];
 
 /// What models of other kinds have in their configuration, and what to say of it.
 const OTHER_KINDS: [(&str, &str); 3] = [
@@ -71,8 +47,7 @@ fn nearest(config: &Config, model_type: &str) -> String {
         OTHER_KINDS.iter().filter(|(key, _)| config.is_on(key)).map(|(_, what)| (*what).to_owned()).collect();
     differences.extend(failed.map(|reason| reason.rsplit(": ").next().unwrap_or_default().to_owned()));
     let told = |key: &str| OTHER_KINDS.iter().any(|(told, _)| *told == key);
-    let inert = |key: &str| INERT.contains(&key) || INERT_PARTS.iter().any(|part| key.contains(part));
-    let unread: Vec<&str> = config.keys().filter(|key| !read.contains(*key) && !inert(key) && !told(key)).collect();
+    let unread: Vec<&str> = config.keys().filter(|key| !read.contains(*key) && !foreign_keys::is_inert(key) && !told(key)).collect();
     if !unread.is_empty() {
         differences.push(format!("it does not read {}", unread.join(", ")));
     }

@@ -2,6 +2,7 @@
 //!
 //! Source: transformers, `configuration_olmo.py` and `modeling_olmo.py`.
 
+use super::rope::RotaryKeys;
 use super::{Config, Family, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -15,7 +16,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let config = config.or(json!({ "eos_token_id": 50279 }));
     // The epsilon is in the code, not in configurations.
     let norm = Norm { weight: NormWeight::None, bias: false, ..Norm::layer(1e-5) };
-    let mut spec = llama::spec_with(&config, norm)?;
+    let mut spec = llama::spec_with(&config, norm, &RotaryKeys::WHOLE)?;
     let clip = config.positive_opt("clip_qkv")?.map(|clip| clip as f32);
     spec.attentions_mut().for_each(|attention| attention.qkv_clip = clip);
     Ok(spec)

@@ -3,6 +3,7 @@
 //!
 //! Source: transformers, `configuration_olmo2.py` and `modeling_olmo2.py`.
 
+use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -31,7 +32,7 @@ const BLOCK: [(&str, At); 11] = [
 fn spec(config: &Config) -> Result<ModelSpec> {
     let config = config.or(json!({ "eos_token_id": 50279 }));
     let norm = Norm::rms(config.positive_or("rms_norm_eps", 1e-5)?);
-    let mut spec = llama::spec_with(&config, norm.clone())?;
+    let mut spec = llama::spec_with(&config, norm.clone(), &RotaryKeys::WHOLE)?;
     for block in &mut spec.blocks {
         block.mixer_output_norm = block.mixer_norm.take();
         block.ffn_output_norm = block.ffn_norm.take();

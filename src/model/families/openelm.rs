@@ -4,6 +4,7 @@
 //!
 //! Source: apple/OpenELM, `configuration_openelm.py` and `modeling_openelm.py`.
 
+use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -39,16 +40,22 @@ const NAMES: Names = Names {
     transposed: false,
 };
 
+const ROTARY: RotaryKeys = RotaryKeys { theta: "rope_freq_constant", ..RotaryKeys::partial(1.0) };
+
 fn spec(config: &Config) -> Result<ModelSpec> {
     let hidden_size = config.size("model_dim")?;
     let head_dim = config.size("head_dim")?;
     let groups = config.size_or("num_gqa_groups", 1)?;
     let divisor = config.size_or("ffn_dim_divisor", 256)?;
     let n_blocks = config.blocks("num_transformer_layers")?;
-    // No key changes its kind or its epsilon.
+    let kind = config.string_or("normalization_layer_name", "rms_norm")?;
+    if kind != "rms_norm" {
+        return Err(config.error(format!("normalization_layer_name \"{kind}\" is not known; known is rms_norm")));
+    }
+    // No key changes its epsilon.
     let norm = Norm::rms(1e-6);
     let qk_norm = config.flag_or("normalize_qk_projections", false)?.then(|| QkNorm { norm: norm.clone(), span: QkSpan::Head });
-    let rotary = config.rotary_of(head_dim, "rope_freq_constant", "partial_rotary_factor", 1.0)?;
+    let rotary = rope::rotary(config, head_dim, &ROTARY)?;
     let gate = if config.flag_or("ffn_with_glu", true)? { Gate::Hidden } else { Gate::None };
     let activation = config.activation("activation_fn_name", "swish")?;
     let widths =

@@ -100,7 +100,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
 fn settings(config: &Config) -> Result<Config> {
     let given = match config.object("params_args_dict")? {
         Some(inner) => config.over(&inner),
-        None => config.afresh(),
+        None => config.or(json!({})),
     };
     // Programs for the same attention.
     const ATTENTIONS: [&str; 3] = ["auto", "torch_attn", "xformers_attn"];

@@ -3,6 +3,7 @@
 //!
 //! Source: transformers, `configuration_phi.py` and `modeling_phi.py`.
 
+use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -33,13 +34,13 @@ const OUTSIDE: [(&str, At); 3] = [
 ];
 
 fn spec(config: &Config) -> Result<ModelSpec> {
-    let config = config.or(json!({ "partial_rotary_factor": 0.5, "bos_token_id": 1, "eos_token_id": 2 }));
+    let config = config.or(json!({ "bos_token_id": 1, "eos_token_id": 2 }));
     let hidden_size = config.size("hidden_size")?;
     let (n_heads, head_dim) = config.heads("num_attention_heads", hidden_size)?;
     let norm = Norm::layer(config.positive_or("layer_norm_eps", 1e-5)?);
     let qk_norm = config.flag_or("qk_layernorm", false)?.then(|| QkNorm { norm: norm.clone(), span: QkSpan::Head });
     let attention = Attention {
-        rotary: Some(config.rotary(head_dim)?),
+        rotary: Some(rope::rotary(&config, head_dim, &RotaryKeys::partial(0.5))?),
         qkv_bias: true,
         output_bias: true,
         qk_norm,

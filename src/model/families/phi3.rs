@@ -3,9 +3,11 @@
 //!
 //! Source: transformers, `configuration_phi3.py` and `modeling_phi3.py`.
 
+use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
+use crate::model::spec::Norm;
 use serde_json::json;
 
 /// The row of this family.
@@ -36,7 +38,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         "bos_token_id": 1,
         "eos_token_id": 32000,
     }));
-    let mut spec = llama::spec(&config)?;
+    let norm = Norm::rms(config.positive("rms_norm_eps")?);
+    let mut spec = llama::spec_with(&config, norm, &RotaryKeys::partial(1.0))?;
     let window = config.size_opt("sliding_window")?;
     spec.attentions_mut().for_each(|attention| attention.window = window);
     Ok(spec)

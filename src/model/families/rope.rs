@@ -1,45 +1,154 @@
-//! The kinds of rotary scaling that a configuration may name.
+//! Rotary settings: the base, the part of each head that is turned, and the kinds of scaling.
 //!
-//! Source: transformers, `modeling_rope_utils.py`.
+//! transformers 5 keeps all of them in `rope_parameters`; version 4 has `rope_theta` and others
+//! beside `rope_scaling`. Where a file has both, version 5 reads `rope_scaling` alone, and what
+//! it does not read is noted for a warning. Where the two versions read one file differently,
+//! it is refused.
+//!
+//! Source: transformers, `modeling_rope_utils.py`, of 4.57 and 5.23.
 
 use super::Config;
 use crate::error::Result;
-use crate::model::spec::RotaryScaling;
+use crate::model::spec::{Rotary, RotaryScaling};
+use serde_json::Value;
 use std::f64::consts::TAU;
 
 const ORIGINAL: &str = "original_max_position_embeddings";
+/// Keys of the objects of rotary parameters, the older first.
+pub const SPELLINGS: [&str; 2] = ["rope_scaling", "rope_parameters"];
+const SHARE: &str = "partial_rotary_factor";
 
-/// The object of rotary parameters. Where both spellings are there, transformers
-/// lets the older one win.
-pub fn parameters(config: &Config) -> Result<Option<Config>> {
-    let parameters = match config.object("rope_scaling")? {
-        Some(parameters) => Some(parameters),
-        None => config.object("rope_parameters")?,
-    };
-    for kind in ["full_attention", "sliding_attention"] {
-        parameters.as_ref().map_or(Ok(()), |p| p.forbid(kind, "rotary parameters by kind of block are not known"))?;
-    }
-    Ok(parameters)
+/// What a family calls its rotary settings outside the object of them.
+#[derive(Clone, Copy)]
+pub struct RotaryKeys {
+    /// Key of the base.
+    pub theta: &'static str,
+    /// The base where it is absent.
+    pub default_theta: f64,
+    /// Key of the share of each head that is turned, and the share where it is absent; in
+    /// families without one whole heads are turned.
+    pub share: Option<(&'static str, f64)>,
 }
 
-/// `parameters` is the object of rotary parameters, `whole` the configuration
-/// around it; `theta` and `dims` are what has been read already.
-pub fn scaling(parameters: &Config, whole: &Config, theta: f64, dims: usize) -> Result<RotaryScaling> {
-    match parameters.string_or("rope_type", parameters.string_or("type", "default")?)? {
+impl RotaryKeys {
+    /// Those of Llama, whose heads are turned whole.
+    pub const WHOLE: Self = Self { theta: "rope_theta", default_theta: 10_000.0, share: None };
+
+    /// The same where only a share of each head is turned.
+    pub const fn partial(share: f64) -> Self {
+        Self { share: Some((SHARE, share)), ..Self::WHOLE }
+    }
+}
+
+/// The object of rotary parameters, which is not empty.
+pub struct RotaryParameters {
+    /// Its keys.
+    pub object: Config,
+    /// Whether it is `rope_scaling`.
+    is_old: bool,
+}
+
+/// Rotary positions of heads of a width.
+pub fn rotary(config: &Config, head_dim: usize, keys: &RotaryKeys) -> Result<Rotary> {
+    let parameters = parameters(config)?;
+    let theta = theta(config, parameters.as_ref(), keys)?;
+    let dims = (head_dim as f64 * share(config, parameters.as_ref(), keys)?) as usize;
+    let scaling = match &parameters {
+        None => RotaryScaling::None,
+        Some(parameters) => scaling(parameters, config, theta, dims)?,
+    };
+    Ok(Rotary { theta, dims: (dims != head_dim).then_some(dims), neighbours: false, steps: None, scaling })
+}
+
+/// The object of rotary parameters. An empty one is none.
+pub fn parameters(config: &Config) -> Result<Option<RotaryParameters>> {
+    let [scaling, parameters] =
+        SPELLINGS.map(|key| config.object(key).map(|object| object.filter(|object| object.keys().next().is_some())));
+    let found = match (scaling?, parameters?) {
+        (Some(scaling), parameters) => {
+            parameters.iter().for_each(|unread| note_overridden(config, unread, &scaling));
+            Some(RotaryParameters { object: scaling, is_old: true })
+        }
+        (None, parameters) => parameters.map(|object| RotaryParameters { object, is_old: false }),
+    };
+    for kind in ["full_attention", "sliding_attention"] {
+        found.as_ref().map_or(Ok(()), |p| p.object.forbid(kind, "rotary parameters by kind of block are not known"))?;
+    }
+    Ok(found)
+}
+
+/// Notes what `rope_parameters` says and `rope_scaling` does not.
+fn note_overridden(config: &Config, unread: &Config, scaling: &Config) {
+    let says_nothing = |key: &str, value: &Value| ["rope_type", "type"].contains(&key) && value == "default";
+    for (key, value) in unread.value().as_object().into_iter().flatten() {
+        if scaling.value().get(key) != Some(value) && !says_nothing(key, value) {
+            config.note_unused(format!("rope_parameters.{key} = {value}"));
+        }
+    }
+}
+
+fn theta(config: &Config, parameters: Option<&RotaryParameters>, keys: &RotaryKeys) -> Result<f64> {
+    let outside = config.positive_opt(keys.theta)?;
+    let Some(parameters) = parameters else { return Ok(outside.unwrap_or(keys.default_theta)) };
+    let Some(inside) = parameters.object.positive_opt("rope_theta")? else { return Ok(outside.unwrap_or(keys.default_theta)) };
+    if let Some(outside) = outside.filter(|&outside| outside != inside) {
+        if parameters.is_old {
+            return Err(config.error(format!(
+                "\"rope_scaling\" has a rope_theta of {inside}, and beside it \"{}\" is {outside}: transformers 5 reads the first, 4 the \
+                 second; remove the one that the model was not trained with",
+                keys.theta
+            )));
+        }
+        config.note_unused(format!("{} = {}", keys.theta, config.value()[keys.theta]));
+    }
+    Ok(inside)
+}
+
+/// The share of each head that is turned. Versions and tools differ over one in families that
+/// turn whole heads, so there it must be 1.
+fn share(config: &Config, parameters: Option<&RotaryParameters>, keys: &RotaryKeys) -> Result<f64> {
+    let inside = parameters.map(|p| p.object.positive_opt(SHARE)).transpose()?.flatten();
+    if let Some((key, share)) = keys.share {
+        return match inside {
+            Some(inside) => Ok(inside),
+            None => config.positive_or(key, share),
+        };
+    }
+    match inside.or(config.positive_opt(SHARE)?).filter(|&share| share != 1.0) {
+        None => Ok(1.0),
+        Some(share) => Err(config.error(format!("\"{SHARE}\" is {share}, but this family turns whole heads"))),
+    }
+}
+
+/// `whole` is the configuration around the parameters; `theta` and `dims` are the base and the
+/// dimensions of a head that are turned.
+fn scaling(parameters: &RotaryParameters, whole: &Config, theta: f64, dims: usize) -> Result<RotaryScaling> {
+    let RotaryParameters { object, is_old } = parameters;
+    match kind(object, whole)? {
         "default" => Ok(RotaryScaling::None),
-        "linear" => Ok(RotaryScaling::Linear { factor: parameters.positive("factor")? }),
+        "linear" => Ok(RotaryScaling::Linear { factor: object.positive("factor")? }),
         "llama3" => Ok(RotaryScaling::Llama3 {
-            factor: parameters.positive("factor")?,
-            low_freq_factor: parameters.positive("low_freq_factor")?,
-            high_freq_factor: parameters.positive("high_freq_factor")?,
-            original_context: original_context(parameters, whole)?,
+            factor: object.positive("factor")?,
+            low_freq_factor: object.positive("low_freq_factor")?,
+            high_freq_factor: object.positive("high_freq_factor")?,
+            original_context: original_context(object, whole)?,
         }),
         // `su` and `yarn` are what Phi-3's first releases called it.
-        "yarn" if parameters.mentions("long_factor") => longrope(parameters, whole),
-        "yarn" => yarn(parameters, whole, theta, dims),
-        "longrope" | "su" => longrope(parameters, whole),
+        "yarn" if object.mentions("long_factor") => longrope(object, *is_old, whole),
+        "yarn" => yarn(object, whole, theta, dims),
+        "longrope" | "su" => longrope(object, *is_old, whole),
         other => Err(whole.error(format!("\"rope_type\": \"{other}\" is not known; known are default, linear, llama3, yarn, longrope"))),
     }
+}
+
+/// Transformers 4 prefers `type`, and 5 `rope_type`.
+fn kind<'a>(object: &'a Config, whole: &Config) -> Result<&'a str> {
+    let old = object.string_or("type", "default")?;
+    let new = object.string_or("rope_type", old)?;
+    if new != old && object.mentions("type") {
+        return Err(whole.error(format!("rotary parameters: \"rope_type\" is \"{new}\", but \"type\" is \"{old}\"; remove one")));
+    }
+    Ok(new)
 }
 
 /// Context before stretching.
@@ -60,7 +169,10 @@ fn factor(parameters: &Config, whole: &Config, original: f64) -> Result<f64> {
     }
 }
 
-fn longrope(parameters: &Config, whole: &Config) -> Result<RotaryScaling> {
+fn longrope(parameters: &Config, is_old: bool, whole: &Config) -> Result<RotaryScaling> {
+    if is_old {
+        check_old_longrope(parameters, whole)?;
+    }
     for amplitude in ["short_mscale", "long_mscale"] {
         parameters.forbid(amplitude, "an amplitude of its own for short or long sequences is not known")?;
     }
@@ -73,6 +185,27 @@ fn longrope(parameters: &Config, whole: &Config) -> Result<RotaryScaling> {
     };
     let (short, long) = (parameters.positives("short_factor")?, parameters.positives("long_factor")?);
     Ok(RotaryScaling::LongRope { short, long, original_context: original as usize, amplitude })
+}
+
+/// In `rope_scaling`, transformers 4 does not read the original context, and prefers the ratio
+/// of contexts to `factor`; 5 does both the other way round.
+fn check_old_longrope(parameters: &Config, whole: &Config) -> Result<()> {
+    let context = whole.positive("max_position_embeddings")?;
+    let says = |key: &str| parameters.positive_opt(key);
+    let (factor, inside) = (says("factor")?, says(ORIGINAL)?);
+    let given = factor.is_some() || says("attention_factor")?.is_some();
+    let (key, found, expected) = match whole.positive_opt(ORIGINAL)? {
+        Some(original) => ("factor", factor, context / original),
+        None if given => (ORIGINAL, inside, context),
+        None => return Ok(()),
+    };
+    match found {
+        Some(found) if found != expected => Err(whole.error(format!(
+            "\"rope_scaling\": \"{key}\" is {found}; transformers 5 reads it, and 4 takes {expected} in its place; write {ORIGINAL} \
+             beside \"rope_scaling\" and no factor"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Source: YaRN (Peng et al. 2023), section 3.2 and appendix A.2.

@@ -4,6 +4,7 @@
 //!
 //! Source: transformers, `configuration_stablelm.py` and `modeling_stablelm.py`.
 
+use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
@@ -33,12 +34,11 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let config = config.or(json!({
         "num_key_value_heads": 32,
         "max_position_embeddings": 4096,
-        "partial_rotary_factor": 0.25,
         "bos_token_id": 0,
         "eos_token_id": 0,
     }));
     let norm = Norm::layer(config.positive_or("layer_norm_eps", 1e-5)?);
-    let mut spec = llama::spec_with(&config, norm.clone())?;
+    let mut spec = llama::spec_with(&config, norm.clone(), &RotaryKeys::partial(0.25))?;
     let qkv_bias = config.flag_or("use_qkv_bias", false)?;
     let qk_norm = QkNorm { norm: Norm { bias: false, ..norm }, span: QkSpan::EachHead };
     let qk_norm = config.flag_or("qk_layernorm", false)?.then_some(qk_norm);
