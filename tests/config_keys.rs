@@ -92,7 +92,9 @@ fn other_families_under_the_name_of_llama() {
 /// Classes whose default configurations have the keys of Llama alone, so that nothing in them
 /// tells: Llama's mathematics, further tensors in the weights (which are warned about), or other
 /// pairs of rotary dimensions.
-const SAME_KEYS: [&str; 11] = [
+const SAME_KEYS: [&str; 12] = [
+    // Its feed-forward has no gate, so its weights are refused.
+    "arcee",
     "dots1",
     "emu3",
     "ernie4_5",

@@ -349,7 +349,7 @@ fn broken_indices_are_refused() {
     let sound: [&str; 2] = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
     type Edit = fn(&mut serde_json::Value);
     let cases: [(&str, Edit, &[&str]); 6] = [
-        ("above the folder", |i| i["weight_map"]["0.weight"] = "../evil".into(), &[INDEX, "\"../evil\"", "plain file name"]),
+        ("above the folder", |i| i["weight_map"]["0.weight"] = "../evil".into(), &[INDEX, "\"../evil\"", "no file in this folder"]),
         ("from the root", |i| i["weight_map"]["0.weight"] = "/etc/passwd".into(), &[INDEX, "/etc/passwd"]),
         ("hidden", |i| i["weight_map"]["0.weight"] = ".evil".into(), &[INDEX, ".evil"]),
         ("no map", |i| *i = serde_json::json!({}), &[INDEX, "weight_map"]),

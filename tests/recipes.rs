@@ -195,6 +195,19 @@ fn senseless_settings_say_what_is_expected() {
     resolve("[[stage]]\n[stage.rtn]\n", &["rtn.rescale={smooth=0.8}".into()]).unwrap();
 }
 
+/// What people paste from Windows, and what they swap.
+#[test]
+fn backslashes_and_folders_are_told() {
+    for path in [r"C:\Users\me\text.txt", r"D:\data\text.txt"] {
+        let recipe = format!("[calibration]\ntext = \"{path}\"\n[[stage]]\n[stage.rtn]\n");
+        let error = thimble::recipe::RawRecipe::parse(&recipe, Path::new("r.toml"), &[]).unwrap_err().to_string();
+        assert!(error.contains("put a path in single quotes") && error.contains("line 2"), "{error}");
+        thimble::recipe::RawRecipe::parse(&recipe.replace('"', "'"), Path::new("r.toml"), &[]).unwrap();
+    }
+    let error = thimble::recipe::RawRecipe::read(&data::fixture("llama-gqa-tied"), &[]).unwrap_err();
+    assert!(error.to_string().contains("--model names the model") && error.exit_code() == 2, "{error}");
+}
+
 /// What each name of a data type stands for.
 #[test]
 fn data_types_have_names() {

@@ -203,3 +203,53 @@ fn tensors_that_are_not_used_are_grouped() {
     let stderr = warns("strangers", &model, &["601 tensors", "vision_tower.encoder.layers", "(600)", "model.layers.*.self_attn"]);
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
+
+/// A file that was saved in double precision, as some trainers and converters leave norms or all
+/// weights. What f32 cannot hold is refused by name.
+#[test]
+fn weights_in_double_precision_are_read_as_f32() {
+    for every in [1, 3] {
+        let (_dir, model) = copy_of(MODEL);
+        edit_tensors(&model.join(WEIGHTS), |tensors| {
+            for name in tensors.names().into_iter().step_by(every) {
+                let double = |b: &[u8]| f64::from(f32::from_le_bytes(b.try_into().unwrap())).to_le_bytes();
+                let doubles: Vec<u8> = tensors.bytes(&name).chunks_exact(4).flat_map(double).collect();
+                let shape = tensors.shape(&name);
+                tensors.remove(&name);
+                tensors.insert(&name, "F64", &shape, &doubles);
+            }
+        });
+        opens_as_transformers("doubles", &model);
+        edit_tensors(&model.join(WEIGHTS), |tensors| {
+            let name = tensors.names().into_iter().find(|name| tensors.dtype(name) == "F64").unwrap();
+            tensors.put(&name, 1, &1e300f64.to_le_bytes());
+        });
+        let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_thimble")).arg("verify").arg(&model).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("NaN or infinite")
+                || String::from_utf8_lossy(&output.stdout).contains("NaN or infinite")
+        );
+    }
+}
+
+/// A download that was resumed once too often.
+#[test]
+fn bytes_behind_the_last_tensor_are_counted() {
+    let (_dir, model) = copy_of(MODEL);
+    let length = std::fs::metadata(model.join(WEIGHTS)).unwrap().len();
+    damage::edit_bytes(&model.join(WEIGHTS), |bytes| bytes.extend([0; 64]));
+    let stderr = is_refused("longer", &model, &["64 bytes follow the last tensor", &format!("head -c {length}")]);
+    assert!(!stderr.contains("truncated") && !stderr.contains("incomplete"), "{stderr}");
+}
+
+/// Tokens were added to the embedding and not to the configuration, or the other way round.
+#[test]
+fn a_vocabulary_of_another_size_is_told_with_both_sizes() {
+    for size in [95, 97] {
+        let (_dir, model) = copy_of(MODEL);
+        edit_json(&model.join(CONFIG), |config| config["vocab_size"] = size.into());
+        let says = ["model.embed_tokens.weight has 96 rows", &format!("\"vocab_size\" in config.json is {size}"), "set it to 96"];
+        is_refused("vocabulary", &model, &says);
+    }
+}

@@ -143,6 +143,23 @@ fn the_index_decides_where_a_tensor_is_read() {
     }
 }
 
+/// As transformers does: the index's names are relative to the folder. None may lead out of it.
+#[test]
+fn shards_may_lie_in_a_folder_below() {
+    let (_dir, model) = copy_of(SHARDED);
+    std::fs::create_dir(model.join("weights")).unwrap();
+    for number in 1..=5 {
+        std::fs::rename(model.join(shard(number)), model.join("weights").join(shard(number))).unwrap();
+    }
+    let index = std::fs::read_to_string(model.join(INDEX)).unwrap();
+    std::fs::write(model.join(INDEX), index.replace("\"model-0000", "\"weights/model-0000")).unwrap();
+    opens_as_transformers("below", &model);
+    for outside in ["/weights/model-0000", "../model/weights/model-0000", "weights/../weights/model-0000", ".weights/model-0000"] {
+        std::fs::write(model.join(INDEX), index.replace("\"model-0000", &format!("\"{outside}"))).unwrap();
+        is_refused(outside, &model, &[INDEX, "no file in this folder or below it"]);
+    }
+}
+
 /// transformers reads the first of `model.safetensors`, its index, and `pytorch_model.bin`.
 #[test]
 fn a_second_set_of_weights_is_warned_of() {

@@ -9,15 +9,15 @@ use super::directory::{CONTAINERS, Container};
 use crate::error::{Error, Result};
 use crate::{input, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// Opens the shards that an index names.
 pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> Result<Checkpoint> {
     let places = read_index(index)?;
     let shards: BTreeSet<&String> = places.values().collect();
     for shard in &shards {
-        if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard.starts_with('.') {
-            return Err(Error::format(index, format!("shard name {shard:?} is no plain file name in this folder")));
+        if !is_inside(shard) {
+            return Err(Error::format(index, format!("shard name {shard:?} is no file in this folder or below it")));
         }
     }
     let missing: Vec<String> = shards.iter().filter(|shard| !input::is_there(&dir.join(shard))).map(|shard| (*shard).clone()).collect();
@@ -52,6 +52,14 @@ pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> R
         );
     }
     Ok(checkpoint)
+}
+
+/// Whether a name stays in the folder that it is relative to.
+fn is_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    !name.contains(['\\', '\0'])
+        && !name.is_empty()
+        && parts.all(|part| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b".")))
 }
 
 /// Tensor name -> shard file name.

@@ -8,7 +8,7 @@ use crate::eval::Footprint;
 use crate::model::{ModelSpec, Parameter, describe};
 use crate::quant::Weight;
 use crate::quant::native::StoredScheme;
-use crate::runtime::{self, Model};
+use crate::runtime::Model;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -53,10 +53,9 @@ struct TensorRow {
 }
 
 pub fn main(args: Args, output: Output) -> Done {
-    let model = args.model.open()?;
-    let notes = model.notes.clone();
     // A tokenizer says what goes before a text; a model without a sound one can be shown all the same.
-    let spec = runtime::open(&model.path, None).map_or_else(|_| model.spec().clone(), |model| model.spec().clone());
+    let model = args.model.open_with_tokenizer().or_else(|_| args.model.open())?;
+    let (spec, notes) = (model.spec().clone(), model.notes.clone());
     let report = Report {
         family: spec.family.clone(),
         spec,

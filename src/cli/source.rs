@@ -20,6 +20,11 @@ impl WeightsArgs {
     pub fn open(&self) -> Result<Model> {
         runtime::open_weights(&self.model)
     }
+
+    /// The same with the model's own tokenizer.
+    pub fn open_with_tokenizer(&self) -> Result<Model> {
+        runtime::open(&self.model, None)
+    }
 }
 
 /// A model and its tokenizer.

@@ -119,19 +119,20 @@ pub fn evaluate(
     }
     progress.end();
     let mean = |of: fn(&Position) -> f64| positions.iter().map(of).sum::<f64>() / positions.len() as f64;
-    let summary = |loss: f64| {
+    let summary = |which: &str, loss: f64| {
         if !loss.is_finite() {
             return Err(Error::logits_overflow(None));
         }
         // A loss of 710 nats is of no language model.
-        let perplexity = Error::expect_finite(&format!("the perplexity, at a loss of {loss:.3e} nats,"), loss.exp())?;
+        let perplexity = Error::expect_finite(&format!("the perplexity of the {which}, at a loss of {loss:.3e} nats,"), loss.exp())?;
         let (tokens, windows) = (positions.len(), windows.len());
         let (divergence, tasks) = (None, Accuracy::new());
         Ok(Evaluation { perplexity, loss, tokens, windows, window, protocol, bos_token_id, divergence, tasks })
     };
     check_unchanged()?;
-    let mut model = summary(mean(|p| p.loss))?;
-    let reference = reference.is_some().then(|| summary(mean(|p| p.reference_loss))).transpose()?;
+    // First, since what is made from a broken reference is broken too.
+    let reference = reference.is_some().then(|| summary("reference", mean(|p| p.reference_loss))).transpose()?;
+    let mut model = summary("model", mean(|p| p.loss))?;
     if reference.is_some() {
         let kl_mean = Error::expect_finite("the KL divergence from the reference", mean(|p| p.kl))?;
         model.divergence = Some(divergence(&positions, kl_mean, (vocab != reference_vocab).then_some(common)));

@@ -115,7 +115,7 @@ impl DenseModel {
             let mut source = sources.swap_remove(candidate);
             source.tensors.iter_mut().for_each(|name| as_stored(name, &checkpoint));
             refuse_empty(&source, &checkpoint)?;
-            source.open(&checkpoint, &parameter.shape).map_err(|error| missing(error, &checkpoint, &parameter))?;
+            source.open(&checkpoint, &parameter.shape).map_err(|error| explained(error, &checkpoint, &parameter))?;
             let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
             layout.learn(&parameter, candidate, dimensions);
             parameters.insert(parameter.name, Place { source, shape: parameter.shape, held: Held::Plainly });
@@ -225,9 +225,22 @@ fn refuse_empty(source: &Source, checkpoint: &Checkpoint) -> Result<()> {
     })
 }
 
-/// The error for a tensor that is not there, with what is there instead.
-fn missing(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Error {
-    let Error::MissingTensor { name, path } = error else { return error };
+/// The error for a tensor that is not there, with what is there instead, or for an embedding or a
+/// head with another number of rows than `vocab_size`.
+fn explained(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Error {
+    let (name, path) = match error {
+        Error::MissingTensor { name, path } => (name, path),
+        Error::TensorMismatch { name, path, .. } if is_resized(&name, checkpoint, parameter) => {
+            let (rows, expected) = (checkpoint.tensor(&name).map_or(0, |tensor| tensor.shape[0]), parameter.shape[0]);
+            let reason = format!(
+                "tensor {name} has {rows} rows, but \"vocab_size\" in {CONFIG} is {expected}: where tokens were added and the configuration \
+                 was not saved with them, set it to {rows}",
+                CONFIG = families::CONFIG
+            );
+            return Error::format(&path, reason);
+        }
+        other => return other,
+    };
     let instead = match (parameter.kind, checkpoint.similar(&name)) {
         (ParameterKind::Head, _) => {
             "the configuration says that the head is not tied to the embedding: set \"tie_word_embeddings\" to true \
@@ -242,4 +255,11 @@ fn missing(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Erro
         }
     };
     Error::MissingWeight { name, path, instead }
+}
+
+/// Whether a tensor is an embedding or a head that differs in its rows alone.
+fn is_resized(name: &str, checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
+    let is_vocabulary = matches!(parameter.kind, ParameterKind::Embedding | ParameterKind::Head);
+    let found = checkpoint.tensor(name).map(|tensor| tensor.shape).unwrap_or_default();
+    is_vocabulary && found.len() == 2 && found[0] != parameter.shape[0] && found[1..] == parameter.shape[1..]
 }

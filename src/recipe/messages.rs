@@ -23,6 +23,11 @@ pub(super) fn plain(message: &str) -> String {
     if message.starts_with("wanted exactly 1 element") {
         return "a [[stage]] holds exactly one method, such as [stage.gptq]".into();
     }
+    // Windows paths in double quotes.
+    if message.contains("unicode value") || message.contains("escaped value") {
+        let hint = "in double quotes a backslash begins an escape: put a path in single quotes, such as 'C:\\texts\\a.txt'";
+        return format!("{message}; {hint}");
+    }
     message.to_owned()
 }
 

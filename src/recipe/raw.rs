@@ -357,6 +357,9 @@ impl RawRecipe {
     pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
         let failed = |reason| Error::Recipe { path: path.to_owned(), reason };
         let text = whole(path).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::IsADirectory => {
+                failed("is a folder: the first argument is the recipe, a TOML file, and --model names the model".into())
+            }
             Error::Io { source, .. } if source.kind() != ErrorKind::PermissionDenied => failed(format!("cannot be read: {source}")),
             Error::Format { reason, .. } => failed(reason),
             other => other,
