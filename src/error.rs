@@ -107,6 +107,16 @@ pub enum Error {
         /// What the file holds.
         found: String,
     },
+    /// A weight in a number format that weights are not read in, such as 8-bit floats.
+    #[error("{path}: tensor {name}: expected F64, F32, F16 or BF16, found {found}")]
+    UnreadFormat {
+        /// Name in the file.
+        name: String,
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its number format.
+        found: String,
+    },
     /// A tensor holds NaN or infinite values.
     #[error("{path}: tensor {name} has {count} NaN or infinite values, the first at index {first}")]
     NonFinite {
@@ -231,6 +241,7 @@ impl Error {
             Error::LfsPointer { .. } => Some("run `git lfs install` and `git lfs pull` in its folder, or download the file by itself"),
             Error::DanglingLink { .. } => Some("the download is incomplete or was cleaned up: get the file again, or mend the link"),
             Error::TensorMismatch { .. } => Some("the configuration and the weights do not belong together"),
+            Error::UnreadFormat { .. } => Some("start from the checkpoint in full precision: it was quantised, or saved as integers"),
             Error::NonFinite { .. } => Some("the checkpoint is damaged or its training diverged: get it again, or use an earlier step"),
             Error::Overflow(_) => Some("where --dtype is bf16, use f32; otherwise try another text, or get the checkpoint again"),
             Error::TokenOutOfRange { .. } => Some("ids and model do not belong together: tokenize with the model's own tokenizer"),

@@ -157,9 +157,7 @@ impl Checkpoint {
         let (name, path) = (name.to_owned(), self.origin.clone());
         match (self.tensors.get(&name), self.unread.get(&name)) {
             (Some(tensor), _) => Ok(tensor.clone()),
-            (None, Some(Unread { dtype, .. })) => {
-                Err(Error::TensorMismatch { name, path, expected: "F64, F32, F16 or BF16".into(), found: dtype.clone() })
-            }
+            (None, Some(Unread { dtype, .. })) => Err(Error::UnreadFormat { name, path, found: dtype.clone() }),
             (None, None) => Err(Error::MissingTensor { name, path }),
         }
     }

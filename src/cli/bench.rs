@@ -77,9 +77,7 @@ impl Tokens {
         let prompt = prompt.unwrap_or_else(|| at_least_one(USUAL.prompt.min(longest.saturating_sub(generated))));
         if prompt.saturating_add(generated) > longest {
             let sum = format!("--prompt-tokens {prompt} and --gen-tokens {generated}");
-            return Err(Error::Usage(format!(
-                "{sum} are together more than the {longest} positions of the model: set fewer"
-            )));
+            return Err(Error::Usage(format!("{sum} are together more than the {longest} positions of the model: set fewer")));
         }
         Ok(Self { prompt, generated })
     }

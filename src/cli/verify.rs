@@ -74,7 +74,10 @@ fn verify(model: &Model) -> Result<Report> {
 /// Of a model that cannot be opened.
 fn unreadable(error: &Error) -> Report {
     let tensors = match error {
-        Error::MissingTensor { name, .. } | Error::TensorMismatch { name, .. } | Error::NonFinite { name, .. } => vec![name.clone()],
+        Error::MissingTensor { name, .. }
+        | Error::TensorMismatch { name, .. }
+        | Error::UnreadFormat { name, .. }
+        | Error::NonFinite { name, .. } => vec![name.clone()],
         _ => Vec::new(),
     };
     let problems = vec![error.to_string()];
