@@ -165,7 +165,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Another process is writing there.
-    #[error("{path}: {holder} is writing there")]
+    #[error("{path}: in use by {holder}")]
     Busy {
         /// The folder or file.
         path: PathBuf,

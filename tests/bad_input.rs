@@ -178,7 +178,7 @@ fn broken_weights_are_refused() {
             bytes("cut in the header", |b| b.truncate(1_000), &[WEIGHTS, "truncated", "ends at byte 2024", "1000 bytes"]),
             bytes("cut in the data", |b| b.truncate(50_000), &[WEIGHTS, "truncated", "80208 bytes", "50000 bytes"]),
             bytes("cut to nothing", |b| b.clear(), &[WEIGHTS, "truncated", "0 bytes"]),
-            bytes("bytes behind the end", |b| b.push(0), &[WEIGHTS, "1 bytes follow", "82232 bytes"]),
+            bytes("bytes behind the end", |b| b.push(0), &[WEIGHTS, "1 extra bytes follow", "82232 bytes"]),
             bytes("longest header there is", |b| b[..8].fill(0xff), &[WEIGHTS, "18446744073709551615"]),
             bytes("header is no JSON", |b| b[8] = b'?', &[WEIGHTS, "header", "expected value"]),
             header("deep header", || "[".repeat(DEEP), &[WEIGHTS, "header"]),

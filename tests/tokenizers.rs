@@ -219,7 +219,7 @@ fn models_with_tokenizers_of_other_kinds() {
     let beyond = opened(&native);
     assert_eq!(beyond.tokenizer().unwrap().encode("!?").unwrap(), [34, 64]);
     let error = beyond.tokenizer().unwrap().encode("!the").unwrap_err().to_string();
-    assert!(error.contains("\"the\" (id 257; token 1 of the text, line 1, character 2)") && error.contains("96 rows"), "{error}");
+    assert!(error.contains("\"the\" (id 257; token 2 of the text, line 1, character 2)") && error.contains("96 rows"), "{error}");
     native::write_model(&native, &*told.store, Some(b"1 'a'"), &Notes::default()).unwrap();
     let error = thimble::runtime::open(&native, None).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("model.thimble") && error.contains("world vocabulary"), "{error}");

@@ -239,7 +239,7 @@ fn bytes_behind_the_last_tensor_are_counted() {
     let (_dir, model) = copy_of(MODEL);
     let length = std::fs::metadata(model.join(WEIGHTS)).unwrap().len();
     damage::edit_bytes(&model.join(WEIGHTS), |bytes| bytes.extend([0; 64]));
-    let stderr = is_refused("longer", &model, &["64 bytes follow the last tensor", &format!("head -c {length}")]);
+    let stderr = is_refused("longer", &model, &["64 extra bytes follow the last tensor", &format!("head -c {length}")]);
     assert!(!stderr.contains("truncated") && !stderr.contains("incomplete"), "{stderr}");
 }
 

@@ -5,6 +5,7 @@
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use crate::{input, json};
 use serde_json::Value;
 use std::path::Path;
@@ -51,7 +52,7 @@ fn described(dir: &Path) -> Option<String> {
 /// Warns of an adapter beside a model's weights, which is not applied.
 pub(super) fn warn_of_one_beside(dir: &Path) {
     if let Some(adapter) = described(dir) {
-        tracing::warn!("{}: {adapter} lies beside the model and is not applied: merge it into the model where it is wanted", dir.display());
+        warn_once(dir, format!("{adapter} lies beside the model and is not applied: merge it into the model where it is wanted"));
     }
 }
 

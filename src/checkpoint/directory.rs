@@ -6,6 +6,7 @@
 use super::{Checkpoint, adapter, pytorch, safetensors, shards};
 use crate::error::{Error, Result};
 use crate::input::is_there;
+use crate::notice::warn_once;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -67,7 +68,7 @@ fn only_file(dir: &Path, names: &[String]) -> Result<Option<Checkpoint>> {
     if !checkpoint.all_names().any(|tensor| tensor.ends_with(".weight")) {
         return Ok(None);
     }
-    tracing::warn!("{}: there is no {single}, so the only {extension} file, {name}, is read", dir.display());
+    warn_once(dir, format!("there is no {single}, so the only {extension} file, {name}, is read"));
     Ok(Some(checkpoint))
 }
 
@@ -104,6 +105,6 @@ fn warn_of_others(dir: &Path, container: &Container, read: &str, others: &[&str]
         later.is_some_and(|later| later > APART)
     };
     for other in others.iter().filter(|other| **other == container.index || is_newer(other)) {
-        tracing::warn!("{}: {read} is read, as transformers does, and {other} is not: one of them is left over", dir.display());
+        warn_once(dir, format!("{read} is read, as transformers does, and {other} is not: one of them is left over"));
     }
 }

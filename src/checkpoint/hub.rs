@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::input;
+use crate::notice::warn_once;
 use std::path::{Path, PathBuf};
 
 const SNAPSHOTS: &str = "snapshots";
@@ -26,7 +27,7 @@ pub fn snapshot(dir: &Path) -> Result<PathBuf> {
     match (found.pop(), &found[..]) {
         (Some(only), []) => {
             if let Some(main) = main {
-                tracing::warn!("{}: refs/main names snapshot {main}, which is not there; the only other one is opened", dir.display());
+                warn_once(dir, format!("refs/main names snapshot {main}, which is not there; the only other one is opened"));
             }
             Ok(only)
         }
@@ -52,7 +53,9 @@ pub fn repository_name(path: &Path) -> Option<String> {
 }
 
 fn repository(path: &Path) -> Option<String> {
-    Some(path.file_name()?.to_str()?.strip_prefix("models--")?.replace("--", "/"))
+    // As in `.`, which has no name.
+    let absolute = std::path::absolute(path).ok()?;
+    Some(absolute.components().next_back()?.as_os_str().to_str()?.strip_prefix("models--")?.replace("--", "/"))
 }
 
 /// Folders in a folder that hold one of some files, by the alphabet.

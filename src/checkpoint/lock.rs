@@ -17,6 +17,7 @@ pub fn open_exclusive(path: &Path) -> io::Result<Option<File>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             // A file system without locks: two runs at once cannot be told there.
             Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(Some(file)),
+            Err(TryLockError::Error(e)) if has_no_locks(&e) => return Ok(Some(file)),
             Err(TryLockError::Error(e)) => return Err(e),
         }
         // Its last holder may have renamed or removed it after it was opened here.
@@ -26,6 +27,17 @@ pub fn open_exclusive(path: &Path) -> io::Result<Option<File>> {
             _ => (),
         }
     }
+}
+
+/// Whether an error is that of a network file system without its lock service.
+#[cfg(unix)]
+fn has_no_locks(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOLCK)
+}
+
+#[cfg(not(unix))]
+fn has_no_locks(_: &io::Error) -> bool {
+    false
 }
 
 #[cfg(unix)]

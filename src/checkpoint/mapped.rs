@@ -188,7 +188,7 @@ mod signal {
             // SAFETY: the thread of this handler is reading from the map, so that its entry and
             // name live.
             let name: &[u8] = unsafe { entry.name.load(Ordering::Relaxed).as_ref() }.map_or(b"a mapped file", |name| name);
-            let why = b": was truncated while it was being read\nhint: write a model under another name and rename it, or wait until nobody reads it\n";
+            let why = b": cannot be read any more: it was truncated while it was being read, or its disk failed\nhint: write a model under another name and rename it, or wait until nobody reads it\n";
             for part in [b"\nerror: ", name, why] {
                 // SAFETY: pointer and length are of one slice. That nobody may listen is no matter.
                 let _ = unsafe { libc::write(libc::STDERR_FILENO, part.as_ptr().cast(), part.len()) };

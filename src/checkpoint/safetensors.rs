@@ -72,9 +72,7 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
         Some(expected) if expected == found => {}
         Some(expected) if expected < found => {
             let more = found - expected;
-            return Err(fail(format!(
-                "{more} bytes follow the last tensor, which no safetensors reader accepts: its first {expected} bytes are the file (head -c {expected})"
-            )));
+            return Err(fail(format!("{more} extra bytes follow the last tensor: cut the file to {expected} bytes (head -c {expected})")));
         }
         _ => {
             return Err(fail(format!("truncated: its tensors take {end} bytes behind byte {start}, the file has {found} bytes in all")));

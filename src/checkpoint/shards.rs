@@ -7,6 +7,7 @@
 use super::Checkpoint;
 use super::directory::{CONTAINERS, Container};
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use crate::{input, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
@@ -35,7 +36,9 @@ pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> R
                     file.remove(&name);
                     elsewhere.push((name, shard, place));
                 }
-                _ => drop(held.insert(name)),
+                // Of two that the index does not list, the later one, as in transformers.
+                None => checkpoint.remove(&name),
+                Some(_) => drop(held.insert(name)),
             }
         }
         checkpoint.append(file)?;
@@ -45,11 +48,11 @@ pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> R
     }
     if let Some((name, shard, place)) = elsewhere.first() {
         let count = elsewhere.len();
-        tracing::warn!(
-            "{}: {count} tensors lie in shards that the index does not give for them, and are not read there: {name} in {shard}, read from {place}{}",
-            dir.display(),
-            if count > 1 { ", …" } else { "" }
+        let more = if count > 1 { ", …" } else { "" };
+        let message = format!(
+            "{count} tensors lie in shards that the index does not give for them, and are not read there: {name} in {shard}, read from {place}{more}"
         );
+        warn_once(dir, message);
     }
     Ok(checkpoint)
 }
@@ -87,7 +90,7 @@ pub(super) fn open_without_index(dir: &Path, names: &[String]) -> Result<Option<
         if !missing.is_empty() {
             return Err(Error::MissingShards { index: dir.to_owned(), missing, total });
         }
-        tracing::warn!("{}: there is no {}, so all {total} shards are read whole", dir.display(), container.index);
+        warn_once(dir, format!("there is no {}, so all {total} shards are read whole", container.index));
         let mut checkpoint = Checkpoint::new(dir);
         for number in &numbers {
             (container.add_file)(&mut checkpoint, &dir.join(name(number)))?;

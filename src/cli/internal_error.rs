@@ -39,7 +39,7 @@ fn fault(info: &PanicHookInfo, text: &str) -> String {
 /// no more memory or threads.
 fn shortage(text: &str) -> Option<String> {
     const MEMORY: [&str; 4] = ["can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory"];
-    const THREADS: [&str; 2] = ["Resource temporarily unavailable", "failed to spawn thread"];
+    const THREADS: [&str; 2] = ["ThreadPoolBuildError", "failed to spawn thread"];
     let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
     let asked = text.split("you tried to allocate ").nth(1).and_then(|rest| rest.split(' ').next());
     let asked = asked.map_or(String::new(), |bytes| format!(": {bytes} bytes more were needed"));

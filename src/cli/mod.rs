@@ -71,7 +71,13 @@ impl Cli {
     /// Does what the command line says; errors are printed in one line.
     pub fn run(self) -> ExitCode {
         let level = tracing::Level::WARN;
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).without_time().with_target(false).init();
+        tracing_subscriber::fmt()
+            .log_internal_errors(false)
+            .with_writer(std::io::stderr)
+            .with_max_level(level)
+            .without_time()
+            .with_target(false)
+            .init();
         let output = Output { json: self.global.json };
         let threads = self.global.threads;
         internal_error::keep_panics();

@@ -46,7 +46,7 @@ impl Bars {
                 crate::exit::release();
                 std::process::exit(crate::Error::Interrupted.exit_code().into());
             }
-            eprintln!("stopping where nothing is lost; once more stops at once");
+            say("stopping where nothing is lost; once more stops at once");
         });
         bars
     }
@@ -180,7 +180,11 @@ impl Lines {
             let left = Duration::from_secs_f64((self.steps.saturating_sub(self.done) as f64 / rate).min(1e9));
             format!(", {}, {} left", speed(rate / self.per(), self.unit), time(left))
         });
-        let percent = 100 * self.done.min(self.steps) / self.steps.max(1);
+        // Of what comes from a pipe the whole is not known.
+        let Some(percent) = (100 * self.done.min(self.steps)).checked_div(self.steps) else {
+            let rate = self.rate(now).map_or(String::new(), |rate| format!(", {}", speed(rate / self.per(), self.unit)));
+            return Some(format!("{}: {}{rate}{}", self.what, self.counted(), self.how));
+        };
         Some(format!("{}: {}, {percent} %{left}{}", self.what, self.counted(), self.how))
     }
 
@@ -196,6 +200,9 @@ impl Lines {
     /// Such as "3.5/12 blocks".
     fn counted(&self) -> String {
         let (done, of) = (self.done as f64 / self.per(), self.steps as f64 / self.per());
+        if self.steps == 0 {
+            return format!("{done:.1} {}", self.unit.name);
+        }
         let done = if self.unit.steps > 1 { format!("{:.1}", done.min(of)) } else { self.done.to_string() };
         format!("{done}/{:.0} {}", of, self.unit.name)
     }
@@ -209,7 +216,7 @@ impl Lines {
 }
 
 /// A line on standard error. Where nobody reads it, the work goes on.
-fn say(line: &str) {
+pub fn say(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
 }

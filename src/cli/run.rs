@@ -71,7 +71,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> Done {
         say(&format!("{report}\n"))?;
     } else {
         say("\n")?;
-        eprintln!("[{} tokens, {tokens_per_s:.1} a second]", generated.len());
+        super::progress::say(&format!("[{} tokens, {tokens_per_s:.1} a second]", generated.len()));
     }
     Ok(ExitCode::SUCCESS)
 }

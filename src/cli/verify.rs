@@ -45,7 +45,7 @@ struct Report {
 pub fn main(args: Args, output: Output) -> Done {
     let report = match runtime::open_unverified(&args.model) {
         Ok(model) => verify(&model)?,
-        Err(error) if error.exit_code() == 3 => unreadable(&error),
+        Err(error) if error.exit_code() == 3 && !matches!(error, Error::Io { .. }) => unreadable(&error),
         Err(error) => return Err(error.into()),
     };
     output.print(&report, text)?;

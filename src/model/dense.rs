@@ -7,6 +7,7 @@ use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Part, Rows, Source,
 use crate::checkpoint::wrappers::{self, Needed};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -48,7 +49,7 @@ impl DenseModel {
         let mut checkpoint = checkpoint::open_directory(dir)?;
         let needed = needed(&spec, family);
         if let Some((old, new)) = wrappers::take_off(&mut checkpoint, &needed) {
-            tracing::warn!("{}: tensors are named as in a wrapper around the model: {old} is read as {new}", dir.display());
+            warn_once(dir, format!("tensors are named as in a wrapper around the model: {old} is read as {new}"));
         }
         let bitnet = match quantized {
             Some(Quantization::BitNet(bitnet)) => Some(bitnet),
@@ -137,13 +138,9 @@ impl DenseModel {
         }));
         let strangers: Vec<&str> = self.checkpoint.names().filter(|name| !used.contains(*name) && !families::is_ignored(name)).collect();
         if !strangers.is_empty() {
-            tracing::warn!(
-                "{}: {} tensors are no part of the {} family and are not used: {}",
-                self.checkpoint.origin().display(),
-                strangers.len(),
-                self.spec.family,
-                unused::grouped(&strangers)
-            );
+            let (count, family) = (strangers.len(), &self.spec.family);
+            let tensors = if count == 1 { "1 tensor".to_owned() } else { format!("{count} tensors") };
+            warn_once(self.checkpoint.origin(), format!("the {family} family does not use {tensors}: {}", unused::grouped(&strangers)));
         }
     }
 

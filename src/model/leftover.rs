@@ -5,6 +5,7 @@ use super::families::{CONFIG, Config, QUANTIZATION_KEYS};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::wrappers::Needed;
 use crate::error::{Error, Result};
+use crate::notice::warn_once;
 use std::collections::BTreeSet;
 
 /// Ends of the names of scales beside a weight, without which its numbers are others.
@@ -43,11 +44,11 @@ pub fn check(method: &str, config: &Config, checkpoint: &Checkpoint, needed: &Ne
     match beside {
         Some(name) => quantised(format!("it has {name}")),
         None => {
-            tracing::warn!(
-                "{}: {CONFIG} says that the weights are quantised by {method}, but all are there in full precision and are read as they \
-                 are: take {keys} out of it",
-                checkpoint.origin().display()
+            let message = format!(
+                "{CONFIG} says that the weights are quantised by {method}, but all are there in full precision and are read as they \
+                 are: take {keys} out of it"
             );
+            warn_once(checkpoint.origin(), message);
             Ok(())
         }
     }

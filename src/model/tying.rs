@@ -9,6 +9,7 @@ use super::parameters::{EMBEDDINGS, HEAD};
 use super::{ModelSpec, Parameter, Source};
 use crate::checkpoint::{Checkpoint, DenseTensor};
 use crate::error::Result;
+use crate::notice::warn_once;
 
 /// Name of the head in transformers 5, whatever the family's older name for it.
 const USUAL: &str = "lm_head.weight";
@@ -28,11 +29,11 @@ pub fn settle(spec: &mut ModelSpec, checkpoint: &mut Checkpoint, names: &Names) 
         (Some(embedding), Some(head)) if embedding != head => {
             let [embeddings, heads] = [&embedding, &head].map(|name| checkpoint.tensor(name));
             if !equal(&embeddings?, &heads?) {
-                tracing::warn!(
-                    "{}: the configuration ties the head to the embedding, but {head} is there and differs from {embedding}: the head is \
-                     read as a matrix of its own, as transformers 5 does (\"tie_word_embeddings\": false says so)",
-                    checkpoint.origin().display()
+                let message = format!(
+                    "the configuration ties the head to the embedding, but {head} is there and differs from {embedding}: the head is \
+                     read as a matrix of its own, as transformers 5 does (\"tie_word_embeddings\": false says so)"
                 );
+                warn_once(checkpoint.origin(), message);
                 spec.tied = false;
             }
         }

@@ -9,6 +9,7 @@ use super::families::Names;
 use super::spec::{Attention, Mixer};
 use super::{ModelSpec, Parameter, Part, Rows};
 use crate::checkpoint::Checkpoint;
+use crate::notice::warn_once;
 
 /// Heads, kv heads and width of the feed-forward.
 type Widths = (Option<(usize, usize)>, usize);
@@ -36,11 +37,8 @@ pub fn settle(spec: &mut ModelSpec, checkpoint: &Checkpoint, names: &Names) {
             (attention.n_heads, attention.n_kv_heads) = (n_heads, n_kv_heads);
         }
     }
-    tracing::warn!(
-        "{}: widths differ by block and are taken from the tensors; other than the configuration says are {}",
-        checkpoint.origin().display(),
-        few(differing)
-    );
+    let message = format!("widths differ by block and are taken from the tensors; the configuration says otherwise of {}", few(differing));
+    warn_once(checkpoint.origin(), message);
 }
 
 fn told(block: usize, (heads, width): Widths) -> String {

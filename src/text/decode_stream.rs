@@ -93,7 +93,9 @@ impl TextStream<'_> {
         // Blanks at a window's beginning may be stripped, so that they are no context alone: the last
         // tokens with other text stay before them.
         if new.trim().is_empty() {
-            self.window.drain(self.anchor..if self.anchor > 0 { self.given } else { 0 });
+            // Where the text has begun with nothing but blanks, the last of them do.
+            let (from, to) = if self.anchor > 0 { (self.anchor, self.given) } else { (0, self.given.saturating_sub(BLANKS)) };
+            self.window.drain(from..to);
         } else {
             self.window.drain(..self.given);
             self.anchor = self.window.len();
@@ -102,6 +104,9 @@ impl TextStream<'_> {
         Ok(new)
     }
 }
+
+/// Tokens of blanks at a text's beginning that stay before those that are decoded.
+const BLANKS: usize = 16;
 
 /// The part of a text behind what it has in common with the beginning of another.
 pub fn behind<'a>(before: &str, all: &'a str) -> &'a str {

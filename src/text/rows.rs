@@ -69,8 +69,9 @@ impl Tokenizer {
         let token = self.words().get(&id).map_or_else(String::new, |word| format!("{:?} ", word.text));
         let location = location.map_or_else(String::new, |Location { line, character }| format!(", line {line}, character {character}"));
         let reason = format!(
-            "the text has the token {token}(id {id}; token {place} of the text{location}), but the model's embedding has {rows} rows: \
-             take it out of the text, or use the tokenizer of this model"
+            "the text has the token {token}(id {id}; token {} of the text{location}), but the model's embedding has {rows} rows: \
+             take it out of the text, or use the tokenizer of this model",
+            place + 1
         );
         Error::format(origin, reason)
     }

@@ -63,8 +63,10 @@ pub struct TokenStream<'a> {
     left: Option<Piece>,
     /// Pieces behind that one.
     encoded: VecDeque<Piece>,
-    /// Pieces that are encoded in parallel. The first alone: often no more is wanted.
+    /// Pieces that are encoded in parallel. The first ones alone: often no more is wanted.
     in_parallel: usize,
+    /// Bytes of the next pieces that no other piece has.
+    piece: usize,
     /// Bytes that progress knows of.
     told: usize,
     /// Where the buffer begins in the text.
@@ -99,6 +101,7 @@ impl<'a> TokenStream<'a> {
             left: None,
             encoded,
             in_parallel: 1,
+            piece: cuts.piece,
             told: 0,
             location,
             handed_on: 0,
@@ -137,6 +140,7 @@ impl<'a> TokenStream<'a> {
         {
             all.extend(ids);
             self.tell(progress);
+            progress.may_go_on()?;
         }
         progress.end();
         all.truncate(limit.unwrap_or(usize::MAX));
@@ -172,22 +176,27 @@ impl<'a> TokenStream<'a> {
         if let Some((of_left, of_right)) = seam.filter(|(of_left, _)| *of_left >= left.from) {
             right.from = of_right;
             self.left = Some(right);
+            self.piece = self.cuts.piece;
+            self.in_parallel = rayon::current_num_threads().min(MOST_IN_PARALLEL);
             return self.hand_on(&left, of_left);
         }
         let mut both = encode(self.tokenizer, &self.buffer, self.start, left.bytes.start..right.bytes.end)?;
-        // Its beginning is what it was: the end that was cut off is far behind it.
-        let handed_on = left.tokens.get(left.from).map_or(left.bytes.end, |token| token.start);
-        both.from = both.tokens.partition_point(|token| token.start < handed_on);
+        // Both begin where the left one does, and the end that was cut off is far behind what is
+        // handed on: those tokens are the first of both. (Several may have one place in the text, so
+        // that places do not tell.)
+        both.from = left.from.min(both.tokens.len());
+        // Until a join succeeds, pieces are as long as what they are joined to: such a text is not
+        // encoded over and over.
+        self.piece = both.bytes.len();
+        self.in_parallel = 1;
         self.left = Some(both);
-        // So that such a text is not encoded over and over.
-        self.cuts.piece *= 2;
         Ok(Vec::new())
     }
 
     /// Reads and encodes some pieces.
     fn encode_more(&mut self) -> Result<()> {
         let mut pieces = Vec::new();
-        let Cuts { piece, overlap, .. } = self.cuts;
+        let (piece, overlap) = (self.piece, self.cuts.overlap);
         self.forget();
         while pieces.len() < self.in_parallel && !self.is_at_end() {
             let wanted = self.next + piece + overlap - self.start;
@@ -204,7 +213,6 @@ impl<'a> TokenStream<'a> {
                 self.next = self.boundary(self.next + piece);
             }
         }
-        self.in_parallel = rayon::current_num_threads().min(MOST_IN_PARALLEL);
         // Not all of `self`: what is read from need not be shared between threads.
         let (tokenizer, buffer, start) = (self.tokenizer, &*self.buffer, self.start);
         let encoded: Vec<Result<Piece>> = pieces.into_par_iter().map(|bytes| encode(tokenizer, buffer, start, bytes)).collect();
@@ -228,7 +236,7 @@ impl<'a> TokenStream<'a> {
         let (tokens, rows) = (&piece.tokens[piece.from..to], self.tokenizer.rows());
         if let Some(place) = tokens.iter().position(|token| token.id as usize >= rows) {
             let Token { id, start, .. } = tokens[place];
-            let before = &self.buffer[..start - self.start];
+            let before = &self.buffer[..self.buffer.floor_char_boundary(start - self.start)];
             let location = self.location.behind(before.chars());
             return Err(self.tokenizer.no_row((id, self.handed_on + place), rows, Some(location), self.text.path()));
         }
@@ -317,6 +325,9 @@ mod tests {
             "ab ".repeat(2000),
             format!("{}{}", "x y z ".repeat(60), "supercalifragilistic".repeat(150)),
             "1234567890".repeat(500),
+            // Several tokens of one place where neighbours do not agree.
+            format!("{}{}", "世".repeat(400), "o".repeat(900)),
+            format!("{}{} and more words", "🎈".repeat(333), "abcdefghij".repeat(120)),
             " ".repeat(3000),
             "\n".repeat(2500) + "end",
             String::new(),

@@ -43,12 +43,12 @@ impl Tokenizer {
         let renamed =
             |(_, a, b): &(&u32, &Word, &Word)| a.special && b.special && !known[1].contains(&a.text) && !known[0].contains(&b.text);
         let refuse = |what: String| {
-            let reason = format!("{what} {}: the models must have one tokenizer", self.path.display());
+            let reason = format!("{what}: the models must have one tokenizer");
             Err(Error::format(&other.path, reason))
         };
         if let Some((id, a, b)) = differ.iter().find(|entry| !renamed(entry)) {
             let count = if differ.len() > 1 { format!(" ({} ids differ)", differ.len()) } else { String::new() };
-            return refuse(format!("token {id} is {:?}, but {:?}{count} in", b.text, a.text));
+            return refuse(format!("token {id} is {:?} here and {:?} in {}{count}", b.text, a.text, self.path.display()));
         }
         if let Some((id, a, b)) = differ.first() {
             let (count, ours) = (differ.len(), self.path.display());
@@ -64,7 +64,7 @@ impl Tokenizer {
         let sample = self.sample(ours.keys().filter(|id| theirs.contains_key(id)).copied().collect())?;
         for text in [SAMPLE, &sample] {
             if self.encode_any(text)? != other.encode_any(text)? {
-                return refuse("gives text other ids than".into());
+                return refuse(format!("encodes a sample text differently from {}", self.path.display()));
             }
         }
         Ok(())

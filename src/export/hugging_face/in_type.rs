@@ -2,6 +2,7 @@
 
 use crate::checkpoint::FloatType;
 use crate::error::Result;
+use crate::export::narrow::fits_f16;
 use crate::model::{ModelSpec, Parameter, Part};
 use crate::quant::{Weight, WeightStore};
 use std::collections::BTreeMap;
@@ -76,13 +77,14 @@ impl InType {
         Self { store, types }
     }
 
-    /// Leaves in f32 what f16 is too small for; the names of those parameters.
+    /// Leaves in f32 what f16 cannot hold, too great or too small; the names of those parameters.
     pub fn widened(mut self) -> Result<(Self, Vec<String>)> {
         let mut beyond = Vec::new();
         for parameter in self.spec().parameters() {
             if self.types.get(&parameter.name) == Some(&FloatType::F16)
-                && let Weight::Dense(tensor) = self.weight(&parameter.name)?
-                && tensor.expect_finite().is_err()
+                && let Weight::Dense(tensor) = self.store.weight(&parameter.name)?
+                && tensor.float_type != FloatType::F16
+                && !fits_f16(&tensor)
             {
                 beyond.push(parameter.name);
             }

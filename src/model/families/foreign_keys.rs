@@ -10,6 +10,7 @@ use super::{Config, config, rope};
 use crate::error::Result;
 use crate::model::ModelSpec;
 use crate::model::spec::{Attention, Mixer};
+use crate::notice::warn_once;
 use crate::pattern;
 use serde_json::Value;
 
@@ -559,7 +560,7 @@ pub fn warn(config: &Config, spec: &ModelSpec) {
     let more = unused.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let shown = unused[..unused.len().min(SHOWN)].join(", ");
-    tracing::warn!("{}: not used by the {} family: {shown}{more}", config.path().display(), spec.family);
+    warn_once(config.path(), format!("has keys that the {} family does not read: {shown}{more}", spec.family));
 }
 
 fn shortened(value: &Value) -> String {

@@ -137,7 +137,7 @@ impl NativeFile {
             Some((first, others)) => {
                 let what = if first == hashes::HEADER { "its metadata" } else { &format!("tensor {first}") };
                 let others = if others.is_empty() { String::new() } else { format!(" (and {} others)", others.len()) };
-                Err(Error::format(&self.path, format!("damaged: {what}{others} is not what was written, as its hash tells")))
+                Err(Error::format(&self.path, format!("damaged: the hash of {what}{others} does not match")))
             }
         }
     }
