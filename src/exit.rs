@@ -15,6 +15,10 @@ pub fn watch() {
         return;
     }
     #[cfg(unix)]
+    // SAFETY: no handler runs: a file that would outgrow its limit (ulimit -f) is then an error of
+    // the write.
+    let _ = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    #[cfg(unix)]
     // SAFETY: the handler is a function without arguments that lives as long as the program.
     // Where it cannot be registered the exit code is the library's.
     let _ = unsafe { libc::atexit(ended) };

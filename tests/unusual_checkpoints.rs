@@ -163,9 +163,10 @@ fn adapters_are_refused_or_warned_of() {
     let merge = ["a LoRA adapter", "merge it into the model first", "merge_and_unload"];
     is_refused("inside", &model, &merge);
 
-    std::fs::remove_file(model.join(CONFIG)).unwrap();
     std::fs::rename(model.join(WEIGHTS), model.join("adapter_model.safetensors")).unwrap();
     write_json(&model.join("adapter_config.json"), &says);
+    is_refused("beside a configuration alone", &model, &[&merge[..], &["(of org/base-1b)"]].concat());
+    std::fs::remove_file(model.join(CONFIG)).unwrap();
     is_refused("alone", &model, &[&merge[..], &["(of org/base-1b)"]].concat());
 }
 

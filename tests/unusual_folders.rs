@@ -143,6 +143,25 @@ fn the_index_decides_where_a_tensor_is_read() {
     }
 }
 
+/// transformers reads all shards, and so finds a tensor wherever it is.
+#[test]
+fn a_tensor_in_another_shard_than_the_index_says_is_found() {
+    let (_dir, model) = copy_of(SHARDED);
+    damage::edit_json(&model.join(INDEX), |index| index["weight_map"][QUERY] = shard(5).into());
+    opens_as_transformers("elsewhere", &model);
+    warns("elsewhere", &model, &[&format!("the index gives {} for {QUERY}", shard(5)), &format!("read from {}", shard(2))]);
+}
+
+/// What a download without a login leaves.
+#[test]
+fn web_pages_are_no_weights() {
+    let (_dir, model) = copy_of(MODEL);
+    for page in ["<!DOCTYPE html><html><head><title>Login</title></head></html>", "\n<html></html>"] {
+        std::fs::write(model.join(WEIGHTS), page).unwrap();
+        is_refused(page, &model, &[WEIGHTS, "a web page"]);
+    }
+}
+
 /// As transformers does: the index's names are relative to the folder. None may lead out of it.
 #[test]
 fn shards_may_lie_in_a_folder_below() {

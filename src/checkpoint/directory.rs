@@ -55,7 +55,7 @@ fn open_weights(dir: &Path) -> Result<Checkpoint> {
     if let Some(checkpoint) = shards::open_without_index(dir, &names)? {
         return Ok(checkpoint);
     }
-    only_file(dir, &names)?.ok_or_else(|| no_weights(dir, &names))
+    only_file(dir, &names)?.ok_or_else(|| adapter::alone(dir).unwrap_or_else(|| no_weights(dir, &names)))
 }
 
 /// Opens the only file of its format, whatever its name; `None` where there are several, or

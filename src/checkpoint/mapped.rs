@@ -99,7 +99,7 @@ mod signal {
     use std::path::Path;
     use std::ptr::{null, null_mut};
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
     /// Exit code of bad input.
     const BAD_INPUT: c_int = 3;
@@ -176,7 +176,10 @@ mod signal {
         }
     }
 
-    /// Calls only what a signal handler may: `write`, `_exit` and `sigaction`.
+    /// Whether a thread is writing the message.
+    static FAULTED: AtomicBool = AtomicBool::new(false);
+
+    /// Calls only what a signal handler may: `write`, `pause`, `_exit` and `sigaction`.
     extern "C" fn on_fault(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
         // SAFETY: the kernel passes a valid siginfo_t to a handler with SA_SIGINFO.
         let address = unsafe { (*info).si_addr() } as usize;
@@ -184,6 +187,13 @@ mod signal {
             let start = entry.start.load(Ordering::Acquire);
             if start == 0 || !(start..entry.end.load(Ordering::Relaxed)).contains(&address) {
                 continue;
+            }
+            // Of several threads that fault, one writes and ends the process.
+            if FAULTED.swap(true, Ordering::Relaxed) {
+                loop {
+                    // SAFETY: it only waits.
+                    let _ = unsafe { libc::pause() };
+                }
             }
             // SAFETY: the thread of this handler is reading from the map, so that its entry and
             // name live.

@@ -76,6 +76,12 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Takes all tensors out but one.
+    fn keep(&mut self, name: &str) {
+        self.tensors.retain(|other, _| other == name);
+        self.unread.retain(|other, _| other == name);
+    }
+
     /// Takes a tensor out, whatever its format.
     fn remove(&mut self, name: &str) {
         self.tensors.remove(name);

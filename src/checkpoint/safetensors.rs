@@ -55,6 +55,9 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
     }
     let fail = |reason: String| Error::format(path, reason);
     let found = bytes.len();
+    if bytes.iter().take(64).find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') {
+        return Err(fail("a web page, not a safetensors file: the download has failed, or needs a login".into()));
+    }
     let length = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
     let length = length.ok_or_else(|| fail(format!("truncated or not a safetensors file: it has {found} bytes")))?;
     if length > MAX_HEADER_BYTES {

@@ -43,8 +43,17 @@ pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> R
         }
         checkpoint.append(file)?;
     }
-    if let Some((name, shard)) = places.iter().find(|(name, _)| !held.contains(*name)) {
-        return Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) });
+    for (name, shard) in places.iter().filter(|(name, _)| !held.contains(*name)) {
+        // transformers reads all shards, and so finds it wherever it is.
+        let Some(at) = elsewhere.iter().position(|(other, ..)| other == name) else {
+            return Err(Error::MissingTensor { name: name.clone(), path: dir.join(shard) });
+        };
+        let (_, there, _) = elsewhere.swap_remove(at);
+        let mut file = Checkpoint::new(dir);
+        (container.add_file)(&mut file, &dir.join(there))?;
+        file.keep(name);
+        checkpoint.append(file)?;
+        warn_once(dir, format!("the index gives {shard} for {name}, which is not there: it is read from {there}"));
     }
     if let Some((name, shard, place)) = elsewhere.first() {
         let count = elsewhere.len();

@@ -51,6 +51,7 @@ fn expected(name: &str) -> String {
 
 /// A value that was found.
 fn found(value: &str) -> String {
+    let value = value.trim_end_matches(" as i128").trim_end_matches(" as u128");
     let kinds = [("string ", "the text "), ("integer ", ""), ("floating point ", ""), ("boolean ", "")];
     match kinds.iter().find_map(|(kind, shown)| Some((value.strip_prefix(kind)?, shown))) {
         Some((value, shown)) => format!("{shown}{}", value.trim_matches('`')),

@@ -13,7 +13,18 @@ pub const GENERATION: &str = "generation_config.json";
 
 /// Completes what config.json says: `config` is tokenizer_config.json, `rows` the vocabulary's size.
 pub fn complete(special: &mut SpecialTokens, dir: &Path, config: &Value, tokenizer: Option<&Tokenizer>, rows: usize) -> Result<()> {
-    special.add_eos(generation_eos(&dir.join(GENERATION), rows)?);
+    let generation = generation_eos(&dir.join(GENERATION), rows)?;
+    let others: Vec<String> = special.eos.iter().filter(|id| !generation.contains(id)).map(u32::to_string).collect();
+    if !generation.is_empty() && !others.is_empty() {
+        let others = others.join(", ");
+        warn_once(
+            &dir.join(GENERATION),
+            format!(
+                "eos_token_id does not have {others}, which config.json has: texts end at the tokens of both (transformers' generate takes this file's alone)"
+            ),
+        );
+    }
+    special.add_eos(generation);
     let Some(tokenizer) = tokenizer else { return Ok(()) };
     let known = |id: Option<u32>| id.filter(|&id| (id as usize) < rows);
     // The tokenizer's word for the BOS token wins over the model's number.

@@ -37,7 +37,8 @@ impl CommonVocabulary {
         };
         tokenizer.check_same(others)?;
         let size = own.min(its);
-        let tokens = tokenizer.greatest_id().map_or(0, |id| (id as usize + 1).saturating_sub(size));
+        let greatest = tokenizer.greatest_id().max(others.greatest_id());
+        let tokens = greatest.map_or(0, |id| (id as usize + 1).saturating_sub(size));
         let which = match tokens {
             0 => "which no token has".into(),
             tokens => format!("{tokens} of which are ids of the tokenizer"),

@@ -73,6 +73,8 @@ pub struct TokenStream<'a> {
     location: Location,
     /// Tokens that are handed on.
     handed_on: usize,
+    /// Tokens that are wanted: what lies behind them is not looked at.
+    wanted: usize,
 }
 
 /// Tokens of a part of the text; those before `from` are handed on.
@@ -105,6 +107,7 @@ impl<'a> TokenStream<'a> {
             told: 0,
             location,
             handed_on: 0,
+            wanted: usize::MAX,
         }
     }
 
@@ -131,6 +134,7 @@ impl<'a> TokenStream<'a> {
 
     /// The first ids of the text, `limit` at most. No more of the text is read than they need.
     pub fn first(mut self, limit: Option<usize>, progress: &dyn Progress) -> Result<Vec<u32>> {
+        self.wanted = limit.unwrap_or(usize::MAX);
         let mut all = Vec::new();
         // How much of the text a part of its ids needs is not known before.
         let progress = if limit.is_none() { progress } else { &Silent };
@@ -234,7 +238,8 @@ impl<'a> TokenStream<'a> {
     /// The ids of a piece up to a token. Fails where one has no row in the model's embedding.
     fn hand_on(&mut self, piece: &Piece, to: usize) -> Result<Vec<u32>> {
         let (tokens, rows) = (&piece.tokens[piece.from..to], self.tokenizer.rows());
-        if let Some(place) = tokens.iter().position(|token| token.id as usize >= rows) {
+        let wanted = &tokens[..tokens.len().min(self.wanted.saturating_sub(self.handed_on))];
+        if let Some(place) = wanted.iter().position(|token| token.id as usize >= rows) {
             let Token { id, start, .. } = tokens[place];
             let before = &self.buffer[..self.buffer.floor_char_boundary(start - self.start)];
             let location = self.location.behind(before.chars());

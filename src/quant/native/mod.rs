@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 pub const FILE_NAME: &str = "model.thimble";
 /// The newest version that this reads. A file is written as the oldest version that can express it.
 pub const VERSION: u64 = 2;
-/// The oldest version, without exponents.
+/// The oldest version, without exponents and without tokens other than BOS before a text.
 const FIRST_VERSION: u64 = 1;
 
 const VERSION_KEY: &str = "thimble.version";

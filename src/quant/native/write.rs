@@ -72,7 +72,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
 
     let mut metadata = Map::new();
     let has_exponents = |(_, weight): &(String, Weight)| matches!(weight, Weight::Packed(packed) if packed.exponents.is_some());
-    let version = if weights.iter().any(has_exponents) { VERSION } else { FIRST_VERSION };
+    let version = if weights.iter().any(has_exponents) || spec.special.prefix.is_some() { VERSION } else { FIRST_VERSION };
     metadata.insert(VERSION_KEY.into(), version.to_string().into());
     metadata.insert(SPEC_KEY.into(), serde_json::to_string(spec).expect("a spec is JSON").into());
     metadata.insert(SCHEMES_KEY.into(), Value::Object(schemes).to_string().into());
