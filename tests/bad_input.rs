@@ -261,7 +261,6 @@ fn broken_shards_are_refused() {
                 |i| i["weight_map"]["model.layers.9.mlp.up_proj.weight"] = SECOND.into(),
                 &[SECOND, "model.layers.9.mlp.up_proj.weight", "is missing"],
             ),
-            index("a tensor another shard has", |i| i["weight_map"][Q] = LAST.into(), &[LAST, Q, "is missing"]),
             index("shard above the folder", |i| i["weight_map"][Q] = "../other.safetensors".into(), &[INDEX, "../other.safetensors"]),
             index("shard from the root", |i| i["weight_map"][Q] = "/etc/passwd".into(), &[INDEX, "/etc/passwd"]),
             index("shard without a name", |i| i["weight_map"][Q] = "".into(), &[INDEX, "\"\""]),

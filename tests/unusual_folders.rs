@@ -156,7 +156,7 @@ fn a_tensor_in_another_shard_than_the_index_says_is_found() {
 #[test]
 fn web_pages_are_no_weights() {
     let (_dir, model) = copy_of(MODEL);
-    for page in ["<!DOCTYPE html><html><head><title>Login</title></head></html>", "\n<html></html>"] {
+    for page in ["<!DOCTYPE html><html><head><title>Login</title></head></html>", "\n  <HTML></HTML>"] {
         std::fs::write(model.join(WEIGHTS), page).unwrap();
         is_refused(page, &model, &[WEIGHTS, "a web page"]);
     }

@@ -55,7 +55,7 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
     }
     let fail = |reason: String| Error::format(path, reason);
     let found = bytes.len();
-    if bytes.iter().take(64).find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') {
+    if is_web_page(bytes) {
         return Err(fail("a web page, not a safetensors file: the download has failed, or needs a login".into()));
     }
     let length = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
@@ -83,6 +83,12 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
     }
     let metadata = Metadata::new(header.metadata, tensors).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
     Ok((start, metadata))
+}
+
+/// Whether a file is HTML, which servers send in place of what they do not give.
+fn is_web_page(bytes: &[u8]) -> bool {
+    let start = bytes[..bytes.len().min(256)].trim_ascii_start();
+    [&b"<!doctype html"[..], b"<html"].iter().any(|page| start.get(..page.len()).is_some_and(|start| start.eq_ignore_ascii_case(page)))
 }
 
 /// Where the last entry ends. `tensors` are in the order of their places.
