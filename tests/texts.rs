@@ -66,6 +66,7 @@ impl Folder {
         path.to_str().unwrap().to_owned()
     }
 
+    #[cfg(feature = "torch")]
     fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }

@@ -14,7 +14,9 @@ mod openings;
 
 use damage::{copy_of, edit_json, edit_tensors};
 use openings::{WEIGHTS, assert_close, expected, is_refused, logits, warns};
-use serde_json::{Value, json};
+use serde_json::Value;
+#[cfg(feature = "torch")]
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use thimble::runtime;
 
