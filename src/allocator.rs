@@ -1,6 +1,7 @@
 //! The allocator of the program: where the system has no more memory, the program says so and
 //! ends with an exit code, and is not aborted.
 
+use crate::error::ENVIRONMENT;
 use std::alloc::{GlobalAlloc, Layout, System};
 
 /// The system's allocator, which ends the process with a message and exit code 4 where it fails.
@@ -59,17 +60,14 @@ fn exit(size: usize) -> ! {
     // SAFETY: it ends the process and runs nothing more of it, so that no destructor or handler
     // can ask for memory again.
     unsafe {
-        libc::_exit(ENVIRONMENT)
+        libc::_exit(ENVIRONMENT.into())
     }
     #[cfg(not(unix))]
     {
         let _ = message.iter().try_for_each(|part| std::io::Write::write_all(&mut std::io::stderr(), part));
-        std::process::exit(ENVIRONMENT)
+        std::process::exit(ENVIRONMENT.into())
     }
 }
-
-/// Exit code of what this machine lacks.
-const ENVIRONMENT: i32 = 4;
 
 /// A number in decimal, at the end of the buffer.
 fn decimal(mut number: usize, buffer: &mut [u8; 20]) -> &[u8] {

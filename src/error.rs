@@ -4,6 +4,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// Exit code of what this machine or this build lacks: threads, memory, permission.
+pub const ENVIRONMENT: u8 = 4;
+
 /// Result of everything fallible in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -37,7 +40,7 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// The same of a model's weights, with the names that the checkpoint has instead.
+    /// A weight that the model needs is absent; the checkpoint has other names instead.
     #[error("{path}: tensor {name} is missing; {instead}")]
     MissingWeight {
         /// Name that was looked for.
@@ -56,9 +59,9 @@ pub enum Error {
         path: PathBuf,
         /// Its sizes.
         shape: Vec<usize>,
-        /// How many tensors are empty.
+        /// Number of empty tensors.
         count: usize,
-        /// How many tensors the checkpoint has.
+        /// Number of tensors in the checkpoint.
         total: usize,
     },
     /// An index names shards that are not there.
@@ -68,7 +71,7 @@ pub enum Error {
         index: PathBuf,
         /// File names.
         missing: Vec<String>,
-        /// How many shards it names.
+        /// Number of shards that the index names.
         total: usize,
     },
     /// Weights of an adapter, alone or inside a model that they are not merged into.
@@ -79,7 +82,7 @@ pub enum Error {
         /// Kind and base model of the adapter, and where it was found.
         found: String,
     },
-    /// What Git LFS leaves in place of a file that was not downloaded.
+    /// A Git LFS pointer in place of a file that was not downloaded.
     #[error("{path}: a Git LFS pointer, not the file itself{}", size.map_or(String::new(), |size| format!(": {} are missing", bytes(size))))]
     LfsPointer {
         /// The file.
@@ -208,9 +211,9 @@ impl Error {
             // As shells have it of a program that Ctrl-C has stopped.
             Error::Interrupted => 130,
             Error::Io { action: "read", source, .. } if is_of_the_input(source.kind()) => 3,
-            Error::Io { .. } | Error::Busy { .. } | Error::Environment(_) => 4,
+            Error::Io { .. } | Error::Busy { .. } | Error::Environment(_) => ENVIRONMENT,
             #[cfg(feature = "torch")]
-            Error::Torch(_) => 4,
+            Error::Torch(_) => ENVIRONMENT,
             _ => 3,
         }
     }

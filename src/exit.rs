@@ -1,10 +1,8 @@
 //! Libraries that end the process themselves, as OpenMP's does with exit code 1 where the system
 //! refuses it a thread: the program's exit codes mean something else.
 
+use crate::error::ENVIRONMENT;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Exit code of what this machine lacks.
-const ENVIRONMENT: i32 = 4;
 
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
@@ -39,6 +37,6 @@ extern "C" fn ended() {
     // SAFETY: pointer and length are of one slice; `_exit` ends the process and runs nothing more.
     unsafe {
         let _ = libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
-        libc::_exit(ENVIRONMENT)
+        libc::_exit(ENVIRONMENT.into())
     }
 }

@@ -64,7 +64,7 @@ fn unmarked(head: &[u8]) -> Option<&'static str> {
     ENCODINGS.iter().find(fits).map(|&(_, _, encoding)| encoding)
 }
 
-/// Whether a folder has an entry of this name, be it a link whose target is gone. Where the
+/// True if a folder has an entry of this name, be it a link whose target is gone. Where the
 /// folder may not be read it may have one: reading it then says what is wrong.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().map_or_else(|e| e.kind() == ErrorKind::PermissionDenied, |_| true)

@@ -15,7 +15,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     parse(&input::read(path)?, path)
 }
 
-/// The same; `null` where there is no such file.
+/// Reads and parses a file; `null` where there is none.
 pub fn read_optional(path: &Path) -> Result<Value> {
     input::read_optional(path)?.map_or(Ok(Value::Null), |bytes| parse(&bytes, path))
 }
@@ -34,7 +34,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
     }
 }
 
-/// The same text with Python's numbers in quotes; `None` where it has none.
+/// The JSON text with Python's `NaN` and `Infinity` in quotes; `None` where it has neither.
 fn quoted(bytes: &[u8]) -> Option<Vec<u8>> {
     const NUMBERS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     let mut out = Vec::with_capacity(bytes.len() + 16);

@@ -19,7 +19,7 @@ pub fn texts<S: Serializer>(paths: &[PathBuf], serializer: S) -> std::result::Re
 pub struct Inputs(Vec<Input>);
 
 struct Input {
-    /// What it is for the command, such as `--text`.
+    /// Role of the file for the command, such as `--text`.
     what: String,
     path: PathBuf,
 }

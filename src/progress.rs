@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// What progress is counted in for people, such as blocks or windows.
+/// Unit of progress in messages, such as blocks or windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Its name, in the plural.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Mutex;
 use std::thread::Builder;
 
-/// How many are used: as many as asked for, or one per core where that is 0.
+/// Number of threads: as many as asked for, or one per core where that is 0.
 pub fn count(asked: usize) -> usize {
     if asked == 0 { std::thread::available_parallelism().map_or(1, |cores| cores.get()) } else { asked }
 }

@@ -6,14 +6,15 @@
 mod compress;
 #[path = "common/data.rs"]
 mod data;
+#[path = "common/statistics.rs"]
+mod statistics;
 #[path = "naive/vector_wise.rs"]
 mod vector_wise;
 
 use ndarray::Array2;
+use statistics::{statistics, tensor};
 use std::sync::Arc;
-use tch::Tensor;
 use thimble::checkpoint::FloatType;
-use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::quantize::{LayerMethod, LlmInt8, Site};
 use thimble::eval::{Protocol, evaluate, windows};
 use thimble::kernels::supported;
@@ -25,25 +26,10 @@ use thimble::runtime::{self, Activations, product};
 
 const VECTOR_WISE: Scheme = Scheme::integers(Code::Int8, 0, true);
 
-fn tensor(array: &Array2<f32>) -> Tensor {
-    Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
-}
-
 /// Uniform in ±1.
 fn uniform(seed: u64, shape: (usize, usize)) -> Array2<f32> {
     let random = Random::new(seed, 1);
     Array2::from_shape_fn(shape, |(row, column)| (2.0 * random.uniform((row * shape.1 + column) as u64) - 1.0) as f32)
-}
-
-fn statistics(x: &Array2<f32>) -> InputStatistics {
-    let x = tensor(x);
-    InputStatistics {
-        tokens: x.size()[0] as f64,
-        power: 1.0,
-        hessian: x.tr().matmul(&x) * (2.0 / x.size()[0] as f64),
-        mean_magnitude: x.abs().mean_dim(0, false, tch::Kind::Float),
-        greatest_magnitude: x.abs().amax(0, false),
-    }
 }
 
 /// Columns that reach the threshold anywhere, and only they, in all layers of an input;

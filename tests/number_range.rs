@@ -6,13 +6,14 @@
 mod compress;
 #[path = "common/normal.rs"]
 mod normal;
+#[path = "common/statistics.rs"]
+mod statistics;
 #[path = "common/tiny.rs"]
 mod tiny;
 
 use ndarray::Array2;
+use statistics::{statistics, tensor};
 use std::collections::BTreeMap;
-use tch::{Kind, Tensor};
-use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::quantize::{self, Site};
 use thimble::compress::solve::relative_error::energy;
 use thimble::kernels;
@@ -27,10 +28,6 @@ use thimble::report::CompressReport;
 use thimble::runtime::{self, Activations, product};
 use tiny::{HIDDEN, Tiny, text};
 
-fn tensor(array: &Array2<f32>) -> Tensor {
-    Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
-}
-
 fn single(seed: u64, shape: (usize, usize)) -> Array2<f32> {
     normal::normal(Random::new(seed, 1), shape).mapv(|v| v as f32)
 }
@@ -38,18 +35,6 @@ fn single(seed: u64, shape: (usize, usize)) -> Array2<f32> {
 /// Multiplied by 2^k, in f64 before it is rounded.
 fn times(weight: &Array2<f32>, k: i32) -> Array2<f32> {
     weight.mapv(|v| (f64::from(v) * 2f64.powi(k)) as f32)
-}
-
-/// Statistics of `[tokens, in]`.
-fn statistics(x: &Array2<f32>) -> InputStatistics {
-    let x = tensor(x);
-    InputStatistics {
-        tokens: x.size()[0] as f64,
-        power: 1.0,
-        hessian: x.tr().matmul(&x) * (2.0 / x.size()[0] as f64),
-        mean_magnitude: x.abs().mean_dim(0, false, Kind::Float),
-        greatest_magnitude: x.abs().amax(0, false),
-    }
 }
 
 /// Every method, with the schemes that it takes.

@@ -25,7 +25,7 @@ const PARTS: [&str; 9] = [
     "modules_to_save",
 ];
 
-/// Whether a file is an adapter's weights, by its name.
+/// True if the name is that of an adapter's weights.
 pub(super) fn is_file_of_one(name: &str) -> bool {
     name.starts_with("adapter_")
 }

@@ -29,7 +29,7 @@ pub fn open_exclusive(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether an error is that of a network file system without its lock service.
+/// True for the error of a network file system without its lock service.
 #[cfg(unix)]
 fn has_no_locks(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOLCK)
@@ -165,7 +165,7 @@ mod tests {
         drop(held);
         assert!(!out.exists(), "a folder that was created for nothing is removed");
         std::fs::create_dir(&out).unwrap();
-        // What a killed run has left.
+        // A lock file left by a killed run.
         std::fs::write(out.join(LOCK), "1 1 elsewhere\n").unwrap();
         drop(FolderLock::take(&out).unwrap());
         assert!(out.exists() && !out.join(LOCK).exists());

@@ -91,7 +91,7 @@ pub fn exit_on_truncated_maps() {
     signal::install();
 }
 
-/// What the signal handler reads: no lock, no allocation.
+/// List of mapped ranges that the signal handler reads, without locks or allocation.
 #[cfg(unix)]
 mod signal {
     use std::ffi::{c_int, c_void};
@@ -157,7 +157,7 @@ mod signal {
         }
     }
 
-    /// How the signal was handled before.
+    /// Earlier handler of the signal.
     static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(null_mut());
 
     pub fn install() {
@@ -176,7 +176,7 @@ mod signal {
         }
     }
 
-    /// Whether a thread is writing the message.
+    /// True once a thread writes the message.
     static FAULTED: AtomicBool = AtomicBool::new(false);
 
     /// Calls only what a signal handler may: `write`, `pause`, `_exit` and `sigaction`.

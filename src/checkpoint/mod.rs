@@ -123,12 +123,12 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The same with the names of tensors that cannot be weights as they are.
+    /// Names of all tensors, also of those in number formats that weights are not read in.
     pub fn all_names(&self) -> impl Iterator<Item = &str> {
         self.names().chain(self.unread.keys().map(String::as_str))
     }
 
-    /// How many tensors have no elements, and how many there are.
+    /// Number of tensors without elements, and number of all tensors.
     pub fn count_empty(&self) -> (usize, usize) {
         let empty = self.tensors.values().filter(|tensor| tensor.is_empty()).count();
         let unread = self.unread.values().filter(|unread| unread.shape.contains(&0)).count();

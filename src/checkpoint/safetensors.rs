@@ -85,7 +85,7 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
     Ok((start, metadata))
 }
 
-/// Whether a file is HTML, which servers send in place of what they do not give.
+/// True for HTML, which servers send in place of a file that they refuse.
 fn is_web_page(bytes: &[u8]) -> bool {
     let start = bytes[..bytes.len().min(256)].trim_ascii_start();
     [&b"<!doctype html"[..], b"<html"].iter().any(|page| start.get(..page.len()).is_some_and(|start| start.eq_ignore_ascii_case(page)))

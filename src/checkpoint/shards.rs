@@ -66,7 +66,7 @@ pub(super) fn open_indexed(dir: &Path, index: &Path, container: &Container) -> R
     Ok(checkpoint)
 }
 
-/// Whether a name stays in the folder that it is relative to.
+/// True if a relative path does not lead out of its folder.
 fn is_inside(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     !name.contains(['\\', '\0'])

@@ -78,7 +78,7 @@ fn without(name: &str, parts: &[&str]) -> String {
     name.split('.').filter(|part| !parts.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// What is behind the first part of a name; see [`Checkpoint::find`].
+/// Name without its first part; see [`Checkpoint::find`].
 fn rest(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, rest)| rest)
 }

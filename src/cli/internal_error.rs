@@ -22,7 +22,7 @@ pub fn keep_panics() {
     }));
 }
 
-/// What to say after a panic.
+/// Message for the user after a panic.
 pub fn message() -> String {
     FIRST.get().cloned().unwrap_or_else(|| "internal error".into())
 }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 /// One step of work at a time.
 pub struct Bars {
     current: Arc<Mutex<Current>>,
-    /// Whether a thread looks at lines that are due.
+    /// Starts the thread that prints lines when they are due.
     watched: Once,
     interrupted: Arc<AtomicBool>,
 }
 
-/// What is shown of the work that runs now.
+/// Display of the work that runs now.
 #[derive(Default)]
 enum Current {
     #[default]
@@ -144,7 +144,7 @@ struct Lines {
     steps: u64,
     done: u64,
     unit: Unit,
-    /// How it goes, after a comma.
+    /// Last message of the work, such as a loss, after a comma.
     how: String,
     /// When the next line is due.
     due: Duration,
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(lines.last(Duration::from_millis(1999)), None);
     }
 
-    /// What was done before, and a slow beginning, do not count for long.
+    /// The rate forgets resumed work and a slow start after a while.
     #[test]
     fn the_rate_is_that_of_late() {
         let mut lines = Lines::new("training", 1_000_000, Unit::one("tokens"));

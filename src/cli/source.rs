@@ -21,7 +21,7 @@ impl WeightsArgs {
         runtime::open_weights(&self.model)
     }
 
-    /// The same with the model's own tokenizer.
+    /// Opens the weights and the model's own tokenizer.
     pub fn open_with_tokenizer(&self) -> Result<Model> {
         runtime::open(&self.model, None)
     }

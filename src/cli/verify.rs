@@ -28,16 +28,16 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report {
-    /// Whether nothing is damaged.
+    /// True if no tensor is damaged.
     ok: bool,
     /// Names of damaged tensors; `__metadata__` is the header of a native file.
     tensors: Vec<String>,
-    /// What is wrong, a line each.
+    /// One line per problem.
     problems: Vec<String>,
-    /// Whether the file has hashes.
+    /// True if the file has hashes.
     hashed: bool,
     size_bytes: u64,
-    /// What was measured when it was made.
+    /// Perplexity and KL that were measured when the file was made.
     quality: Value,
     provenance: Value,
 }

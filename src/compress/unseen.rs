@@ -19,7 +19,7 @@ const FEW_TOKENS: f64 = 16.0;
 /// … and than this share of all tokens.
 const FEW_OF_ALL: f64 = 1.0 / 32.0;
 
-/// What there is to say of unseen inputs, and the statistics as they were.
+/// Counts of unseen inputs, and the Hessian before they were filled in.
 pub struct Unseen {
     /// How many there are.
     pub inputs: UnseenInputs,
@@ -57,7 +57,7 @@ impl Marks {
         Self { never, rarely, mean_square: if mean_square > 0.0 { mean_square } else { 1.0 } }
     }
 
-    /// Whether an input is unseen.
+    /// True if an input is unseen.
     pub fn has(&self, input: usize) -> bool {
         self.never[input] || self.rarely[input]
     }
@@ -67,7 +67,7 @@ impl Marks {
         (0..self.never.len()).map(|input| self.has(input)).collect()
     }
 
-    /// How many there are; `None` where there are none.
+    /// Counts of unseen inputs; `None` where there are none.
     pub fn count(&self) -> Option<UnseenInputs> {
         let count = |marks: &[bool]| marks.iter().filter(|mark| **mark).count();
         let (never, rarely) = (count(&self.never), count(&self.rarely));

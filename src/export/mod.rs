@@ -32,7 +32,7 @@ pub trait Format {
     /// which they are to be put in their place: what makes a folder a model comes last.
     fn write(&self, shipped: &dyn WeightStore, notes: &Notes, dir: &Path) -> Result<Vec<String>>;
 
-    /// Whether [`Format::write`] makes a file of this name.
+    /// True if [`Format::write`] makes a file of this name.
     fn writes(&self, name: &str) -> bool;
 
     /// Fails where a folder holds what the model must not be put beside.

@@ -36,14 +36,14 @@ fn narrowed(tensor: &DenseTensor) -> DenseTensor {
     DenseTensor { float_type, bytes: Bytes::from_vec(bytes), ..tensor.clone() }
 }
 
-/// Whether f16 holds every row of a tensor.
+/// True if f16 holds every row of a tensor.
 pub fn fits_f16(tensor: &DenseTensor) -> bool {
     let values = tensor.to_f32();
     let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
     values.chunks(columns).all(suits_f16)
 }
 
-/// Whether f16 holds a row: its greatest magnitude is a normal f16 number, so that the absolute
+/// True if f16 holds a row: its greatest magnitude is a normal f16 number, so that the absolute
 /// error of subnormal ones, 2^-25, is within f16's relative precision of it; or all are zero.
 fn suits_f16(row: &[f32]) -> bool {
     let greatest = row.iter().fold(0f32, |greatest, value| value.abs().max(greatest));

@@ -254,7 +254,7 @@ fn explained(error: Error, checkpoint: &Checkpoint, parameter: &Parameter) -> Er
     Error::MissingWeight { name, path, instead }
 }
 
-/// Whether a tensor is an embedding or a head that differs in its rows alone.
+/// True for an embedding or a head that differs from the expected shape in its rows alone.
 fn is_resized(name: &str, checkpoint: &Checkpoint, parameter: &Parameter) -> bool {
     let is_vocabulary = matches!(parameter.kind, ParameterKind::Embedding | ParameterKind::Head);
     let found = checkpoint.tensor(name).map(|tensor| tensor.shape).unwrap_or_default();

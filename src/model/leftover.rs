@@ -15,7 +15,7 @@ const SCALES: [&str; 9] =
 /// Ends of the names of codes that stand in the place of a weight.
 const CODES: [&str; 5] = ["qweight", "weight_packed", "codes", "W_q", "_data"];
 
-/// Whether a tensor is a part of a quantised weight, by its name.
+/// True if the name is that of a part of a quantised weight.
 pub fn is_quantised(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|end| CODES.contains(&end) || SCALES.contains(&end))
 }
@@ -75,7 +75,7 @@ fn modules<'a>(checkpoint: &'a Checkpoint, needed: &'a Needed) -> BTreeSet<&'a s
     names.filter_map(|name| name.strip_suffix(".weight")).collect()
 }
 
-/// What is behind the name of the module that a tensor belongs to.
+/// Name of a tensor within its module.
 fn module_of<'a>(name: &'a str, modules: &BTreeSet<&str>) -> Option<&'a str> {
     let dots = name.match_indices('.').map(|(at, _)| at);
     dots.into_iter().find(|&at| modules.contains(&name[..at])).map(|at| &name[at + 1..])

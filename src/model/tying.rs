@@ -1,4 +1,4 @@
-//! Whether the head is the embedding: the weights decide, as in transformers 5.
+//! Tied embeddings: the weights decide, as in transformers 5.
 //!
 //! Source: transformers 5.23, `modeling_utils.py` (`tie_weights`). With `tie_word_embeddings`,
 //! a head that is there and differs is a head of its own, one that equals is the embedding,

@@ -98,7 +98,7 @@ fn measure(spec: &ModelSpec, checkpoint: &Checkpoint, names: &Names, block: usiz
     (as_said || may_differ).then_some((Some((n_heads, n_kv_heads)), width))
 }
 
-/// Whether nothing but the matrices depends on which heads are left.
+/// True if nothing but the matrices depends on which heads are left.
 fn may_lose_heads(attention: &Attention) -> bool {
     attention.alibi.is_empty()
 }

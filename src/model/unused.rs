@@ -26,7 +26,7 @@ fn of_group(group: &str, count: usize) -> String {
     if count == 1 { group.to_owned() } else { format!("{group} ({count})") }
 }
 
-/// How many names begin with each of their first `depth` parts.
+/// Number of names per prefix of `depth` parts.
 fn count(patterns: &[Vec<&str>], depth: usize) -> BTreeMap<String, usize> {
     let mut groups = BTreeMap::new();
     for pattern in patterns {

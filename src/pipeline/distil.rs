@@ -119,7 +119,7 @@ impl Lessons<'_> {
         self.journal.shared(&format!("tokens-{}.safetensors", blake3::hash(&paths.join(&b'\n')).to_hex()))
     }
 
-    /// What it is trained on, of the tokens that teacher and student both have.
+    /// Training corpus, limited to the tokens that teacher and student both have.
     fn corpus(&self, vocabulary: usize) -> Result<Corpus> {
         let tokenizer = self.original.tokenizer.as_ref();
         Corpus::open_or_build(&self.plan.training.text, tokenizer, vocabulary, &self.tokens(), self.progress)
@@ -187,7 +187,7 @@ impl Lessons<'_> {
     }
 }
 
-/// How a teacher begins and ends texts otherwise than the student. A student that learns from
+/// Differences between the tokens that begin and end texts for teacher and student. A student that learns from
 /// a teacher that ends texts with another token learns not to end them with its own.
 fn differences(student: &SpecialTokens, teacher: &SpecialTokens) -> Vec<String> {
     let tokens = |ids: &[u32]| match ids {

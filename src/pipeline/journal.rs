@@ -237,7 +237,7 @@ fn read(path: &Path, part: Part) -> Result<Made> {
     made(open(path, part)?, path)
 }
 
-/// The same of a file that an earlier run has left.
+/// Reads a part that an earlier run has left, and compares its hashes.
 fn read_undamaged(path: &Path, part: Part) -> Result<Made> {
     let file = open(path, part)?;
     file.expect_undamaged()?;

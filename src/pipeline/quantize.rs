@@ -76,7 +76,7 @@ impl BlockWork for Work<'_> {
             let layout = if spec.is_looked_up(&parameter) { Layout::Rows } else { Layout::Tiles };
             let packed = Weight::Packed(PackedTensor::pack(&tensor, layout));
             layers.push(LayerReport {
-                relative_error: finite(distance(&values, &packed), &parameter.name)?,
+                relative_error: distance(&values, &packed),
                 bits: tensor.bits_per_weight(),
                 unseen_inputs: None,
                 name: parameter.name.clone(),
@@ -187,7 +187,7 @@ impl Work<'_> {
             outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
                 name: site.name.clone(),
-                relative_error: finite(relative(outcome.squared_error, energy), &site.name)?,
+                relative_error: relative(outcome.squared_error, energy),
                 bits: outcome.tensor.bits_per_weight(),
                 unseen_inputs,
                 remarks: outcome.remarks,
@@ -293,14 +293,6 @@ struct Rescaled {
     weights: Changed,
     /// Inputs that nothing could be done for, and why.
     left: BTreeMap<&'static str, &'static str>,
-}
-
-/// An error that is a number; weights that are too great for sums in f32 are named.
-fn finite(error: f64, layer: &str) -> Result<f64> {
-    match error.is_finite() {
-        true => Ok(error),
-        false => Err(Error::Overflow(format!("the outputs of {layer} are not finite: its weights are too great for f32"))),
-    }
 }
 
 /// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.

@@ -142,7 +142,7 @@ pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTen
     round_by(weight, scheme, GridChoice::MinMax, None)
 }
 
-/// The same on grids of any choice; `importance` is one number a column. Rows that f16 scales cannot
+/// Rounds to nearest on grids of any choice; `importance` is one number a column. Rows that f16 scales cannot
 /// hold get [`exponents`].
 pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let greatest: Vec<f32> = weight.rows().into_iter().map(|row| row.fold(0.0, |greatest, value| value.abs().max(greatest))).collect();
@@ -152,7 +152,7 @@ pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, imp
     QuantizedTensor { exponents: Some(exponents), ..round_rows(divided.view(), scheme, choice, importance) }
 }
 
-/// The same of rows that need no exponents.
+/// Rounds rows that need no exponents.
 fn round_rows(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);

@@ -72,7 +72,7 @@ impl QuantizedTensor {
         }
     }
 
-    /// What a row is multiplied by.
+    /// Factor of a row, 2^exponent.
     pub fn power(&self, row: usize) -> f32 {
         self.exponents.as_ref().map_or(1.0, |exponents| power(exponents[row]))
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a recipe's values, in words of TOML: serde tells it in types of Rust.
+//! Errors in a recipe's values, in words of TOML instead of serde's Rust types.
 
 /// The message of an error of serde's.
 pub(super) fn plain(message: &str) -> String {

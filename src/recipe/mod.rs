@@ -363,7 +363,7 @@ impl Method {
         }
     }
 
-    /// Whether what becomes of a layer depends on the inputs that calibration meets.
+    /// True if the method uses statistics of the calibration inputs.
     pub fn reads_inputs(&self) -> bool {
         match self {
             Method::Rtn(options) => options.importance,

@@ -163,7 +163,7 @@ impl LayerReport {
 /// Name of the model card.
 const CARD: &str = "README.md";
 
-/// Whether a model card may be written: someone else's page is left as it is.
+/// True if a model card may be written: someone else's page is left as it is.
 fn is_ours(card: &Path) -> bool {
     match std::fs::read(card) {
         Ok(text) => String::from_utf8_lossy(&text).contains(card::SIGNATURE),
@@ -195,7 +195,7 @@ impl CompressReport {
         Ok(())
     }
 
-    /// Whether [`CompressReport::write`] may write to a file of this name in a folder.
+    /// True if [`CompressReport::write`] may write to a file of this name in a folder.
     pub fn writes(out: &Path, name: &str) -> bool {
         match name {
             "report.json" | "report.html" => true,

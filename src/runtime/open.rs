@@ -10,7 +10,7 @@ use crate::model::families::CONFIG;
 use crate::model::{DenseModel, FileLayout, ModelSpec};
 use crate::quant::native::{self, NativeFile, Notes};
 use crate::quant::{BitNetModel, Weight, WeightStore};
-use crate::text::{Tokenizer, optional_json};
+use crate::text::Tokenizer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub fn open_weights(path: &Path) -> Result<Model> {
     recognise(path, Wanted::None, NativeFile::expect_undamaged_once)
 }
 
-/// The same where the hashes of a native file are not compared, for what does that itself.
+/// Opens weights without comparing hashes, for callers that compare them themselves.
 pub fn open_unverified(path: &Path) -> Result<Model> {
     recognise(path, Wanted::None, |_| Ok(()))
 }
@@ -128,7 +128,7 @@ impl Wanted<'_> {
     }
 }
 
-/// How a native file is looked at before it is used.
+/// Check of a native file before it is used.
 type Verify = fn(&NativeFile) -> Result<()>;
 
 fn recognise(path: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
@@ -193,7 +193,7 @@ fn open_native(path: &Path, file: &Path, wanted: Wanted, verify: Verify) -> Resu
 fn open_hugging_face(dir: &Path, wanted: Wanted) -> Result<Model> {
     let mut model = DenseModel::open_hugging_face(dir)?;
     let tokenizer = wanted.open(|| Tokenizer::find(dir))?;
-    let config = optional_json(&dir.join("tokenizer_config.json"))?;
+    let config = crate::json::read_optional(&dir.join("tokenizer_config.json"))?;
     let rows = model.spec().vocab_size;
     special::complete(model.special_mut(), dir, &config, tokenizer.as_ref(), rows)?;
     let weights = dir.join(SINGLE);

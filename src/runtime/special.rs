@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::model::spec::SpecialTokens;
 use crate::notice::warn_once;
-use crate::text::{Tokenizer, optional_json};
+use crate::text::Tokenizer;
 use serde_json::Value;
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub fn put_prefix(special: &mut SpecialTokens, tokenizer: &Tokenizer, rows: usiz
 
 /// `eos_token_id` of generation_config.json: one id, a list, or none.
 fn generation_eos(path: &Path, rows: usize) -> Result<Vec<u32>> {
-    let value = &optional_json(path)?["eos_token_id"];
+    let value = &crate::json::read_optional(path)?["eos_token_id"];
     let ids = match value {
         Value::Null => Some(Vec::new()),
         Value::Array(all) => all.iter().map(Value::as_i64).collect(),

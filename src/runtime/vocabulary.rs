@@ -12,7 +12,7 @@ use crate::text::Tokenizer;
 
 /// Ids that two models have in common, and what there is to say of them.
 pub struct CommonVocabulary {
-    /// How many: ids from here on are left out.
+    /// Number of common ids: ids from here on are left out.
     pub size: usize,
     /// Where one has more rows than the other.
     pub remark: Option<String>,

@@ -90,14 +90,14 @@ impl Beside {
     /// Reads what there is in the folder of a file.
     pub fn read(file: &Path) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let json = |name: &str| optional_json(&folder.join(name));
+        let json = |name: &str| crate::json::read_optional(&folder.join(name));
         Ok(Self { added: json(ADDED)?, special: json(SPECIAL)?, config: json(CONFIG)?, model: json(MODEL)?, folder })
     }
 
     /// Only tokenizer_config.json, for a file that has its tokens itself.
     pub fn config_of(file: &Path) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let config = optional_json(&folder.join(CONFIG))?;
+        let config = crate::json::read_optional(&folder.join(CONFIG))?;
         Ok(Self { config, folder, added: Value::Null, special: Value::Null, model: Value::Null })
     }
 
@@ -184,9 +184,4 @@ pub fn insert(vocabulary: &mut Map<String, Value>, added: &[Added]) -> Sound<()>
         }
     }
     Ok(())
-}
-
-/// A file of JSON; `null` where it is not there.
-pub fn optional_json(path: &Path) -> Result<Value> {
-    crate::json::read_optional(path)
 }

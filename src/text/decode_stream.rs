@@ -1,7 +1,7 @@
 //! Text of ids that come one by one: what is certain is given at once, and all of it
 //! together is what [`Tokenizer::decode`] makes of all ids.
 //!
-//! What a token adds may depend on tokens that follow: a character of several bytes may be
+//! The text of a token may depend on tokens that follow: a character of several bytes may be
 //! several tokens, and a run of byte tokens (`<0xE2>`) of which one is no UTF-8 becomes
 //! U+FFFD as a whole. So text is held back until no later token can change it. Each token
 //! is decoded together with a few before it, never with all, so that time grows with the
@@ -20,7 +20,7 @@ pub struct TextStream<'a> {
     /// context that the others are decoded in.
     window: Vec<u32>,
     given: usize,
-    /// How many tokens at the window's beginning have more text than blanks together.
+    /// Number of tokens at the window's beginning whose text is not blank.
     anchor: usize,
 }
 
@@ -82,7 +82,7 @@ impl TextStream<'_> {
         String::from_utf8_lossy(&std::mem::replace(&mut self.bytes, rest)).into_owned()
     }
 
-    /// What the tokens that have not been given out add behind those that have.
+    /// Text of the tokens that are not given out yet, decoded behind those that are.
     fn settle(&mut self) -> Result<String> {
         if self.given == self.window.len() {
             return Ok(String::new());

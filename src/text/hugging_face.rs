@@ -15,7 +15,7 @@ pub struct HuggingFace {
     decoding: Decoding,
 }
 
-/// How far a token's text depends on the tokens around it.
+/// Dependence of a token's text on its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoding {
     /// Tokens are bytes, put together before they become text.
@@ -112,7 +112,7 @@ fn decoding(decoder: &DecoderWrapper) -> Decoding {
     }
 }
 
-/// Whether a token stands for a byte (`<0x0A>`), as [`DecoderWrapper::ByteFallback`] takes it.
+/// True if a token stands for a byte (`<0x0A>`), as [`DecoderWrapper::ByteFallback`] takes it.
 pub fn is_byte(token: &str) -> bool {
     token.len() == 6 && token.starts_with("<0x") && token.ends_with('>') && u8::from_str_radix(&token[3..5], 16).is_ok()
 }

@@ -29,7 +29,6 @@ use crate::input;
 use crate::pattern::matches;
 use crate::progress::Silent;
 use added::Beside;
-pub(crate) use added::optional_json;
 use hugging_face::HuggingFace;
 use prefix::Prefix;
 use read::TextReader;
@@ -188,7 +187,7 @@ impl Tokenizer {
         self.encode_from(text, &self.path)
     }
 
-    /// The same of a text that is from a file, which an error names.
+    /// Ids of a text from a file; errors name the file.
     pub fn encode_from(&self, text: &str, origin: &Path) -> Result<Vec<u32>> {
         if text.len() > LONG {
             return TokenStream::new(self, TextReader::of(text, origin)).first(None, &Silent);
@@ -205,7 +204,7 @@ impl Tokenizer {
         }
     }
 
-    /// The same with the place of each token. The whole text is encoded at once.
+    /// Ids with the byte range of each token. The whole text is encoded at once.
     fn tokens(&self, text: &str) -> Result<Vec<Token>> {
         match &self.kind {
             Kind::HuggingFace(inner) => inner.tokens(text, &self.path),

@@ -27,7 +27,7 @@ struct Class {
     name: &'static str,
     /// `add_bos_token` where tokenizer_config.json does not have it.
     default: bool,
-    /// Whether the switch counts more than a template in tokenizer.json.
+    /// True if `add_bos_token` overrides a template in tokenizer.json.
     overrides: bool,
     /// `bos_token` where tokenizer_config.json does not have it.
     bos: &'static str,
@@ -126,7 +126,7 @@ impl Prefix<'_> {
     }
 }
 
-/// What a post-processor puts before a text; `None` where it is no template.
+/// Ids that a post-processor puts before a text; `None` where it is no template.
 pub fn template(post_processor: &Value) -> Option<Vec<u32>> {
     let ids = |value: &Value| value.as_array().into_iter().flatten().filter_map(id).collect::<Vec<_>>();
     match post_processor["type"].as_str()? {

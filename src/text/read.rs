@@ -98,7 +98,7 @@ impl<'a> TextReader<'a> {
     }
 }
 
-/// How many of the bytes are whole characters; at the end of a text all must be. The error
+/// Number of bytes that are whole characters; at the end of a text all must be. The error
 /// is the place of the first byte that is no UTF-8.
 fn valid_length(bytes: &[u8], ended: bool) -> std::result::Result<usize, usize> {
     match std::str::from_utf8(bytes) {

@@ -29,7 +29,7 @@ pub struct Token {
     pub end: usize,
 }
 
-/// How a text is cut.
+/// Sizes of pieces and overlaps.
 #[derive(Clone, Copy)]
 pub(super) struct Cuts {
     /// Bytes of a piece that no other piece has.
@@ -167,7 +167,7 @@ impl<'a> TokenStream<'a> {
         progress.begin("tokenising the text", self.text.size().unwrap_or(0), Unit::of("MiB", 1 << 20));
     }
 
-    /// How far it is.
+    /// Reports progress.
     fn tell(&mut self, progress: &dyn Progress) {
         let position = self.left.as_ref().map_or(self.start, |left| left.bytes.start);
         progress.advance((position - self.told) as u64);
@@ -305,7 +305,7 @@ mod tests {
         tokenizer.tokens(text).unwrap().into_iter().map(|token| token.id).collect()
     }
 
-    /// What a text may have around a cut.
+    /// Texts that are hard to cut.
     fn texts() -> Vec<String> {
         let held_out = include_str!("../../assets/demo/held-out.txt");
         let held_out = &held_out[..held_out.floor_char_boundary(20_000)];
@@ -381,7 +381,7 @@ mod tests {
         }
     }
 
-    /// The same with tokenizers and texts that are in use.
+    /// Pieces of real texts, with real tokenizers.
     #[test]
     fn pieces_of_real_texts() {
         let Some(data) = std::env::var_os("THIMBLE_DATA") else { return };

@@ -1,4 +1,4 @@
-//! Whether two tokenizers are the same: two models can be compared, or learn from each
+//! Comparison of tokenizers: two models can be compared, or learn from each
 //! other, only where an id is the same word to both.
 
 use super::{Kind, Tokenizer};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Word {
     /// The token as its file writes it.
     pub text: String,
-    /// Whether it is a token that was added and is no text (`<s>`).
+    /// True for a special token, which is no text (`<s>`).
     pub special: bool,
 }
 

@@ -65,7 +65,7 @@ impl World {
         self.tokens(text).map(|token| token.id).collect()
     }
 
-    /// The same with the place of each token.
+    /// Ids with the byte range of each token.
     pub fn tokens(&self, text: &str) -> impl Iterator<Item = Token> {
         let bytes = text.as_bytes();
         let mut start = 0;

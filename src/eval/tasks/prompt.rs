@@ -76,12 +76,20 @@ impl<'a> Reader<'a> {
 
     /// The windows of an item's answers, in their order; `examples` come before each.
     pub fn windows(&self, item: &Item, examples: &str, spec: &ModelSpec) -> std::result::Result<Vec<Window>, String> {
-        let window_of = |answer: &Answer| {
-            let context = format!("{examples}{}", answer.context);
-            let pair = self.pair(&context, &answer.continuation, &spec.special).map_err(|e| e.to_string())?;
-            window(spec, &pair)
-        };
-        item.answers.iter().map(window_of).collect()
+        let special = &spec.special;
+        // Answers to one question share a context, which may be long.
+        let mut last: Option<(&str, Vec<u32>)> = None;
+        let mut windows = Vec::with_capacity(item.answers.len());
+        for Answer { context, continuation } in &item.answers {
+            let text = format!("{examples}{context}");
+            if last.as_ref().is_none_or(|(other, _)| other != context) {
+                last = Some((context, self.given(&text, special).map_err(|e| e.to_string())?));
+            }
+            let (_, given) = last.as_ref().expect("just encoded");
+            let pair = self.pair_behind(given, &text, continuation, special).map_err(|e| e.to_string())?;
+            windows.push(window(spec, &pair)?);
+        }
+        Ok(windows)
     }
 
     /// Ids of a context and its continuation. Blanks and line breaks at the context's end move to
@@ -93,19 +101,26 @@ impl<'a> Reader<'a> {
     /// Source: lm-evaluation-harness 0.4.13, `lm_eval/api/model.py` (`TemplateLM._encode_pair` and
     /// `loglikelihood`).
     pub fn pair(&self, context: &str, continuation: &str, special: &SpecialTokens) -> Result<Pair> {
-        let trimmed = context.trim_end_matches(is_blank);
-        let moved = &context[trimmed.len()..];
-        let given = match trimmed {
-            "" => special.prefix().to_vec(),
-            _ => self.encode(trimmed, special)?,
-        };
+        self.pair_behind(&self.given(context, special)?, context, continuation, special)
+    }
+
+    /// Ids of a context without the blanks at its end.
+    fn given(&self, context: &str, special: &SpecialTokens) -> Result<Vec<u32>> {
+        match context.trim_end_matches(is_blank) {
+            "" => Ok(special.prefix().to_vec()),
+            trimmed => self.encode(trimmed, special),
+        }
+    }
+
+    /// [`Reader::pair`] of a context whose ids are `given`.
+    fn pair_behind(&self, given: &[u32], context: &str, continuation: &str, special: &SpecialTokens) -> Result<Pair> {
         let whole = match context {
             "" => self.tokenizer.encode(continuation)?,
-            _ => self.encode(&format!("{trimmed}{moved}{continuation}"), special)?,
+            _ => self.encode(&format!("{context}{continuation}"), special)?,
         };
         if !context.is_empty() && !given.is_empty() {
             let scored = whole.get(given.len()..).unwrap_or_default().to_vec();
-            return Ok((given, scored));
+            return Ok((given.to_vec(), scored));
         }
         let start = special.bos.or(special.eos.first().copied());
         Ok(match start {

@@ -51,7 +51,7 @@ impl Beside {
         Ok(Self { copied, made })
     }
 
-    /// Whether one of them has this name.
+    /// True if one of them has this name.
     pub fn writes(&self, name: &str) -> bool {
         let copied = self.copied.iter().filter_map(|path| path.file_name());
         copied.map(|copied| copied.to_string_lossy()).any(|copied| copied == name)

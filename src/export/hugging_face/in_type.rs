@@ -21,7 +21,7 @@ pub struct FloatTypes {
 }
 
 impl FloatTypes {
-    /// Those of a model of full precision.
+    /// Number formats of a full-precision model.
     pub fn of(store: &dyn WeightStore) -> Result<Self> {
         let spec = store.spec();
         let mut types = Self { by_role: BTreeMap::new(), by_name: BTreeMap::new(), blocks: spec.blocks.len() };
@@ -51,7 +51,7 @@ impl FloatTypes {
     }
 }
 
-/// What names a parameter in every block.
+/// Name of a parameter without the number of its block.
 fn role(parameter: &Parameter) -> String {
     match parameter.part {
         Part::Block(_) => format!("block.{}", parameter.role()),

@@ -41,7 +41,7 @@ pub struct Config {
     value: Value,
     /// Keys that were asked for.
     read: Keys,
-    /// The same of the objects inside.
+    /// Keys that were read inside nested objects.
     read_inside: Rc<RefCell<BTreeMap<String, Keys>>>,
     /// Values that another one overrides, such as `rope_parameters.rope_theta = 1000000`.
     overridden: Keys,

@@ -220,7 +220,7 @@ enum Neutral {
     Activation,
     /// The number of query heads.
     Heads,
-    /// Whether the model has biases.
+    /// True if the model has biases.
     Biases,
     /// A list of these words alone.
     Words(&'static [&'static str]),
@@ -418,23 +418,23 @@ const CHANGES: &[(&str, Neutral)] = &[
     ("indexer_*", Off),
 ];
 
-/// What a key that is not read is.
+/// Kind of a key that the family does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Foreign {
     /// It says nothing of the mathematics, or has its neutral value.
     Harmless,
     /// It changes the mathematics.
     Changes,
-    /// What it does is not known.
+    /// Unknown effect.
     Unknown,
 }
 
-/// Whether a key says nothing of the mathematics.
+/// True if a key does not change the mathematics.
 pub fn is_inert(key: &str) -> bool {
     INERT.iter().any(|known| pattern::matches(known, key))
 }
 
-/// Whether a key is in one of the tables.
+/// True if a key is in one of the tables.
 pub fn is_classified(key: &str) -> bool {
     is_inert(key) || CHANGES.iter().any(|(known, _)| pattern::matches(known, key))
 }
@@ -492,7 +492,7 @@ impl Neutral {
     }
 }
 
-/// Whether a value is the number of heads of every block, or lists those of each.
+/// True if a value is the number of heads of every block, or lists those of each.
 fn heads(value: &Value, spec: &ModelSpec, number: fn(&Attention) -> usize) -> bool {
     let attentions = spec.blocks.iter().filter_map(|block| match &block.mixer {
         Mixer::Attention(attention) => Some(number(attention) as u64),
@@ -504,7 +504,7 @@ fn heads(value: &Value, spec: &ModelSpec, number: fn(&Attention) -> usize) -> bo
     }
 }
 
-/// Whether a value stands for nothing.
+/// True for the values that mean "off": null, false, 0, an empty text or object, a list of such values.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null => true,

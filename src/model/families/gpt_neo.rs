@@ -57,7 +57,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     })
 }
 
-/// Whether each block is local: `attention_layers` says it for each, and `attention_types` as
+/// For each block, true if its attention is local: `attention_layers` says it for each, and `attention_types` as
 /// runs of kinds and how often they come, such as `[[["global", "local"], 12]]`.
 fn local_blocks(config: &Config) -> Result<Vec<bool>> {
     let key = config.either(&["num_hidden_layers", "num_layers"]);

@@ -45,7 +45,7 @@ pub(super) fn spec(config: &Config) -> Result<ModelSpec> {
     spec_with(config, Norm::rms(config.positive_or("rms_norm_eps", 1e-6)?), &RotaryKeys::WHOLE)
 }
 
-/// The same with other norms and rotary keys.
+/// Reads a configuration with the keys of `llama`, but with other norms and rotary keys.
 pub(super) fn spec_with(config: &Config, norm: Norm, keys: &RotaryKeys) -> Result<ModelSpec> {
     let hidden_size = config.size("hidden_size")?;
     let (n_heads, head_dim) = config.heads("num_attention_heads", hidden_size)?;

@@ -31,7 +31,7 @@ impl BitNet {
     }
 }
 
-/// How a configuration says that weights are quantised.
+/// Quantisation of the weights, as the configuration states it.
 pub enum Quantization {
     /// In a way that is read.
     BitNet(BitNet),

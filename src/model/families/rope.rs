@@ -18,7 +18,7 @@ const ORIGINAL: &str = "original_max_position_embeddings";
 pub const SPELLINGS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 const SHARE: &str = "partial_rotary_factor";
 
-/// What a family calls its rotary settings outside the object of them.
+/// Names of a family's rotary settings outside `rope_parameters`.
 #[derive(Clone, Copy)]
 pub struct RotaryKeys {
     /// Key of the base.
@@ -31,10 +31,10 @@ pub struct RotaryKeys {
 }
 
 impl RotaryKeys {
-    /// Those of Llama, whose heads are turned whole.
+    /// Llama's names: rotary positions cover the whole head.
     pub const WHOLE: Self = Self { theta: "rope_theta", default_theta: 10_000.0, share: None };
 
-    /// The same where only a share of each head is turned.
+    /// Names of a family whose rotary positions cover a share of each head.
     pub const fn partial(share: f64) -> Self {
         Self { share: Some((SHARE, share)), ..Self::WHOLE }
     }
@@ -44,7 +44,7 @@ impl RotaryKeys {
 pub struct RotaryParameters {
     /// Its keys.
     pub object: Config,
-    /// Whether it is `rope_scaling`.
+    /// True if the object is `rope_scaling`.
     is_old: bool,
 }
 

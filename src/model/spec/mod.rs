@@ -123,7 +123,7 @@ pub struct SpecialTokens {
     pub bos: Option<u32>,
     /// Any of these ends a text.
     pub eos: Vec<u32>,
-    /// What the tokenizer puts before a text, where that is not `bos`: often nothing.
+    /// Token ids that the tokenizer puts before a text; `None` for `bos` alone. Often empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Vec<u32>>,
 }

@@ -268,7 +268,7 @@ impl PackedTensor {
         (row / self.tiling.tile_rows(), row % self.tiling.tile_rows())
     }
 
-    /// What each row is multiplied by, where any is not multiplied by 1.
+    /// Factor of each row, 2^exponent; `None` where all are 1.
     pub fn powers(&self) -> Option<impl Iterator<Item = f32> + '_> {
         self.exponents.as_ref().map(|exponents| exponents.iter().map(|&exponent| power(exponent as i8)))
     }

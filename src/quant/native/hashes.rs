@@ -18,7 +18,7 @@ pub const KEY: &str = "thimble.hashes";
 /// Name of the hash over the header.
 pub const HEADER: &str = "__metadata__";
 
-/// What is said of a tensor: number format and sizes.
+/// Number format and shape of a tensor, as they are hashed.
 type Stated<'a> = BTreeMap<&'a str, (Dtype, &'a [usize])>;
 
 /// The hashes of a file that is about to be written, as text for its metadata.

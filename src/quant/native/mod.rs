@@ -72,7 +72,7 @@ pub struct StoredScheme {
     /// lie in `….outliers`, f16 `[out, k]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_columns: Option<String>,
-    /// Whether rows have exponents, in `….exponents`.
+    /// True if rows have exponents, in `….exponents`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exponents: bool,
 }

@@ -142,7 +142,7 @@ impl NativeFile {
         }
     }
 
-    /// The same where the file is opened for the first time: a list in the user's cache folder
+    /// Compares hashes when the file is opened for the first time: a list in the user's cache folder
     /// has those that were found sound and have not changed since.
     pub fn expect_undamaged_once(&self) -> Result<()> {
         let verified = Verified::of_user();

@@ -29,7 +29,7 @@ impl Verified {
         Some(Self { list: cache.join("thimble/verified") })
     }
 
-    /// Whether the file is in the list as it is now.
+    /// True if the list has the file in its present state.
     pub fn holds(&self, path: &Path) -> bool {
         let line = std::fs::metadata(path).ok().and_then(|metadata| line(&metadata));
         line.is_some_and(|line| std::fs::read_to_string(&self.list).is_ok_and(|list| list.lines().any(|known| known == line)))
