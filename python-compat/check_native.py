@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 TOLERANCE = 1e-3
-# By the bits of a code: "int4" is a number itself, "book4" a place in a book.
+# By the bits of a code: "int4" is a number itself, "book4" an index into a codebook.
 PLANES = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}
 SPAN = {2: 16, 3: 32, 4: 8, 5: 32, 6: 32, 7: 32, 8: 4}
 MODULES = {

@@ -66,7 +66,7 @@ fn cases() -> Vec<Case> {
         (3, 130, 32, 4, true, GroupAware),
         (2, 210, 160, 4, false, GroupAware),
     ];
-    let books = [
+    let codebooks = [
         (5, 100, 32, 4, true, On, DataType::Normal),
         (4, 172, 64, 4, false, GroupAware, DataType::Normal),
         (3, 96, 0, 3, true, Off, DataType::float(3)),
@@ -88,7 +88,7 @@ fn cases() -> Vec<Case> {
             options: GptqOptions { act_order, static_groups, grid, ..GptqOptions::default() },
         })
     };
-    shapes.into_iter().chain(books).flat_map(case).collect()
+    shapes.into_iter().chain(codebooks).flat_map(case).collect()
 }
 
 fn search() -> GridChoice {
@@ -104,7 +104,7 @@ const PUBLISHED: GridSearch = GridSearch { steps: 100, norm: 2.4, ..GridSearch::
 fn equals_optimal_brain_quantisation_with_explicit_inverses() {
     let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, data_type, options }): (usize, Case)| {
         let mut greatest = 0.0f64;
-        let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_book(bits) }.unwrap();
+        let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_codebook(bits) }.unwrap();
         let scheme = Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
@@ -127,7 +127,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             weight: weight.select(Axis(1), &order),
             hessian: damped,
             levels: high - low,
-            book: outcome.tensor.book.iter().flat_map(|book| book.values()).map(|v| f64::from(*v)).collect(),
+            codebook: outcome.tensor.codebook.iter().flat_map(|codebook| codebook.values()).map(|v| f64::from(*v)).collect(),
             group,
             symmetric,
             fixed: options.static_groups,
@@ -137,14 +137,14 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             },
         });
 
-        // Decoded in f64, where every value is exact, or next to it where a book has
+        // Decoded in f64, where every value is exact, or next to it where a codebook has
         // fractions.
         let tensor = &outcome.tensor;
         let width = scheme.group_columns(columns);
         for (solved, &column) in order.iter().enumerate() {
             let place = if by_order { solved } else { column };
             for row in 0..rows {
-                let fast: f64 = tensor.grid(row, place / width).decode_by(tensor.book.as_deref(), tensor.codes[[row, place]]);
+                let fast: f64 = tensor.grid(row, place / width).decode_by(tensor.codebook.as_deref(), tensor.codes[[row, place]]);
                 greatest = greatest.max((fast - naive[[row, solved]]).abs());
             }
         }
@@ -179,7 +179,7 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
-    let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, book: None, choice }.grid(values, importance);
+    let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, codebook: None, choice }.grid(values, importance);
     let norm = GridSearch::DEFAULT.norm;
     let mut better = 0;
     for seed in 0..20 {

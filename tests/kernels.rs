@@ -12,7 +12,7 @@ use std::sync::{Arc, Once};
 use thimble::checkpoint::FloatType;
 use thimble::kernels::{BLOCK, Int8Rows, Kernels, Pool, Tile, supported};
 use thimble::quant::formats::tiled::TILE_ROWS;
-use thimble::quant::{Book, Code, DataType, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
+use thimble::quant::{Code, Codebook, DataType, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
 const COLUMNS: [usize; 15] = [1, 3, 4, 5, 16, 31, 32, 33, 44, 64, 100, 128, 172, 256, 576];
@@ -110,14 +110,14 @@ impl Pattern {
         let (first, last) = scheme.code.range();
         let any = |i: u64| (first + random.below((last - first + 1) as u64, i) as i32) as i8;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
-        tensor.book = Book::shared(scheme.data_type, scheme.code.bits()).map(Arc::new);
+        tensor.codebook = Codebook::shared(scheme.data_type, scheme.code.bits()).map(Arc::new);
         // Whole, as sums are to be with scales of 1.
         let offset = |i: u64| f16::from_f64(random.below(255, 1 << 42 | i) as f64 - 127.0);
         tensor.offsets.iter_mut().flatten().zip(0..).for_each(|(o, i)| *o = offset(i));
         if !unit_scales {
             tensor.scales.iter_mut().zip(0..).for_each(|(s, i)| *s = f16::from_f64(0.001 + 0.1 * random.uniform(1 << 40 | i)));
         }
-        if !scheme.symmetric && tensor.book.is_none() {
+        if !scheme.symmetric && tensor.codebook.is_none() {
             for (zero, i) in tensor.zero_points.iter_mut().zip(0..) {
                 *zero = if self == Pattern::Random { any(1 << 41 | i) } else { first as i8 };
             }
@@ -128,7 +128,9 @@ impl Pattern {
                 Pattern::Random | Pattern::ZeroActivations => any((row * columns + column) as u64),
                 Pattern::Greatest | Pattern::GreatestNegative => last as i8,
                 Pattern::Alternating => (if (row + column).is_multiple_of(2) { first } else { last }) as i8,
-                Pattern::ZeroGroups => tensor.book.as_ref().map_or(tensor.zero_points[[row, column / width]], |book| book.nearest(0.0)),
+                Pattern::ZeroGroups => {
+                    tensor.codebook.as_ref().map_or(tensor.zero_points[[row, column / width]], |codebook| codebook.nearest(0.0))
+                }
             };
         }
         tensor
@@ -149,10 +151,10 @@ impl Pattern {
     }
 }
 
-/// A book that fills its range, where codes are places in one: whole numbers from
+/// A codebook that fills its range, where codes are indices into one: whole numbers from
 /// −127 to 127, or fractions over seven powers of ten.
 fn scheme(code: Code, group_size: usize, symmetric: bool) -> Scheme {
-    let data_type = match (code.has_book(), code.is_whole()) {
+    let data_type = match (code.has_codebook(), code.is_whole()) {
         (false, _) => DataType::Int,
         (true, true) => DataType::Normal,
         (true, false) => DataType::Dynamic,
@@ -170,8 +172,8 @@ fn schemes(codes: &[Code]) -> impl Iterator<Item = Scheme> {
 /// What a code stands for before scale and offset.
 fn level(tensor: &QuantizedTensor, row: usize, column: usize) -> f64 {
     let code = tensor.codes[[row, column]];
-    match &tensor.book {
-        Some(book) => book.values()[usize::from(code as u8)].into(),
+    match &tensor.codebook {
+        Some(codebook) => codebook.values()[usize::from(code as u8)].into(),
         None => f64::from(code) - f64::from(tensor.zero_points[[row, column / tensor.scheme.group_columns(tensor.codes.ncols())]]),
     }
 }
@@ -243,7 +245,7 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
 }
 
 /// With scales of 1 all sums are whole numbers, and up to 512 columns below 2²⁴
-/// (254 · 127 · 512 = 16,516,096, of books too: 127 and an offset of 127): every set
+/// (254 · 127 · 512 = 16,516,096, of codebooks too: 127 and an offset of 127): every set
 /// must be exact.
 #[test]
 fn int8_tiles_are_exact_in_whole_numbers() {

@@ -41,13 +41,13 @@ fn times(weight: &Array2<f32>, k: i32) -> Array2<f32> {
 fn methods() -> Vec<(Method, Scheme)> {
     let of = |code| Scheme::integers(code, 32, false);
     let searched = RtnOptions { grid: GridChoice::LeastError(GridSearch::default()), importance: true };
-    let book = Scheme { data_type: DataType::Normal, ..Scheme::integers(Code::Book4, 32, false) };
+    let codebook = Scheme { data_type: DataType::Normal, ..Scheme::integers(Code::Codebook4, 32, false) };
     let ternary = |scale: Share, solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Ternary));
     let gptq = TernarySolver::Gptq { damp_percent: 0.01, rounds: 2 };
     vec![
         (Method::Rtn(RtnOptions::default()), of(Code::Int4)),
         (Method::Rtn(RtnOptions::default()), of(Code::Int8)),
-        (Method::Rtn(RtnOptions::default()), book),
+        (Method::Rtn(RtnOptions::default()), codebook),
         (Method::Rtn(searched), of(Code::Int3)),
         (Method::Gptq(GptqOptions::default()), of(Code::Int4)),
         (Method::Gptq(GptqOptions { static_groups: true, ..GptqOptions::default() }), of(Code::Int2)),

@@ -66,7 +66,7 @@ fn unpack_planes(planes: &[usize], mut lines: &[u8], units: usize) -> BlockCodes
 
 /// out[token, row] += Σ_block scale_x · (scale_w · (Σ level_w · code_x − zero · Σ code_x) + offset · Σ code_x)
 ///
-/// Levels are codes, or the whole numbers of a book.
+/// Levels are codes, or the whole numbers of a codebook.
 fn int8_tile(tile: &Tile, x: &Int8Rows, out: &mut [f32]) {
     for block in 0..tile.blocks() {
         let levels = unpack_block(tile, block).map(|code| tile.level(code) as i32);

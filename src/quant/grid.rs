@@ -1,6 +1,6 @@
 //! The grid of a group: scale and zero point, how they are found, and codes on it.
 
-use super::{Book, Scheme};
+use super::{Codebook, Scheme};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +60,11 @@ real!(f64);
 /// Scale, and zero point or offset, of one group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
-    /// Distance of two integers, or factor of a book's numbers; positive and finite.
+    /// Distance of two integers, or factor of a codebook's numbers; positive and finite.
     pub scale: f16,
-    /// The code of zero, of integers; 0 where there is a book.
+    /// The code of zero, of integers; 0 where there is a codebook.
     pub zero_point: i8,
-    /// Added to a book's numbers once they are scaled; 0 of integers. Finite.
+    /// Added to a codebook's numbers once they are scaled; 0 of integers. Finite.
     pub offset: f16,
 }
 
@@ -106,9 +106,9 @@ impl Grid {
     }
 
     /// The grid that takes magnitudes up to `greatest` about an offset to those of a
-    /// book. Zeros get scale 1.
-    pub(super) fn filling(book: &Book, greatest: f64, offset: f16) -> Self {
-        let scale = if greatest == 0.0 { f16::ONE } else { storable(greatest / f64::from(book.greatest())) };
+    /// codebook. Zeros get scale 1.
+    pub(super) fn filling(codebook: &Codebook, greatest: f64, offset: f16) -> Self {
+        let scale = if greatest == 0.0 { f16::ONE } else { storable(greatest / f64::from(codebook.greatest())) };
         Self { scale, zero_point: 0, offset }
     }
 
@@ -144,16 +144,16 @@ impl Grid {
         T::from_f16(self.scale) * T::from_i32(i32::from(code) - i32::from(self.zero_point))
     }
 
-    /// The place of the nearest number of a book.
-    pub fn encode_by<T: Real>(&self, book: &Book, value: T) -> i8 {
-        book.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
+    /// Index of the nearest number of a codebook.
+    pub fn encode_by<T: Real>(&self, codebook: &Codebook, value: T) -> i8 {
+        codebook.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
     }
 
-    /// The value of a code, of a book where there is one.
-    pub fn decode_by<T: Real>(&self, book: Option<&Book>, code: i8) -> T {
-        match book {
+    /// The value of a code, of a codebook where there is one.
+    pub fn decode_by<T: Real>(&self, codebook: Option<&Codebook>, code: i8) -> T {
+        match codebook {
             None => self.decode(code),
-            Some(book) => T::from_f16(self.scale) * T::from_f32(book.value(code)) + T::from_f16(self.offset),
+            Some(codebook) => T::from_f16(self.scale) * T::from_f32(codebook.value(code)) + T::from_f16(self.offset),
         }
     }
 }

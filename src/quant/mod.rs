@@ -1,9 +1,9 @@
-//! Quantised weights: the [`scheme`] (what to), its [`book`] where codes are places in
+//! Quantised weights: the [`scheme`] (what to), its [`codebook`] where codes are indices into
 //! one, [`rounding`] on the [`grid`] of each group, the canonical [`QuantizedTensor`],
 //! its packed bytes ([`formats`]), and the native file that carries them ([`native`]).
 
 mod bitnet;
-pub mod book;
+pub mod codebook;
 mod data_type;
 pub mod exponents;
 pub mod formats;
@@ -17,7 +17,7 @@ mod tensor;
 pub mod ternary;
 
 pub use bitnet::BitNetModel;
-pub use book::Book;
+pub use codebook::Codebook;
 pub use data_type::DataType;
 pub use formats::tiled::{Layout, PackedTensor, Tiling};
 pub use outliers::{Columns, Outliers, PackedOutliers};

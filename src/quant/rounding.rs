@@ -1,9 +1,9 @@
 //! Rounding to nearest: from the values of a weight to codes, of integers or of a
-//! book alike.
+//! codebook alike.
 
 use super::exponents;
 use super::grid::{Grid, GridChoice, GridSearch, Real};
-use super::{Book, DataType, QuantizedTensor, Scheme};
+use super::{Codebook, DataType, QuantizedTensor, Scheme};
 use half::f16;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -17,22 +17,22 @@ const QUANTILE_SAMPLE: usize = 1 << 20;
 pub struct Rounding {
     /// Codes and groups.
     pub scheme: Scheme,
-    /// The numbers that codes stand for, where they are places in a book.
-    pub book: Option<Arc<Book>>,
+    /// The numbers that codes stand for, where they are indices into a codebook.
+    pub codebook: Option<Arc<Codebook>>,
     /// How the grid of a group is found.
     pub choice: GridChoice,
 }
 
 impl Rounding {
-    /// For a weight `[out, in]`, which is asked for where the book is to be made from it.
+    /// For a weight `[out, in]`, which is asked for where the codebook is to be made from it.
     pub fn new(scheme: Scheme, choice: GridChoice, weight: impl FnOnce() -> Array2<f32>) -> Self {
         let bits = scheme.code.bits();
-        let book = match scheme.data_type {
-            DataType::Quantile => Some(Book::of_quantiles(bits, normalised(scheme, weight().view()))),
-            other => Book::shared(other, bits),
+        let codebook = match scheme.data_type {
+            DataType::Quantile => Some(Codebook::of_quantiles(bits, normalised(scheme, weight().view()))),
+            other => Codebook::shared(other, bits),
         };
-        assert_eq!(book.is_some(), scheme.code.has_book(), "codes of a book have one: {scheme:?}");
-        Self { scheme, book: book.map(Arc::new), choice }
+        assert_eq!(codebook.is_some(), scheme.code.has_codebook(), "codebook indices have a codebook: {scheme:?}");
+        Self { scheme, codebook: codebook.map(Arc::new), choice }
     }
 
     /// The grid of a group. `importance`, one number a value, weighs the errors of a
@@ -43,9 +43,9 @@ impl Rounding {
             GridChoice::LeastError(search) => {
                 let grids = self.candidates(&search, values).into_iter();
                 // A loop of its own for integers, which is vectorised.
-                let least = match &self.book {
+                let least = match &self.codebook {
                     None => search.least(grids, values, importance, |grid| grid.rounds(self.scheme)),
-                    Some(book) => search.least(grids, values, importance, |grid| move |value| on(book, grid, value)),
+                    Some(codebook) => search.least(grids, values, importance, |grid| move |value| on(codebook, grid, value)),
                 };
                 least.unwrap_or_else(|| self.widest(values))
             }
@@ -54,54 +54,54 @@ impl Rounding {
 
     /// The grid that all values are on.
     fn widest<T: Real>(&self, values: &[T]) -> Grid {
-        match &self.book {
+        match &self.codebook {
             None => Grid::min_max(self.scheme, values.iter().copied()),
-            Some(book) => {
+            Some(codebook) => {
                 let offset = offset(self.scheme, values);
-                Grid::filling(book, distance(values, offset), offset)
+                Grid::filling(codebook, distance(values, offset), offset)
             }
         }
     }
 
     /// Grids that a search tries for a group, the widest first.
     pub fn candidates<T: Real>(&self, search: &GridSearch, values: &[T]) -> Vec<Grid> {
-        let Some(book) = &self.book else { return search.candidates(self.scheme, values).collect() };
+        let Some(codebook) = &self.codebook else { return search.candidates(self.scheme, values).collect() };
         let offset = offset(self.scheme, values);
         let greatest = distance(values, offset);
-        search.shares().map(|share| Grid::filling(book, share * greatest, offset)).collect()
+        search.shares().map(|share| Grid::filling(codebook, share * greatest, offset)).collect()
     }
 
     /// The nearest code.
     pub fn encode<T: Real>(&self, grid: Grid, value: T) -> i8 {
-        match &self.book {
+        match &self.codebook {
             None => grid.encode(self.scheme, value),
-            Some(book) => grid.encode_by(book, value),
+            Some(codebook) => grid.encode_by(codebook, value),
         }
     }
 
     /// The value of a code.
     pub fn decode<T: Real>(&self, grid: Grid, code: i8) -> T {
-        grid.decode_by(self.book.as_deref(), code)
+        grid.decode_by(self.codebook.as_deref(), code)
     }
 
     /// The nearest value.
     #[inline]
     pub fn round<T: Real>(&self, grid: Grid, value: T) -> T {
-        match &self.book {
+        match &self.codebook {
             None => grid.rounds(self.scheme)(value),
-            Some(book) => on(book, grid, value),
+            Some(codebook) => on(codebook, grid, value),
         }
     }
 
     /// A tensor to be filled with codes.
     pub fn blank(&self, rows: usize, columns: usize) -> QuantizedTensor {
-        QuantizedTensor { book: self.book.clone(), ..QuantizedTensor::blank(self.scheme, rows, columns) }
+        QuantizedTensor { codebook: self.codebook.clone(), ..QuantizedTensor::blank(self.scheme, rows, columns) }
     }
 }
 
-/// The nearest number of a book on a grid.
-fn on<T: Real>(book: &Book, grid: Grid, value: T) -> T {
-    grid.decode_by(Some(book), grid.encode_by(book, value))
+/// The nearest number of a codebook on a grid.
+fn on<T: Real>(codebook: &Codebook, grid: Grid, value: T) -> T {
+    grid.decode_by(Some(codebook), grid.encode_by(codebook, value))
 }
 
 /// The mean of a group where the scheme is centred, otherwise zero.

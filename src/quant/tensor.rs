@@ -3,7 +3,7 @@
 
 use super::exponents::power;
 use super::grid::Grid;
-use super::{Book, Outliers, Scheme};
+use super::{Codebook, Outliers, Scheme};
 use half::f16;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -24,17 +24,17 @@ pub struct Permutation {
 pub struct QuantizedTensor {
     /// What it is quantised to.
     pub scheme: Scheme,
-    /// `[out, in]`, columns in stored order; places in a book are bytes without a sign.
+    /// `[out, in]`, columns in stored order; codebook indices are bytes without a sign.
     pub codes: Array2<i8>,
     /// `[out, groups]`
     pub scales: Array2<f16>,
     /// `[out, groups]`; all [`super::Code::middle`] where the scheme is symmetric.
     pub zero_points: Array2<i8>,
-    /// `[out, groups]`; where codes are places in a book and the scheme is not
+    /// `[out, groups]`; where codes are indices into a codebook and the scheme is not
     /// symmetric.
     pub offsets: Option<Array2<f16>>,
-    /// The book of codes that are places in one.
-    pub book: Option<Arc<Book>>,
+    /// The codebook of codes that are indices into one.
+    pub codebook: Option<Arc<Codebook>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
     /// Columns that are kept in 16 bits, where there are any. Their codes are those of
@@ -46,7 +46,7 @@ pub struct QuantizedTensor {
 }
 
 impl QuantizedTensor {
-    /// All zero; one with a book is to be given it.
+    /// All zero; one with a codebook is to be given it.
     pub fn blank(scheme: Scheme, rows: usize, columns: usize) -> Self {
         let groups = scheme.groups(columns);
         let middle = scheme.code.middle() as i8;
@@ -55,8 +55,8 @@ impl QuantizedTensor {
             codes: Array2::from_elem((rows, columns), middle),
             scales: Array2::from_elem((rows, groups), f16::ONE),
             zero_points: Array2::from_elem((rows, groups), middle),
-            offsets: (scheme.code.has_book() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
-            book: None,
+            offsets: (scheme.code.has_codebook() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
+            codebook: None,
             permutation: None,
             outliers: None,
             exponents: None,
@@ -96,7 +96,7 @@ impl QuantizedTensor {
                 let grid = self.grid(row, group);
                 for (stored, &code) in (group * width..).zip(codes) {
                     let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
-                    numbers[place] = grid.decode_by(self.book.as_deref(), code);
+                    numbers[place] = grid.decode_by(self.codebook.as_deref(), code);
                 }
             }
         });

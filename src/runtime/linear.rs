@@ -152,7 +152,7 @@ impl<'a> Prepared<'a> {
 impl LinearLayer {
     /// What its weight multiplies.
     fn activations(&self, device: &Device) -> Activations {
-        // Books of fractions meet activations as they are.
+        // Codebooks of fractions meet activations as they are.
         let suits = |tiling: &Tiling| tiling.layout == Layout::Tiles && tiling.scheme.code.is_whole();
         match &self.weight {
             Weight::Packed(PackedTensor { tiling, .. }) if suits(tiling) => device.activations,

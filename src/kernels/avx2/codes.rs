@@ -5,7 +5,7 @@
 use super::lanes::{Rows, load_bytes, store_bytes};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
-use crate::quant::book::WHOLE_ENTRIES;
+use crate::quant::codebook::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
 use crate::quant::scheme::{Packing, TRITS};
 use std::arch::x86_64::*;
@@ -105,10 +105,10 @@ fn field(bytes: __m256i, bits: usize, from: usize, to: usize) -> __m256i {
 
 /// Whether what [`Levels::of`] gives are signed bytes.
 pub const fn is_signed(code: Code) -> bool {
-    code.range().0 < 0 || (code.has_book() && code.is_whole())
+    code.range().0 < 0 || (code.has_codebook() && code.is_whole())
 }
 
-/// What whole codes stand for: themselves, or a book's whole numbers, in bytes.
+/// What whole codes stand for: themselves, or a codebook's whole numbers, in bytes.
 #[derive(Clone, Copy)]
 pub struct Levels(__m256i);
 
@@ -116,7 +116,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn load(tile: &Tile) -> Self {
-        let bytes = tile.book.map_or(&[0; WHOLE_ENTRIES], |book| book.bytes());
+        let bytes = tile.codebook.map_or(&[0; WHOLE_ENTRIES], |codebook| codebook.bytes());
         // SAFETY: reads 16 bytes.
         Self(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }))
     }
@@ -125,7 +125,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn of<const CODE: usize>(self, codes: Unit) -> Unit {
-        if const { Code::ALL[CODE].has_book() && Code::ALL[CODE].is_whole() } {
+        if const { Code::ALL[CODE].has_codebook() && Code::ALL[CODE].is_whole() } {
             codes.map(|half| _mm256_shuffle_epi8(self.0, half))
         } else {
             codes
@@ -137,7 +137,7 @@ impl Levels {
 #[derive(Clone, Copy)]
 pub struct Grids {
     pub scales: Rows,
-    /// Whole numbers; the offsets where there is a book.
+    /// Whole numbers; the offsets where there is a codebook.
     pub zeros: Rows,
 }
 
@@ -147,7 +147,7 @@ impl Grids {
     pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {
         let zeros = match tile.zeros {
             None => [_mm256_set1_ps(tile.code.middle() as f32); 2],
-            Some(offsets) if const { Code::ALL[CODE].has_book() } => halves(offsets, group),
+            Some(offsets) if const { Code::ALL[CODE].has_codebook() } => halves(offsets, group),
             Some(zeros) => {
                 let zeros = zeros.as_chunks().0;
                 let zero = |half: usize| {

@@ -82,7 +82,7 @@ pub fn packed_tile<const CODE: usize>(tile: &Tile, x: &[f32], stride: usize, out
 }
 
 /// `scale · (level − zero)` or `scale · level + offset` of one block of columns.
-/// Without a book exact: a code less its zero point has 9 bits, a scale 11, and a
+/// Without a codebook exact: a code less its zero point has 9 bits, a scale 11, and a
 /// float holds 24.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -106,7 +106,7 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
                 let top = _mm256_sll_epi32(codes[half], to_top);
                 let number = if is_signed(code) { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
                 let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { found[half] };
-                if code.has_book() {
+                if code.has_codebook() {
                     _mm256_fmadd_ps(grids.scales[half], level, grids.zeros[half])
                 } else {
                     _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(level, grids.zeros[half]))
@@ -117,16 +117,16 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
     }
 }
 
-/// The numbers of a book at a unit of places, `[column][row]`: one by one, which
+/// The numbers of a codebook at a unit of indices, `[column][row]`: one by one, which
 /// processors do faster than they gather.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up(tile: &Tile, places: Unit, lines: &mut [[f32; TILE_ROWS]]) {
-    let Some(book) = tile.book else { return };
-    let places: [[[u8; UNIT_COLUMNS]; TILE_ROWS / 2]; 2] = places.map(|half| stored(half));
-    for (row, places) in places.as_flattened().iter().enumerate() {
-        for (line, place) in lines.iter_mut().zip(places) {
-            line[row] = book.table()[usize::from(*place)];
+fn look_up(tile: &Tile, indices: Unit, lines: &mut [[f32; TILE_ROWS]]) {
+    let Some(codebook) = tile.codebook else { return };
+    let indices: [[[u8; UNIT_COLUMNS]; TILE_ROWS / 2]; 2] = indices.map(|half| stored(half));
+    for (row, indices) in indices.as_flattened().iter().enumerate() {
+        for (line, index) in lines.iter_mut().zip(indices) {
+            line[row] = codebook.table()[usize::from(*index)];
         }
     }
 }

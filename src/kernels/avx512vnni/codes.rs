@@ -3,7 +3,7 @@
 
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
-use crate::quant::book::WHOLE_ENTRIES;
+use crate::quant::codebook::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
 use crate::quant::scheme::{Packing, TRITS};
 use std::arch::x86_64::*;
@@ -19,7 +19,7 @@ pub const LIFT: i32 = 128;
 
 /// Whether what [`block`] gives is lifted.
 pub const fn is_lifted(code: Code) -> bool {
-    code.range().0 < 0 || code.has_book()
+    code.range().0 < 0 || code.has_codebook()
 }
 
 /// One block of columns: what its codes stand for, lifted where that may be negative. The
@@ -53,7 +53,7 @@ pub fn block<const CODE: usize, const T: usize>(tile: &Tile, block: usize, level
             }
         }
     };
-    match (code.has_book(), is_lifted(code)) {
+    match (code.has_codebook(), is_lifted(code)) {
         (true, _) => units.map(|unit| _mm512_shuffle_epi8(levels.0, unit)),
         (false, true) => units.map(|unit| _mm512_xor_si512(unit, _mm512_set1_epi8(LIFT as i8))),
         (false, false) => units,
@@ -124,7 +124,7 @@ fn load(line: &Line) -> __m512i {
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
-/// The whole numbers of a book, lifted.
+/// The whole numbers of a codebook, lifted.
 #[derive(Clone, Copy)]
 pub struct Levels(__m512i);
 
@@ -132,7 +132,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn load(tile: &Tile) -> Self {
-        let bytes = tile.book.map_or(&[0; WHOLE_ENTRIES], |book| book.bytes());
+        let bytes = tile.codebook.map_or(&[0; WHOLE_ENTRIES], |codebook| codebook.bytes());
         // SAFETY: reads 16 bytes.
         let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
         Self(_mm512_xor_si512(levels, _mm512_set1_epi8(LIFT as i8)))
@@ -146,7 +146,7 @@ pub struct Grids {
     /// What the sum of activations is multiplied by and taken off: zero points, lifted as
     /// codes are.
     pub zeros: __m512,
-    /// Of a book.
+    /// Of a codebook.
     pub offsets: __m512,
 }
 
@@ -159,7 +159,7 @@ impl Grids {
         let middle = _mm512_set1_epi32(code.middle());
         let (zeros, offsets) = match tile.zeros {
             None => (middle, _mm512_setzero_ps()),
-            Some(offsets) if code.has_book() => (middle, halves(offsets, group)),
+            Some(offsets) if code.has_codebook() => (middle, halves(offsets, group)),
             Some(zeros) => {
                 let zeros: &[u8; TILE_ROWS] = &zeros.as_chunks().0[group];
                 // SAFETY: reads 16 bytes.

@@ -70,7 +70,7 @@ fn add_block<const CODE: usize>(
     let products = _mm512_cvtepi32_ps(_mm512_add_epi32(products[0], products[1]));
     let (scale, sum) = (_mm512_set1_ps(scale), _mm512_set1_ps(sum));
     let products = _mm512_fnmadd_ps(grids.zeros, sum, products);
-    let before = match const { Code::ALL[CODE].has_book() } {
+    let before = match const { Code::ALL[CODE].has_codebook() } {
         true => _mm512_fmadd_ps(grids.offsets, _mm512_mul_ps(scale, sum), before),
         false => before,
     };

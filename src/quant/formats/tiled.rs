@@ -4,7 +4,7 @@
 //! the low nibbles), four of 2 bits, eight of 1 bit, five of dense ternary codes (the
 //! first in the first digit of [`super::trits`]). Widths that divide no byte
 //! are bit planes, low bits first, one plane after the other per 32 columns: 3 = 2 + 1,
-//! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Places in a book lie as integers of their width
+//! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Codebook indices lie as integers of their width
 //! do; padding rows have scale and offset 0, padding columns meet no activation.
 //!
 //! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
@@ -15,7 +15,7 @@ use crate::checkpoint::Bytes;
 use crate::quant::exponents::power;
 use crate::quant::grid::Grid;
 use crate::quant::scheme::{Packing, TRITS};
-use crate::quant::{Book, Code, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
+use crate::quant::{Code, Codebook, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -199,11 +199,11 @@ pub struct PackedTensor {
     pub codes: Bytes,
     /// f16 `[tiles, groups, tile_rows]`
     pub scales: Bytes,
-    /// `[tiles, groups, tile_rows]`, zero points (i8) or, where there is a book,
+    /// `[tiles, groups, tile_rows]`, zero points (i8) or, where there is a codebook,
     /// offsets (f16); absent where the scheme is symmetric.
     pub zeros: Option<Bytes>,
-    /// The numbers that codes stand for, where they are places in a book.
-    pub book: Option<Arc<Book>>,
+    /// The numbers that codes stand for, where they are indices into a codebook.
+    pub codebook: Option<Arc<Codebook>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
     /// Columns that are kept in 16 bits, where there are any.
@@ -251,7 +251,7 @@ impl PackedTensor {
             codes: Bytes::from_vec(codes),
             scales: Bytes::from_vec(bytemuck::cast_slice(&scales).to_vec()),
             zeros: zeros.map(Bytes::from_vec),
-            book: tensor.book.clone(),
+            codebook: tensor.codebook.clone(),
             permutation: tensor.permutation.clone(),
             outliers: tensor.outliers.as_ref().map(Outliers::pack),
             exponents: tensor.exponents.as_ref().map(|exponents| Bytes::from_vec(bytemuck::cast_slice(exponents).to_vec())),
@@ -281,7 +281,7 @@ impl PackedTensor {
         let grid = Grid::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
         match &self.zeros {
             None => grid,
-            Some(offsets) if self.book.is_some() => Grid { offset: number(offsets), ..grid },
+            Some(offsets) if self.codebook.is_some() => Grid { offset: number(offsets), ..grid },
             Some(zeros) => Grid { zero_point: zeros[i] as i8, ..grid },
         }
     }
@@ -297,7 +297,7 @@ impl PackedTensor {
             let grid = self.grid(row, group);
             for (column, &code) in (group * width..).zip(codes) {
                 let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = grid.decode_by(self.book.as_deref(), code);
+                out[place] = grid.decode_by(self.codebook.as_deref(), code);
             }
         }
         if let Some(outliers) = &self.outliers {
@@ -314,7 +314,7 @@ impl PackedTensor {
         let Tiling { scheme, rows, columns, .. } = self.tiling;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
         tensor.permutation = self.permutation.clone();
-        tensor.book = self.book.clone();
+        tensor.codebook = self.codebook.clone();
         tensor.outliers = self.outliers.as_ref().map(PackedOutliers::unpack);
         tensor.exponents = self.exponents.as_ref().map(|exponents| exponents.iter().map(|&exponent| exponent as i8).collect());
         for row in 0..rows {
@@ -329,12 +329,12 @@ impl PackedTensor {
     }
 
     /// Bytes of codes, scales, zero points or offsets, exponents, what is kept in 16 bits, and a
-    /// book of its own (not of a shared book, nor of what else is [shared](Self::shared)).
+    /// codebook of its own (not of a shared codebook, nor of what else is [shared](Self::shared)).
     pub fn len_bytes(&self) -> usize {
-        let book = self.book.as_ref().filter(|book| book.name.is_none()).map_or(0, |book| book.len_bytes());
+        let codebook = self.codebook.as_ref().filter(|codebook| codebook.name.is_none()).map_or(0, |codebook| codebook.len_bytes());
         let outliers = self.outliers.as_ref().map_or(0, |outliers| outliers.values.len());
         let planes = [&self.zeros, &self.exponents].into_iter().flatten().map(|plane| plane.len()).sum::<usize>();
-        self.codes.len() + self.scales.len() + planes + outliers + book
+        self.codes.len() + self.scales.len() + planes + outliers + codebook
     }
 
     /// Places of columns that all weights which read the same input share, by the name
