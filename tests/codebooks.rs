@@ -10,7 +10,7 @@ use half::f16;
 use ndarray::{Array2, Axis};
 use proptest::prelude::*;
 use thimble::quant::codebook::Codebook;
-use thimble::quant::grid::{GridChoice, GridSearch};
+use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::rounding::{round_by, round_to_nearest};
 use thimble::quant::{Code, DataType, QuantizedTensor, Scheme};
@@ -202,9 +202,9 @@ fn check(tensor: &QuantizedTensor, weight: &Array2<f32>) -> Result<(), TestCaseE
     prop_assert!(tensor.zero_points.iter().all(|z| *z == 0));
     let (width, codebook, decoded) = (scheme.group_columns(weight.ncols()), wide(codebook), tensor.dequantize());
     for ((row, column), &value) in weight.indexed_iter() {
-        let grid = tensor.grid(row, column / width);
+        let params = tensor.quant_params(row, column / width);
         let power = f64::from(tensor.power(row));
-        let (scale, offset) = (power * f64::from(grid.scale), power * f64::from(grid.offset));
+        let (scale, offset) = (power * f64::from(params.scale), power * f64::from(params.offset));
         let place = usize::from(tensor.codes[[row, column]] as u8);
         prop_assert!(place < codebook.len());
         let at = |place: usize| scale * codebook[place] + offset;
@@ -262,8 +262,8 @@ proptest! {
         for (group, values) in weight.as_slice().unwrap().chunks(64).enumerate() {
             let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
             let (scale, offset, rounded) = naive::round(&wide(tensor.codebook.as_ref().unwrap()), centred, &values);
-            let grid = tensor.grid(0, group);
-            prop_assert_eq!((f64::from(grid.scale), f64::from(grid.offset)), (scale, offset));
+            let params = tensor.quant_params(0, group);
+            prop_assert_eq!((f64::from(params.scale), f64::from(params.offset)), (scale, offset));
             let decoded = tensor.dequantize();
             // What f32 loses where an offset and a number of the codebook nearly cancel out.
             let codebook = tensor.codebook.as_ref().unwrap();
@@ -281,14 +281,14 @@ proptest! {
         let types = data_types(bits);
         let weight = Array2::from_shape_vec((1, values.len()), values.clone()).unwrap();
         let rounding = Rounding::new(scheme(types[which % types.len()], bits, 0, false), GridChoice::MinMax, || weight.clone());
-        let grid = rounding.grid(&values, None);
+        let params = rounding.quant_params(&values, None);
         values.sort_by(f32::total_cmp);
-        let codes: Vec<u8> = values.iter().map(|v| rounding.encode(grid, *v) as u8).collect();
+        let codes: Vec<u8> = values.iter().map(|v| rounding.encode(params, *v) as u8).collect();
         prop_assert!(codes.is_sorted(), "{codes:?}");
         // A value that the codebook has is found again.
         for code in 0..1u32 << bits {
-            let value: f64 = rounding.decode(grid, code as u8 as i8);
-            prop_assert_eq!(rounding.decode::<f64>(grid, rounding.encode(grid, value)), value);
+            let value: f64 = rounding.decode(params, code as u8 as i8);
+            prop_assert_eq!(rounding.decode::<f64>(params, rounding.encode(params, value)), value);
         }
     }
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{Site, gptq};
 use thimble::compress::solve::relative_error::{energy as energy_of, relative_error};
-use thimble::quant::grid::{Grid, GridChoice, GridSearch};
+use thimble::quant::quant_params::{GridChoice, GridSearch, QuantParams};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::{Code, DataType, Scheme};
 use thimble::random::Random;
@@ -98,7 +98,7 @@ fn search() -> GridChoice {
 /// The search of GPTQ's `quant.py`.
 const PUBLISHED: GridSearch = GridSearch { steps: 100, norm: 2.4, ..GridSearch::DEFAULT };
 
-/// In every order, with grids fixed at first or as their group is reached, of all
+/// In every order, with quantisation parameters fixed at first or as their group is reached, of all
 /// values or searched.
 #[test]
 fn equals_optimal_brain_quantisation_with_explicit_inverses() {
@@ -144,7 +144,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
         for (solved, &column) in order.iter().enumerate() {
             let place = if by_order { solved } else { column };
             for row in 0..rows {
-                let fast: f64 = tensor.grid(row, place / width).decode_by(tensor.codebook.as_deref(), tensor.codes[[row, place]]);
+                let fast: f64 = tensor.quant_params(row, place / width).decode_by(tensor.codebook.as_deref(), tensor.codes[[row, place]]);
                 greatest = greatest.max((fast - naive[[row, solved]]).abs());
             }
         }
@@ -174,19 +174,20 @@ fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usiz
     order
 }
 
-/// A searched grid is never worse than that of all values, by its own measure, and
+/// The result of a grid search is never worse than the range of all values, by its own measure, and
 /// importance moves it towards what counts.
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
-    let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, codebook: None, choice }.grid(values, importance);
+    let found =
+        |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, codebook: None, choice }.quant_params(values, importance);
     let norm = GridSearch::DEFAULT.norm;
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
         let importance: Vec<f64> = normal(Random::new(seed, 2), (1, 64)).iter().map(|v| v * v).collect();
-        let error = |grid: Grid, importance: &[f64], norm: f64| -> f64 {
-            let rounded = |v: f64| grid.decode::<f64>(grid.encode(scheme, v));
+        let error = |params: QuantParams, importance: &[f64], norm: f64| -> f64 {
+            let rounded = |v: f64| params.decode::<f64>(params.encode(scheme, v));
             values.iter().zip(importance).map(|(&v, i)| i * (rounded(v) - v).abs().powf(norm)).sum()
         };
         let even = vec![1.0; 64];
@@ -199,12 +200,12 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
         let weighted = found(search(), &values, Some(&importance));
         assert!(error(weighted, &importance, norm) <= error(narrow, &importance, norm), "seed {seed}");
     }
-    assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");
+    assert!(better >= 15, "a search finds better parameters nearly always: {better} of 20");
     // Nothing to search.
     for values in [vec![0.0; 5], vec![-2.5; 5], vec![3.0]] {
-        let grid = found(search(), &values, None);
-        assert!(grid.scale > half::f16::ZERO && grid.scale.is_finite());
-        let rounded: f64 = grid.decode(grid.encode(scheme, values[0]));
+        let params = found(search(), &values, None);
+        assert!(params.scale > half::f16::ZERO && params.scale.is_finite());
+        let rounded: f64 = params.decode(params.encode(scheme, values[0]));
         assert!((rounded - values[0]).abs() < 2e-3, "{rounded} for {}", values[0]);
     }
 }
@@ -229,7 +230,7 @@ fn single_precision_loses_nothing_that_matters() {
     }
 }
 
-/// Columns of inputs that calibration never met are rounded to nearest on the grids of their groups,
+/// Columns of inputs that calibration never met are rounded to nearest by the quantisation parameters of their groups,
 /// and all others are what optimal-brain quantisation makes of them alone: no error is made good by
 /// a column that meets nothing, nor by its leave.
 #[test]
@@ -245,13 +246,13 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
     for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
         let options = GptqOptions { act_order, static_groups: true, grid: GridChoice::MinMax, ..GptqOptions::default() };
         let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
-        // Grids are those of the weight as it was, those of plain rounding.
+        // Parameters are those of the weight as it was, those of plain rounding.
         let plain = thimble::quant::rounding::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme);
         let solved = outcome.tensor.dequantize();
         for &column in &dead {
             assert_eq!(solved.column(column), plain.dequantize().column(column), "{act_order:?}, column {column}");
         }
-        // The live ones alone, on the grids of their groups, in float64.
+        // The live ones alone, by the quantisation parameters of their groups, in float64.
         let damp = DAMP * live.iter().map(|&i| hessian[[i, i]]).sum::<f64>() / live.len() as f64;
         let mut order = live.clone();
         let energy = |i: &usize| hessian[[*i, *i]];
@@ -277,8 +278,8 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
         for i in 0..order.len() {
             let inverse = obq::inverse(&damped.slice(ndarray::s![i.., i..]).to_owned());
             for row in 0..4 {
-                let grid = plain.grid(row, order[i] / 32);
-                let rounded: f64 = grid.decode(grid.encode(scheme, values[[row, i]]));
+                let params = plain.quant_params(row, order[i] / 32);
+                let rounded: f64 = params.decode(params.encode(scheme, values[[row, i]]));
                 let error = (values[[row, i]] - rounded) / inverse[[0, 0]];
                 let update = inverse.row(0).mapv(|v| error * v);
                 values.slice_mut(ndarray::s![row, i..]).zip_mut_with(&update, |value, u| *value -= u);

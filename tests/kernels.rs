@@ -227,11 +227,11 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
             sum.add(BEFORE.into());
             for block in 0..quantized.blocks {
                 let (codes, x_scale, x_sum) = quantized.block(token, block);
-                let grid = tensor.grid(row, block * BLOCK / width);
+                let params = tensor.quant_params(row, block * BLOCK / width);
                 let places = block * BLOCK..((block + 1) * BLOCK).min(columns);
                 let whole: f64 = places.zip(codes).map(|(c, &x)| level(tensor, row, c) * f64::from(x)).sum();
-                sum.add(f64::from(grid.scale) * f64::from(x_scale) * whole);
-                sum.add(f64::from(grid.offset) * f64::from(x_scale) * f64::from(x_sum));
+                sum.add(f64::from(params.scale) * f64::from(x_scale) * whole);
+                sum.add(f64::from(params.offset) * f64::from(x_scale) * f64::from(x_sum));
             }
             let roundings = 2 * quantized.blocks + 2;
             sum.check(found[token][row], roundings, || format!("{} row {row} token {token}: {what}", kernels.isa));
@@ -262,7 +262,7 @@ fn int8_tiles_are_exact_in_whole_numbers() {
                             (kernels.int8_tile[scheme.code as usize])(tile, &quantized, out);
                         });
                         for (token, row) in (0..tokens).flat_map(|t| (0..ROWS).map(move |r| (t, r))) {
-                            let offset = |c| f64::from(tensor.grid(row, c / scheme.group_columns(columns)).offset);
+                            let offset = |c| f64::from(tensor.quant_params(row, c / scheme.group_columns(columns)).offset);
                             let weights = (0..columns).map(|c| level(&tensor, row, c) + offset(c));
                             let whole: f64 = weights.zip(&x[token * columns..]).map(|(w, x)| w * f64::from(*x)).sum();
                             assert_eq!(
@@ -291,8 +291,8 @@ fn f32_tiles_are_within_the_bound() {
                     let tensor = pattern.weight(scheme, ROWS, columns, false);
                     let packed = PackedTensor::pack(&tensor, Layout::Tiles);
                     let terms = |row: usize, c: usize| {
-                        let grid = tensor.grid(row, c / scheme.group_columns(columns));
-                        [f64::from(grid.scale) * level(&tensor, row, c), grid.offset.into()]
+                        let params = tensor.quant_params(row, c / scheme.group_columns(columns));
+                        [f64::from(params.scale) * level(&tensor, row, c), params.offset.into()]
                     };
                     for tokens in TOKENS {
                         // What lies between the rows must not be read as activations.

@@ -9,7 +9,7 @@ use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::from_array;
 use thimble::compress::quantize::{Outcome, Site, layer_method};
 use thimble::compress::solve::relative_error::energy;
-use thimble::quant::grid::{GridChoice, GridSearch};
+use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
 use thimble::quant::{Code, Scheme};
 use thimble::random::Random;

@@ -31,12 +31,12 @@ impl<'a> Tile<'a> {
     pub fn of(tensor: &'a PackedTensor, tile: usize) -> Self {
         let tiling = tensor.tiling;
         assert_eq!(tiling.layout, Layout::Tiles, "rows are for look-ups");
-        let grids = tiling.groups() * TILE_ROWS;
-        let zeros = grids * zero_bytes(tiling.scheme.code);
+        let count = tiling.groups() * TILE_ROWS;
+        let zeros = count * zero_bytes(tiling.scheme.code);
         Self {
             code: tiling.scheme.code,
             codes: tensor.tile(tile),
-            scales: &tensor.scales[2 * tile * grids..2 * (tile + 1) * grids],
+            scales: &tensor.scales[2 * tile * count..2 * (tile + 1) * count],
             zeros: tensor.zeros.as_ref().map(|z| &z[tile * zeros..(tile + 1) * zeros]),
             codebook: tensor.codebook.as_deref(),
             columns: tiling.columns,
@@ -96,10 +96,10 @@ impl<'a> Tile<'a> {
     pub fn check<const CODE: usize>(&self) {
         assert_eq!(self.code, Code::ALL[CODE], "the kernel of another code");
         let span = span_columns(self.code);
-        let grids = self.groups() * TILE_ROWS;
+        let count = self.groups() * TILE_ROWS;
         assert_eq!(self.codes.len(), self.columns.div_ceil(span) * span_bytes(self.code) * TILE_ROWS, "bytes of codes");
-        assert_eq!(self.scales.len(), 2 * grids, "bytes of scales");
-        let zeros = grids * zero_bytes(self.code);
+        assert_eq!(self.scales.len(), 2 * count, "bytes of scales");
+        let zeros = count * zero_bytes(self.code);
         assert!(self.zeros.is_none_or(|z| z.len() == zeros), "bytes of zero points or offsets");
         let entries = if self.code.has_codebook() { 1 << self.code.bits() } else { 0 };
         assert_eq!(self.codebook.map_or(0, |codebook| codebook.values().len()), entries, "entries of the codebook");

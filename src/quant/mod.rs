@@ -1,5 +1,5 @@
 //! Quantised weights: the [`scheme`] (what to), its [`codebook`] where codes are indices into
-//! one, [`rounding`] on the [`grid`] of each group, the canonical [`QuantizedTensor`],
+//! one, [`rounding`] by the [`quant_params`] of each group, the canonical [`QuantizedTensor`],
 //! its packed bytes ([`formats`]), and the native file that carries them ([`native`]).
 
 mod bitnet;
@@ -7,9 +7,9 @@ pub mod codebook;
 mod data_type;
 pub mod exponents;
 pub mod formats;
-pub mod grid;
 pub mod native;
 mod outliers;
+pub mod quant_params;
 pub mod rounding;
 pub mod scheme;
 mod store;

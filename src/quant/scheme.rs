@@ -124,7 +124,7 @@ impl Code {
         }
     }
 
-    /// Zero point of symmetric grids; codebooks have none, and it is 0.
+    /// Zero point of symmetric schemes; codebooks have none, and it is 0.
     pub const fn middle(self) -> i32 {
         match self {
             Code::Int8 => 0,

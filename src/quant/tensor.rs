@@ -2,7 +2,7 @@
 //! What methods return and every format is packed from.
 
 use super::exponents::power;
-use super::grid::Grid;
+use super::quant_params::QuantParams;
 use super::{Codebook, Outliers, Scheme};
 use half::f16;
 use ndarray::Array2;
@@ -64,11 +64,11 @@ impl QuantizedTensor {
     }
 
     /// Sets scale, and zero point or offset, of a group.
-    pub fn set_grid(&mut self, row: usize, group: usize, grid: Grid) {
-        self.scales[[row, group]] = grid.scale;
-        self.zero_points[[row, group]] = grid.zero_point;
+    pub fn set_quant_params(&mut self, row: usize, group: usize, params: QuantParams) {
+        self.scales[[row, group]] = params.scale;
+        self.zero_points[[row, group]] = params.zero_point;
         if let Some(offsets) = &mut self.offsets {
-            offsets[[row, group]] = grid.offset;
+            offsets[[row, group]] = params.offset;
         }
     }
 
@@ -78,9 +78,9 @@ impl QuantizedTensor {
     }
 
     /// Scale, and zero point or offset, of a group, before the row's [`power`](Self::power).
-    pub fn grid(&self, row: usize, group: usize) -> Grid {
+    pub fn quant_params(&self, row: usize, group: usize) -> QuantParams {
         let offset = self.offsets.as_ref().map_or(f16::ZERO, |offsets| offsets[[row, group]]);
-        Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
+        QuantParams { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
     }
 
     /// The weight `[out, in]` that the codes stand for, in the model's order of
@@ -93,10 +93,10 @@ impl QuantizedTensor {
         let rows = numbers.par_chunks_mut(columns.max(1)).zip(codes.par_chunks(columns.max(1))).enumerate();
         rows.for_each(|(row, (numbers, codes))| {
             for (group, codes) in codes.chunks(width).enumerate() {
-                let grid = self.grid(row, group);
+                let params = self.quant_params(row, group);
                 for (stored, &code) in (group * width..).zip(codes) {
                     let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
-                    numbers[place] = grid.decode_by(self.codebook.as_deref(), code);
+                    numbers[place] = params.decode_by(self.codebook.as_deref(), code);
                 }
             }
         });

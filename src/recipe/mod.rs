@@ -30,7 +30,7 @@ pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 use crate::eval::Protocol;
 use crate::model::{ModelSpec, StudentShape};
 use crate::quant::Scheme;
-use crate::quant::grid::{GridChoice, GridSearch};
+use crate::quant::quant_params::{GridChoice, GridSearch};
 use crate::runtime::Activations;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -334,7 +334,7 @@ pub enum Method {
     Rtn(RtnOptions),
     /// GPTQ.
     Gptq(GptqOptions),
-    /// Round to nearest on clipped grids, behind AWQ's scales.
+    /// Round to nearest on clipped ranges, behind AWQ's scales.
     Awq(AwqOptions),
     /// LLM.int8().
     LlmInt8(LlmInt8Options),
@@ -382,10 +382,10 @@ impl Method {
     }
 }
 
-/// How rounding to nearest finds its grids.
+/// How rounding to nearest finds its scales and zero points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RtnOptions {
-    /// The grid of a group.
+    /// How the scale and zero point of a group are chosen.
     pub grid: GridChoice,
     /// Whether errors are weighted by the energy of the activations they meet.
     pub importance: bool,
@@ -434,9 +434,9 @@ pub struct GptqOptions {
     pub act_order: ActOrder,
     /// Added to the Hessian's diagonal, relative to its mean.
     pub damp_percent: f64,
-    /// The grid of a group.
+    /// How the scale and zero point of a group are chosen.
     pub grid: GridChoice,
-    /// Whether grids are those of the weight before anything is rounded, and groups
+    /// Whether scales and zero points are those of the weight before anything is rounded, and groups
     /// those of the model's order of columns.
     pub static_groups: bool,
     /// See [`Method::is_sequential`].

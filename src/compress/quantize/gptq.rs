@@ -12,7 +12,7 @@ use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::Grid;
+use crate::quant::quant_params::QuantParams;
 use crate::quant::rounding::Rounding;
 use crate::quant::{Permutation, QuantizedTensor};
 use crate::recipe::{ActOrder, GptqOptions, Precision};
@@ -79,14 +79,14 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
 
 /// What becomes of the columns in the order they are solved in.
 struct Plan {
-    /// Whether grids are those of the weight before anything is rounded.
+    /// Whether scales and zero points are those of the weight before anything is rounded.
     fixed: bool,
     /// Group of each.
     group: Vec<usize>,
     /// Where each is stored.
     place: Vec<usize>,
-    /// Stretches whose grid is found at their beginning, on what they have become; or
-    /// of any width where grids are fixed.
+    /// Stretches whose quantisation parameters are found at their beginning, on what they have become; or
+    /// of any width where quantisation parameters are fixed.
     runs: Vec<Range<usize>>,
 }
 
@@ -110,9 +110,9 @@ impl Plan {
 
 /// One row on its way.
 struct Row {
-    grid: Grid,
+    params: QuantParams,
     /// By group.
-    grids: Vec<Grid>,
+    of_groups: Vec<QuantParams>,
     /// In the order they are stored in.
     codes: Vec<i8>,
 }
@@ -122,13 +122,17 @@ struct Row {
 fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> (QuantizedTensor, f64) {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
-    let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
+    let row = || Row {
+        params: QuantParams::BLANK,
+        of_groups: vec![QuantParams::BLANK; rounding.scheme.groups(columns)],
+        codes: vec![0; columns],
+    };
     let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
     if plan.fixed {
         let values = numbers::<T>(&weight);
         states.par_iter_mut().zip(values.par_chunks_exact(columns)).for_each(|(row, values)| {
             let groups = values.chunks(rounding.scheme.group_columns(columns));
-            row.grids = groups.map(|values| rounding.grid(values, None)).collect();
+            row.of_groups = groups.map(|values| rounding.quant_params(values, None)).collect();
         });
     }
     // Where a run begins, and how long it is.
@@ -139,33 +143,33 @@ fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rou
         if let Some(width) = begins[block.start].filter(|&width| width > BLOCK) {
             let values = numbers::<T>(&weight.narrow(1, block.start as i64, width as i64));
             states.par_iter_mut().zip(values.par_chunks_exact(width)).for_each(|(row, values)| {
-                row.start_group(plan.group[block.start], rounding.grid(values, None));
+                row.start_group(plan.group[block.start], rounding.quant_params(values, None));
             });
         }
     };
     weight = weight.index_select(1, &solved.index);
     let error = compensate(weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
         if plan.fixed {
-            row.grid = row.grids[plan.group[column]];
+            row.params = row.of_groups[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {
-            row.start_group(plan.group[column], rounding.grid(&values[..width], None));
+            row.start_group(plan.group[column], rounding.quant_params(&values[..width], None));
         }
-        let code = rounding.encode(row.grid, values[0]);
+        let code = rounding.encode(row.params, values[0]);
         row.codes[plan.place[column]] = code;
-        rounding.decode(row.grid, code)
+        rounding.decode(row.params, code)
     });
     let mut tensor = rounding.blank(rows, columns);
     for (i, row) in states.into_iter().enumerate() {
-        row.grids.into_iter().enumerate().for_each(|(g, grid)| tensor.set_grid(i, g, grid));
+        row.of_groups.into_iter().enumerate().for_each(|(g, params)| tensor.set_quant_params(i, g, params));
         tensor.codes.row_mut(i).iter_mut().zip(row.codes).for_each(|(to, code)| *to = code);
     }
     (tensor, error)
 }
 
 impl Row {
-    fn start_group(&mut self, group: usize, grid: Grid) {
-        self.grid = grid;
-        self.grids[group] = grid;
+    fn start_group(&mut self, group: usize, params: QuantParams) {
+        self.params = params;
+        self.of_groups[group] = params;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Round to nearest, each group on a grid of its own. Where errors are weighted by
+//! Round to nearest, each group by quantisation parameters of its own. Where errors are weighted by
 //! the columns' activation energy, the calibration counts; otherwise it does not.
 
 use super::{LayerMethod, Outcome, Site};
@@ -12,7 +12,7 @@ use tch::Kind;
 
 /// The method.
 pub struct Rtn {
-    /// How grids are found.
+    /// How scales and zero points are found.
     pub options: RtnOptions,
 }
 

@@ -14,7 +14,7 @@ use crate::compress::solve::relative_error::energy;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::QuantizedTensor;
-use crate::quant::grid::{Grid, storable};
+use crate::quant::quant_params::{QuantParams, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
 use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
@@ -114,9 +114,9 @@ impl Solver<'_> {
         let order = &self.columns.order;
         let choose = |(row, codes): &mut (usize, &mut [i8]), column: usize, values: &[T]| {
             let place = order[column];
-            let grid = Grid::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
-            codes[place] = grid.encode(scheme, values[0]);
-            grid.decode(codes[place])
+            let params = QuantParams::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
+            codes[place] = params.encode(scheme, values[0]);
+            params.decode(codes[place])
         };
         compensate(weight, &self.columns.factor.upper, blocks, &mut states, |_, _, _| (), choose);
         codes

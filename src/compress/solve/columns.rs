@@ -4,7 +4,7 @@
 use super::cholesky::{Factor, inverse_factor_of_reversed};
 use super::optimal_brain::numbers;
 use crate::error::Result;
-use crate::quant::grid::Real;
+use crate::quant::quant_params::Real;
 use crate::recipe::ActOrder;
 use tch::{Kind, Tensor, kind::Element};
 

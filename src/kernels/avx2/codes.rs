@@ -1,4 +1,4 @@
-//! Packed codes → registers, what they stand for, and the grids of a group. A unit (16 rows × 4
+//! Packed codes → registers, what they stand for, and the quantisation parameters of a group. A unit (16 rows × 4
 //! columns) is two registers of bytes, `[row][column]`: half a line of 8-bit
 //! codes each, or the same bits of half a line each.
 
@@ -135,13 +135,13 @@ impl Levels {
 
 /// Scales, and zero points or offsets, of a group for all rows.
 #[derive(Clone, Copy)]
-pub struct Grids {
+pub struct GroupParams {
     pub scales: Rows,
     /// Whole numbers; the offsets where there is a codebook.
     pub zeros: Rows,
 }
 
-impl Grids {
+impl GroupParams {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {

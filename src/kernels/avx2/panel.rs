@@ -2,7 +2,7 @@
 //! decoded and transposed into a panel in L1, a line of 16 rows for each column;
 //! then every token passes over it: lanes are rows, and activations are broadcast.
 
-use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, Unit, block_lines, is_signed, unit};
+use super::codes::{BLOCK_UNITS, GroupParams, Levels, Padding, Unit, block_lines, is_signed, unit};
 use super::lanes::{Rows, load_rows, store_bytes, store_rows};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
@@ -89,7 +89,7 @@ pub fn packed_tile<const CODE: usize>(tile: &Tile, x: &[f32], stride: usize, out
 fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32; TILE_ROWS]; BLOCK]) {
     let code = const { Code::ALL[CODE] };
     let mut padding: Padding = [0; _];
-    let grids = Grids::load::<CODE>(tile, tile.group(block));
+    let params = GroupParams::load::<CODE>(tile, tile.group(block));
     let whole = Levels::load(tile);
     let packed = block_lines::<CODE>(tile, block, &mut padding);
     for i in 0..BLOCK_UNITS {
@@ -107,9 +107,9 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
                 let number = if is_signed(code) { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
                 let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { found[half] };
                 if code.has_codebook() {
-                    _mm256_fmadd_ps(grids.scales[half], level, grids.zeros[half])
+                    _mm256_fmadd_ps(params.scales[half], level, params.zeros[half])
                 } else {
-                    _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(level, grids.zeros[half]))
+                    _mm256_mul_ps(params.scales[half], _mm256_sub_ps(level, params.zeros[half]))
                 }
             };
             store_rows(line, [decode(0), decode(1)]);

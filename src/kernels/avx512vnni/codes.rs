@@ -1,5 +1,5 @@
 //! Packed codes → registers of bytes without a sign, one a unit of 16 rows × 4 columns,
-//! and the grids of a group.
+//! and the quantisation parameters of a group.
 
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
@@ -141,7 +141,7 @@ impl Levels {
 
 /// Scales of a group for all rows, and what is taken off their products.
 #[derive(Clone, Copy)]
-pub struct Grids {
+pub struct GroupParams {
     pub scales: __m512,
     /// What the sum of activations is multiplied by and taken off: zero points, lifted as
     /// codes are.
@@ -150,7 +150,7 @@ pub struct Grids {
     pub offsets: __m512,
 }
 
-impl Grids {
+impl GroupParams {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {

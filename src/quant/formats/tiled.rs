@@ -13,7 +13,7 @@
 use super::trits;
 use crate::checkpoint::Bytes;
 use crate::quant::exponents::power;
-use crate::quant::grid::Grid;
+use crate::quant::quant_params::QuantParams;
 use crate::quant::scheme::{Packing, TRITS};
 use crate::quant::{Code, Codebook, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
@@ -85,7 +85,7 @@ impl Tiling {
 
     /// Numbers in the scales' plane, and in the plane of zero points or offsets where
     /// the scheme has one: `[tiles, groups, tile_rows]`.
-    pub fn grids(&self) -> usize {
+    pub fn scale_count(&self) -> usize {
         self.tiles() * self.groups() * self.tile_rows()
     }
 
@@ -236,14 +236,14 @@ impl PackedTensor {
             tiling.seal(tile);
         });
         let groups = tiling.groups();
-        let grid_places = || (0..tiling.grids()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
-        let scales: Vec<f16> = grid_places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
+        let places = || (0..tiling.scale_count()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
+        let scales: Vec<f16> = places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
         let middle = tensor.scheme.code.middle() as i8;
         let zeros = (!tensor.scheme.symmetric).then(|| match &tensor.offsets {
-            None => grid_places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect(),
+            None => places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect(),
             Some(offsets) => {
                 let offset = |(row, g)| if row < rows { offsets[[row, g]] } else { f16::ZERO };
-                grid_places().flat_map(|place| offset(place).to_le_bytes()).collect()
+                places().flat_map(|place| offset(place).to_le_bytes()).collect()
             }
         });
         Self {
@@ -274,15 +274,15 @@ impl PackedTensor {
     }
 
     /// Scale, and zero point or offset, of a group, before the row's exponent.
-    pub fn grid(&self, row: usize, group: usize) -> Grid {
+    pub fn quant_params(&self, row: usize, group: usize) -> QuantParams {
         let (tile, r) = self.place(row);
         let i = (tile * self.tiling.groups() + group) * self.tiling.tile_rows() + r;
         let number = |plane: &[u8]| f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]);
-        let grid = Grid::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
+        let params = QuantParams::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
         match &self.zeros {
-            None => grid,
-            Some(offsets) if self.codebook.is_some() => Grid { offset: number(offsets), ..grid },
-            Some(zeros) => Grid { zero_point: zeros[i] as i8, ..grid },
+            None => params,
+            Some(offsets) if self.codebook.is_some() => QuantParams { offset: number(offsets), ..params },
+            Some(zeros) => QuantParams { zero_point: zeros[i] as i8, ..params },
         }
     }
 
@@ -294,10 +294,10 @@ impl PackedTensor {
         let mut codes = vec![0i8; self.tiling.columns];
         self.tiling.get(tile, r, &mut codes);
         for (group, codes) in codes.chunks(width).enumerate() {
-            let grid = self.grid(row, group);
+            let params = self.quant_params(row, group);
             for (column, &code) in (group * width..).zip(codes) {
                 let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = grid.decode_by(self.codebook.as_deref(), code);
+                out[place] = params.decode_by(self.codebook.as_deref(), code);
             }
         }
         if let Some(outliers) = &self.outliers {
@@ -322,7 +322,7 @@ impl PackedTensor {
             let tile = self.tile(tile);
             self.tiling.get(tile, r, tensor.codes.row_mut(row).as_slice_mut().expect("standard layout"));
             for group in 0..self.tiling.groups() {
-                tensor.set_grid(row, group, self.grid(row, group));
+                tensor.set_quant_params(row, group, self.quant_params(row, group));
             }
         }
         tensor

@@ -89,11 +89,11 @@ impl Planes<'_> {
         let tiling = Tiling { scheme: stored.scheme, layout: stored.layout, rows, columns };
         let codebook = self.codebook(name, stored, &mut shared.codebooks)?;
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
-        let scales = self.numbers(format!("{name}.scales"), tiling.grids())?;
+        let scales = self.numbers(format!("{name}.scales"), tiling.scale_count())?;
         let zeros = match (stored.scheme.symmetric, stored.scheme.code.has_codebook()) {
             (true, _) => None,
-            (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.grids())?),
-            (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())?),
+            (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.scale_count())?),
+            (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.scale_count())?),
         };
         let permutations = &mut shared.permutations;
         let permutation = match &stored.perm {
