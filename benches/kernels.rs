@@ -62,7 +62,7 @@ fn packed(c: &mut Criterion) {
             let x = activations(tokens);
             let int8 = Int8Rows::quantize(&x, SIZE, supported().next().expect("scalar"));
             let name = match code {
-                Code::Ternary | Code::Trits => format!("{code:?}").to_lowercase(),
+                Code::Ternary | Code::Base3 => format!("{code:?}").to_lowercase(),
                 _ => weight.tiling.scheme.data_type.at(code.bits()),
             };
             if code.is_whole() {

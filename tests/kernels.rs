@@ -587,14 +587,14 @@ fn packed_bytes_are_those_of_the_format() {
                 let (tile_rows, code) = (if layout == Layout::Tiles { 16 } else { 1 }, scheme.code);
                 // Columns that share a line of the widest plane: padded to those.
                 let span = match code.bits() {
-                    _ if code == Code::Trits => 20,
+                    _ if code == Code::Base3 => 20,
                     8 => 4,
                     4 => 8,
                     2 => 16,
                     _ => 32,
                 };
                 let padded = columns.next_multiple_of(span);
-                let bytes = if code == Code::Trits { 32 * padded / 5 } else { 32 * padded * code.bits() / 8 };
+                let bytes = if code == Code::Base3 { 32 * padded / 5 } else { 32 * padded * code.bits() / 8 };
                 assert_eq!(packed.codes.len(), bytes, "rows are padded to 16");
                 let width = scheme.group_columns(columns);
                 let groups = columns.div_ceil(width);
@@ -602,7 +602,7 @@ fn packed_bytes_are_those_of_the_format() {
                     let tile = packed.tile(row / tile_rows);
                     let mut shift = 0;
                     let mut found = 0u8;
-                    if code == Code::Trits {
+                    if code == Code::Base3 {
                         found = digit_by_the_table(tile, tile_rows, row % tile_rows, column);
                     } else {
                         for (byte, at, bits) in places_by_the_table(code, tile_rows, row % tile_rows, column) {

@@ -37,7 +37,7 @@ fn ternary_methods() -> impl Iterator<Item = (Method, Scheme)> {
     let shares = [Share::Tensor, Share::Row, Share::Group(32)];
     shares
         .into_iter()
-        .flat_map(move |scale| solvers.map(|solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Trits))))
+        .flat_map(move |scale| solvers.map(|solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Base3))))
 }
 
 /// What is peculiar about a weight or its inputs.

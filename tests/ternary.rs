@@ -91,7 +91,7 @@ fn packed_weights_are_those_of_training() {
             let weight = normal(Random::new(seed as u64, 5), (rows, columns)).mapv(|v| 0.02 * v as f32);
             let seen = ternary(&Tensor::from_slice(weight.as_slice().unwrap()).view([rows as i64, columns as i64]), share);
             let seen: Vec<f32> = Vec::try_from(&seen.contiguous().view(-1)).unwrap();
-            for code in [Code::Ternary, Code::Trits] {
+            for code in [Code::Ternary, Code::Base3] {
                 let packed = round(weight.view(), share.scheme(code), mean_magnitudes(weight.view(), share));
                 assert_eq!(packed.dequantize().as_slice().unwrap(), seen, "{share:?} of {rows} × {columns}");
             }
@@ -153,7 +153,7 @@ fn packed_logits_are_those_of_the_trained_forward() {
         let packed = runtime::open(out.path(), None).unwrap();
         let spec = packed.spec();
         assert_eq!(spec.blocks.iter().all(|block| block.ffn.hidden_norm.is_some()), norms == "true");
-        let code = if packing == "five_a_byte" { Code::Trits } else { Code::Ternary };
+        let code = if packing == "five_a_byte" { Code::Base3 } else { Code::Ternary };
         let layers: BTreeSet<String> =
             spec.parameters().into_iter().map(|p| p.name).filter(|name| is(&*packed.store, name, code)).collect();
         assert_eq!(layers.len(), 7 * spec.blocks.len());

@@ -2,9 +2,9 @@
 
 use super::{BLOCK, Int8Rows, Kernels, Tile};
 use crate::quant::Code;
+use crate::quant::formats::base3;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
-use crate::quant::formats::trits;
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use half::{bf16, f16};
 
 /// The table.
@@ -33,15 +33,15 @@ const LINE: usize = UNIT_COLUMNS * TILE_ROWS;
 fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
     match tile.code.packing() {
         Packing::Planes(planes) => unpack_planes(planes, tile.block_codes(block), tile.block_units(block)),
-        Packing::Trits => unpack_trits(tile.block_codes(block), tile.units_before(block), tile.block_units(block)),
+        Packing::Base3 => unpack_base3(tile.block_codes(block), tile.units_before(block), tile.block_units(block)),
     }
 }
 
-fn unpack_trits(lines: &[u8], before: usize, units: usize) -> BlockCodes {
+fn unpack_base3(lines: &[u8], before: usize, units: usize) -> BlockCodes {
     let mut codes = [0i8; BLOCK * TILE_ROWS];
     for (unit, codes) in codes.chunks_exact_mut(LINE).take(units).enumerate() {
-        let (line, place) = ((before + unit) / TRITS, (before + unit) % TRITS);
-        codes.iter_mut().zip(&lines[line * LINE..]).for_each(|(code, &byte)| *code = trits::digit(byte, place) as i8);
+        let (line, place) = ((before + unit) / DIGITS_PER_BYTE, (before + unit) % DIGITS_PER_BYTE);
+        codes.iter_mut().zip(&lines[line * LINE..]).for_each(|(code, &byte)| *code = base3::digit(byte, place) as i8);
     }
     codes
 }

@@ -27,8 +27,9 @@ pub enum Code {
     Codebook4,
     /// 0, 1, 2 for −1, 0, 1: two bits each
     Ternary,
-    /// The same, five to a byte
-    Trits,
+    /// 0, 1, 2 for −1, 0, 1: base-3 packing, five to a byte
+    #[serde(rename = "trits")]
+    Base3,
     /// 0 … 31: indices into a codebook
     #[serde(rename = "book5")]
     Codebook5,
@@ -55,14 +56,14 @@ const _: () = {
 impl Code {
     /// Every set there is; those of [`Code::WHOLE`] come first.
     pub const ALL: [Code; 14] = {
-        let [i2, i3, i4, i5, i6, i8, b3, b4, ternary, trits] = Self::WHOLE;
-        [i2, i3, i4, i5, i6, i8, b3, b4, ternary, trits, Code::Codebook5, Code::Codebook6, Code::Codebook7, Code::Codebook8]
+        let [i2, i3, i4, i5, i6, i8, b3, b4, ternary, base3] = Self::WHOLE;
+        [i2, i3, i4, i5, i6, i8, b3, b4, ternary, base3, Code::Codebook5, Code::Codebook6, Code::Codebook7, Code::Codebook8]
     };
     /// Those that stand for whole numbers, and are multiplied with activations in
     /// int8; those of [`Code::INTEGERS`] come first.
     pub const WHOLE: [Code; 10] = {
         let [i2, i3, i4, i5, i6, i8] = Self::INTEGERS;
-        [i2, i3, i4, i5, i6, i8, Code::Codebook3, Code::Codebook4, Code::Ternary, Code::Trits]
+        [i2, i3, i4, i5, i6, i8, Code::Codebook3, Code::Codebook4, Code::Ternary, Code::Base3]
     };
     /// Those that use all of their bits and are numbers themselves.
     pub const INTEGERS: [Code; 6] = [Code::Int2, Code::Int3, Code::Int4, Code::Int5, Code::Int6, Code::Int8];
@@ -81,7 +82,7 @@ impl Code {
     /// [`Code::stored_bits`].
     pub const fn bits(self) -> usize {
         match self {
-            Code::Int2 | Code::Ternary | Code::Trits => 2,
+            Code::Int2 | Code::Ternary | Code::Base3 => 2,
             Code::Int3 | Code::Codebook3 => 3,
             Code::Int4 | Code::Codebook4 => 4,
             Code::Int5 | Code::Codebook5 => 5,
@@ -94,14 +95,14 @@ impl Code {
     /// Bits of one code where it is stored, padding aside.
     pub const fn stored_bits(self) -> f64 {
         match self {
-            Code::Trits => 8.0 / TRITS as f64,
+            Code::Base3 => 8.0 / DIGITS_PER_BYTE as f64,
             other => other.bits() as f64,
         }
     }
 
     /// Whether codes stand for −1, 0 and 1.
     pub const fn is_ternary(self) -> bool {
-        matches!(self, Code::Ternary | Code::Trits)
+        matches!(self, Code::Ternary | Code::Base3)
     }
 
     /// Whether codes are indices into a codebook.
@@ -137,7 +138,7 @@ impl Code {
     /// How codes share bytes.
     pub const fn packing(self) -> Packing {
         match (self, self.bits()) {
-            (Code::Trits, _) => Packing::Trits,
+            (Code::Base3, _) => Packing::Base3,
             (_, 2) => Packing::Planes(&[2]),
             (_, 3) => Packing::Planes(&[2, 1]),
             (_, 4) => Packing::Planes(&[4]),
@@ -155,12 +156,12 @@ impl Code {
 pub enum Packing {
     /// Bit planes of these widths, low bits first: each divides a byte.
     Planes(&'static [usize]),
-    /// [`TRITS`] digits of base 3 in a byte.
-    Trits,
+    /// Base 3: [`DIGITS_PER_BYTE`] digits in a byte.
+    Base3,
 }
 
 /// Digits of base 3 in a byte: 3⁵ = 243.
-pub const TRITS: usize = 5;
+pub const DIGITS_PER_BYTE: usize = 5;
 
 /// Codes, groups and symmetry: `W[o,i] = scale[o,g] · (code[o,i] − zero_point[o,g])`
 /// where codes are integers, `scale[o,g] · codebook[code[o,i]] + offset[o,g]` where they

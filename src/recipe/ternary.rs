@@ -147,7 +147,7 @@ impl RawTernary {
         };
         let code = match self.packing {
             PackingName::TwoBits => Code::Ternary,
-            PackingName::FiveAByte => Code::Trits,
+            PackingName::FiveAByte => Code::Base3,
         };
         let others = RawOthers::new(self.embeddings, self.head, &self.skip);
         let schemes = schemes("ternary", scale.scheme(code), &others, spec)?;

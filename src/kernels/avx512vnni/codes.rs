@@ -5,7 +5,7 @@ use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
 use crate::quant::codebook::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use std::arch::x86_64::*;
 
 /// Units of a block of activations.
@@ -34,14 +34,14 @@ pub fn block<const CODE: usize, const T: usize>(tile: &Tile, block: usize, level
     let lines: &[Line] = tile.codes.as_chunks().0;
     let first = block * BLOCK_UNITS;
     let units = match const { Code::ALL[CODE].packing() } {
-        Packing::Trits => {
-            let lines = &lines[first / TRITS..];
-            match first % TRITS {
-                0 => of_trits::<0>(lines),
-                1 => of_trits::<1>(lines),
-                2 => of_trits::<2>(lines),
-                3 => of_trits::<3>(lines),
-                _ => of_trits::<4>(lines),
+        Packing::Base3 => {
+            let lines = &lines[first / DIGITS_PER_BYTE..];
+            match first % DIGITS_PER_BYTE {
+                0 => of_base3::<0>(lines),
+                1 => of_base3::<1>(lines),
+                2 => of_base3::<2>(lines),
+                3 => of_base3::<3>(lines),
+                _ => of_base3::<4>(lines),
             }
         }
         Packing::Planes(_) => {
@@ -101,12 +101,12 @@ fn field(bytes: __m512i, bits: usize, from: usize, to: usize) -> __m512i {
 /// Takes the digits out of lines, those of units from number `BEFORE` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn of_trits<const BEFORE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
+fn of_base3<const BEFORE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
     let mut units = [_mm512_setzero_si512(); BLOCK_UNITS];
     let [one, two] = [86u8, 171].map(|least| _mm512_set1_epi8(least as i8));
-    for line in 0..const { (BEFORE + BLOCK_UNITS).div_ceil(TRITS) } {
+    for line in 0..const { (BEFORE + BLOCK_UNITS).div_ceil(DIGITS_PER_BYTE) } {
         let mut rest = lines.get(line).map_or(_mm512_setzero_si512(), |line| load(line));
-        for unit in line * TRITS..(line + 1) * TRITS {
+        for unit in line * DIGITS_PER_BYTE..(line + 1) * DIGITS_PER_BYTE {
             if let Some(digits) = unit.checked_sub(BEFORE).and_then(|unit| units.get_mut(unit)) {
                 let ones = _mm512_maskz_set1_epi8(_mm512_cmpge_epu8_mask(rest, one), 1);
                 *digits = _mm512_mask_add_epi8(ones, _mm512_cmpge_epu8_mask(rest, two), ones, ones);

@@ -2,7 +2,7 @@
 //! outermost, in units of 4 columns × 16 rows; a line of 64 bytes holds one unit
 //! of 8-bit codes (row r, column c at byte 4r + c), two of 4 bits (the first in
 //! the low nibbles), four of 2 bits, eight of 1 bit, five of dense ternary codes (the
-//! first in the first digit of [`super::trits`]). Widths that divide no byte
+//! first in the first digit of [`super::base3`]). Widths that divide no byte
 //! are bit planes, low bits first, one plane after the other per 32 columns: 3 = 2 + 1,
 //! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Codebook indices lie as integers of their width
 //! do; padding rows have scale and offset 0, padding columns meet no activation.
@@ -10,11 +10,11 @@
 //! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
 //! only looked up.
 
-use super::trits;
+use super::base3;
 use crate::checkpoint::Bytes;
 use crate::quant::exponents::power;
 use crate::quant::quant_params::QuantParams;
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use crate::quant::{Code, Codebook, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
@@ -111,7 +111,7 @@ impl Tiling {
                         code_shift += bits;
                     }
                 }
-                Packing::Trits => {
+                Packing::Base3 => {
                     units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, Place::Digit(unit)));
                 }
             }
@@ -128,7 +128,7 @@ impl Tiling {
                 Place::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(to, &code)| *to |= ((code as u8 >> code_shift) & mask) << shift)
                 }
-                Place::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * trits::worth(digit)),
+                Place::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * base3::worth(digit)),
             }
         });
     }
@@ -137,7 +137,7 @@ impl Tiling {
     fn seal(&self, tile: &mut [u8]) {
         match self.scheme.code.packing() {
             Packing::Planes(_) => (),
-            Packing::Trits => tile.iter_mut().for_each(|byte| *byte = trits::sealed(*byte)),
+            Packing::Base3 => tile.iter_mut().for_each(|byte| *byte = base3::sealed(*byte)),
         }
     }
 
@@ -151,7 +151,7 @@ impl Tiling {
                 Place::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(code, from)| *code |= (((from >> shift) & mask) << code_shift) as i8)
                 }
-                Place::Digit(digit) => bytes.for_each(|(code, &from)| *code = trits::digit(from, digit) as i8),
+                Place::Digit(digit) => bytes.for_each(|(code, &from)| *code = base3::digit(from, digit) as i8),
             }
         });
     }
@@ -161,7 +161,7 @@ impl Tiling {
 enum Place {
     /// Bits from `shift` on, which are those of the code from `code_shift` on.
     Bits { shift: usize, mask: u8, code_shift: usize },
-    /// A digit of [`trits`].
+    /// A digit of [`base3`].
     Digit(usize),
 }
 
@@ -173,7 +173,7 @@ const fn mask(bits: usize) -> u8 {
 /// every plane.
 pub const fn span_columns(code: Code) -> usize {
     match (code.packing(), code.bits()) {
-        (Packing::Trits, _) => TRITS * UNIT_COLUMNS,
+        (Packing::Base3, _) => DIGITS_PER_BYTE * UNIT_COLUMNS,
         (_, 8) => 4,
         (_, 4) => 8,
         (_, 2) => 16,
@@ -185,7 +185,7 @@ pub const fn span_columns(code: Code) -> usize {
 /// Bytes of a row in the lines of [`span_columns`].
 pub const fn span_bytes(code: Code) -> usize {
     match code.packing() {
-        Packing::Trits => UNIT_COLUMNS,
+        Packing::Base3 => UNIT_COLUMNS,
         Packing::Planes(_) => span_columns(code) * code.bits() / 8,
     }
 }
