@@ -62,12 +62,12 @@ fn is_rescaled(original: &dyn WeightStore, model: &dyn WeightStore) -> bool {
     norms.into_iter().any(changed)
 }
 
-/// Rows of a layer that what follows has been folded into.
+/// Rows of a layer into which the scales of what follows have been migrated.
 const FOLDED_ROWS: [&str; 2] = ["attn.v", "ffn.up"];
 
 /// A layer's weight as one that reads the original's inputs and gives its outputs.
 fn unfolded(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, role: &str, input: &'static str, weight: Tensor) -> Tensor {
-    let weight = weight * fold(original, model, block, input);
+    let weight = weight * migrated(original, model, block, input);
     if FOLDED_ROWS.contains(&role) { &weight / of_rows(&tensor(original, block, role), &weight).unsqueeze(1) } else { weight }
 }
 
@@ -77,15 +77,15 @@ fn of_rows(before: &Tensor, after: &Tensor) -> Tensor {
 }
 
 /// What the columns of a layer's weight must be multiplied by to read the original's
-/// inputs, where a method has folded the inverse into what comes before: a norm
+/// inputs, where a method has migrated the inverse into the producer: a norm
 /// exactly, or rows of a linear layer, which are rounded besides.
-fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: &'static str) -> Tensor {
+fn migrated(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: &'static str) -> Tensor {
     let of_norm = |role| {
         let [before, after] = [original, model].map(|store| tensor(store, block, role));
         (after / &before).where_self(&before.ne(0.0), &Tensor::from(1f32))
     };
     let of_rows =
-        |role, input| of_rows(&tensor(original, block, role), &(tensor(model, block, role) * fold(original, model, block, input)));
+        |role, input| of_rows(&tensor(original, block, role), &(tensor(model, block, role) * migrated(original, model, block, input)));
     match input {
         inputs::ATTENTION => of_norm(roles::MIXER_NORM),
         inputs::FFN => of_norm(roles::FFN_NORM),

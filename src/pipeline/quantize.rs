@@ -11,7 +11,7 @@ use crate::compress::solve::relative_error::{energy, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
 use crate::error::{Error, Result};
 use crate::export::kept;
-use crate::model::{FedBy, InputGroup, Part};
+use crate::model::{InputGroup, Part, Producer};
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Layout, PackedTensor, Weight, WeightStore};
@@ -211,15 +211,15 @@ impl Work<'_> {
         let spec = self.store.spec();
         let mut rescaled = Rescaled::default();
         let name = |role: &str| spec.block_name(index, role);
-        for fold in spec.folds(index) {
-            let groups: Vec<_> = groups.iter().filter(|group| fold.inputs.contains(&group.input)).collect();
+        for migration in spec.scale_migrations(index) {
+            let groups: Vec<_> = groups.iter().filter(|group| migration.inputs.contains(&group.input)).collect();
             self.progress.advance(groups.len() as u64);
             let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.role))));
-            if !by.takes(&fold.fed_by) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
+            if !by.takes(&migration.producer) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
                 continue;
             }
-            if let FedBy::Nothing(why) = fold.fed_by {
-                rescaled.left.extend(fold.inputs.iter().map(|&input| (input, why)));
+            if let Producer::Nothing(why) = migration.producer {
+                rescaled.left.extend(migration.inputs.iter().map(|&input| (input, why)));
                 continue;
             }
             // Scales that an unseen input would pay for are judged as if it were an ordinary one.
@@ -237,7 +237,7 @@ impl Work<'_> {
                 })
             };
             let readers = linears().map(reader).collect::<Result<Vec<_>>>()?;
-            let channels = Channels::of(&fold);
+            let channels = Channels::of(&migration);
             let Some(scales) = by.scales(&readers, &channels) else { continue };
             if scales.isfinite().all().int64_value(&[]) == 0 {
                 return Err(Error::activations_overflow(&linears().map(|(_, name)| name).collect::<Vec<_>>()));
@@ -245,7 +245,7 @@ impl Work<'_> {
             let spread = channels.spread(&scales);
             let mut changed: Vec<(String, Tensor)> =
                 linears().zip(&readers).map(|((_, name), reader)| (name, &reader.weight * &spread)).collect();
-            let source = divided(&fold.fed_by, &scales, |role| self.load(&name(role), &rescaled.weights))?;
+            let source = divided(&migration.producer, &scales, |role| self.load(&name(role), &rescaled.weights))?;
             changed.extend(source.into_iter().map(|(role, tensor)| (name(&role), tensor)));
             rescaled.weights.extend(changed.into_iter().map(|(name, tensor)| (name.clone(), dense(&name, &tensor))));
             for group in &groups {

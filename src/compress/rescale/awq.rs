@@ -12,7 +12,7 @@
 use super::{Channels, Reader, Rescaling};
 use crate::compress::solve::relative_error::{energy, far_power};
 use crate::compress::tensors::{from_array, to_array};
-use crate::model::FedBy;
+use crate::model::Producer;
 use crate::quant::Scheme;
 use crate::quant::rounding::rounded;
 use crate::recipe::AwqScales;
@@ -29,7 +29,7 @@ pub struct Awq {
 }
 
 impl Rescaling for Awq {
-    fn takes(&self, _: &FedBy) -> bool {
+    fn takes(&self, _: &Producer) -> bool {
         true
     }
 

@@ -6,7 +6,7 @@
 //! equation 4. As there, inputs behind norms are smoothed, and no others.
 
 use super::{Channels, Reader, Rescaling};
-use crate::model::FedBy;
+use crate::model::Producer;
 use tch::{Kind, Tensor};
 
 /// The method.
@@ -16,8 +16,8 @@ pub struct Smooth {
 }
 
 impl Rescaling for Smooth {
-    fn takes(&self, fed_by: &FedBy) -> bool {
-        !matches!(fed_by, FedBy::Rows { .. })
+    fn takes(&self, producer: &Producer) -> bool {
+        !matches!(producer, Producer::Rows { .. })
     }
 
     /// max |X_j|^α / max |W_j|^(1 − α) for each channel j.
