@@ -11,7 +11,7 @@ use normal::normal;
 use obq::Problem;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
-use thimble::compress::quantize::{Site, gptq};
+use thimble::compress::quantize::{TargetLayer, gptq};
 use thimble::compress::solve::relative_error::{energy as energy_of, relative_error};
 use thimble::quant::quant_params::{GridChoice, GridSearch, QuantParams};
 use thimble::quant::rounding::Rounding;
@@ -35,8 +35,8 @@ fn tensor(array: &Array2<f64>) -> Tensor {
     Tensor::from_slice(&array.iter().copied().collect::<Vec<_>>()).view([array.nrows() as i64, array.ncols() as i64])
 }
 
-fn site(weight: &Array2<f64>, scheme: Scheme) -> Site {
-    Site { name: "w".into(), scheme, weight: tensor(weight) }
+fn layer(weight: &Array2<f64>, scheme: Scheme) -> TargetLayer {
+    TargetLayer { name: "w".into(), scheme, weight: tensor(weight) }
 }
 
 /// A layer, and how it is to be solved.
@@ -108,7 +108,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
         let scheme = Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
+        let outcome = gptq::<f64>(&[layer(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
         assert!(outcome.remarks.is_empty());
 
         let group = if group_size == 0 { columns } else { group_size };
@@ -217,12 +217,12 @@ fn single_precision_loses_nothing_that_matters() {
         let (weight, hessian) = (normal(Random::new(seed, 1), (16, 256)), hessian(seed, 256));
         let scheme = Scheme::integers(Code::Int3, 64, false);
         let options = GptqOptions::default();
-        let (weight, hessian_tensor) = (site(&weight, scheme).weight, tensor(&hessian));
+        let (weight, hessian_tensor) = (layer(&weight, scheme).weight, tensor(&hessian));
         let error = |dequantized: Array2<f32>| {
             let q = tensor(&dequantized.mapv(f64::from));
             relative_error(&weight, &q, &hessian_tensor)
         };
-        let solve = |kind| Site { name: "w".into(), scheme, weight: weight.to_kind(kind) };
+        let solve = |kind| TargetLayer { name: "w".into(), scheme, weight: weight.to_kind(kind) };
         let single = error(gptq::<f32>(&[solve(Kind::Float)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
         let double = error(gptq::<f64>(&[solve(Kind::Double)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
         println!("relative error {single:.5} in f32, {double:.5} in f64");
@@ -245,7 +245,7 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
     let live: Vec<usize> = (0..80).filter(|column| !dead.contains(column)).collect();
     for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
         let options = GptqOptions { act_order, static_groups: true, grid: GridChoice::MinMax, ..GptqOptions::default() };
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
+        let outcome = gptq::<f64>(&[layer(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
         // Parameters are those of the weight as it was, those of plain rounding.
         let plain = thimble::quant::rounding::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme);
         let solved = outcome.tensor.dequantize();
@@ -297,12 +297,12 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
 
 /// q, k and v share one permutation.
 #[test]
-fn sites_of_one_input_share_the_permutation() {
+fn layers_of_one_input_share_the_permutation() {
     let hessian = hessian(3, 64);
     let scheme = Scheme::integers(Code::Int4, 32, false);
-    let sites = [1, 2].map(|seed| site(&normal(Random::new(seed, 1), (8, 64)), scheme));
+    let layers = [1, 2].map(|seed| layer(&normal(Random::new(seed, 1), (8, 64)), scheme));
     let options = GptqOptions::default();
-    let outcomes = gptq::<f32>(&sites, tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
+    let outcomes = gptq::<f32>(&layers, tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
     let [a, b] = [&outcomes[0], &outcomes[1]].map(|o| o.tensor.permutation.as_ref().unwrap());
     assert!(std::sync::Arc::ptr_eq(a, b));
     assert_eq!(a.name, "blocks.0.attn.q.perm");

@@ -14,7 +14,7 @@ mod tiny;
 use ndarray::Array2;
 use statistics::{statistics, tensor};
 use std::collections::BTreeMap;
-use thimble::compress::quantize::{self, Site};
+use thimble::compress::quantize::{self, TargetLayer};
 use thimble::compress::solve::relative_error::energy;
 use thimble::kernels;
 use thimble::quant::native::{NativeFile, Notes, write};
@@ -71,8 +71,8 @@ fn powers_of_two_change_nothing() {
         let solve = |k: i32| {
             let weight = times(&weight, k);
             let whole = energy(&tensor(&weight), &statistics(&x).hessian);
-            let site = Site { name: "w".into(), scheme, weight: tensor(&weight) };
-            let outcome = quantize::compress(method, &[site], statistics(&x)).unwrap().0.remove(0);
+            let layer = TargetLayer { name: "w".into(), scheme, weight: tensor(&weight) };
+            let outcome = quantize::compress(method, &[layer], statistics(&x)).unwrap().0.remove(0);
             ((outcome.squared_error / whole).sqrt(), outcome.tensor)
         };
         let outputs = |tensor: &QuantizedTensor, activations| {

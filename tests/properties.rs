@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::from_array;
-use thimble::compress::quantize::{Outcome, Site, layer_method};
+use thimble::compress::quantize::{Outcome, TargetLayer, layer_method};
 use thimble::compress::solve::relative_error::energy;
 use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
@@ -102,7 +102,7 @@ fn case(seed: u64, kind: Peculiar, rows: usize, columns: usize) -> Case {
 fn run(method: Method, case: &Case, scheme: Scheme) -> Outcome {
     let (rows, columns) = case.weight.dim();
     let weight = Tensor::from_slice(case.weight.as_slice().unwrap()).view([rows as i64, columns as i64]);
-    layer_method(method).compress(&[Site { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
+    layer_method(method).compress(&[TargetLayer { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
 }
 
 proptest! {

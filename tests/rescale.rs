@@ -16,7 +16,7 @@ use ndarray::{Array1, Array2, Axis};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
-use thimble::compress::quantize::{Site, layer_method};
+use thimble::compress::quantize::{TargetLayer, layer_method};
 use thimble::compress::rescale::{Channels, Reader, divided, rescaling};
 use thimble::compress::{Compute, TorchLogits, dense, to_vec};
 use thimble::model::{LogitSource, ModelSpec, Producer, ScaleMigration};
@@ -190,9 +190,9 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
         assert!(of_ours < without);
 
         for layer in &layers {
-            let site = Site { name: "w".into(), scheme, weight: f32s(&layer.weight) };
+            let target = TargetLayer { name: "w".into(), scheme, weight: f32s(&layer.weight) };
             let method = layer_method(Method::Awq(AwqOptions { clip: true }));
-            let outcome = method.compress(&[site], input.copy()).unwrap().remove(0);
+            let outcome = method.compress(&[target], input.copy()).unwrap().remove(0);
             let (ours, naive) = (outcome.tensor.dequantize().mapv(f64::from), awq::clipped(layer, &x));
             let apart = (&ours - &naive).mapv(f64::abs).iter().copied().fold(0.0, f64::max);
             assert!(apart < 1e-6, "clipped layers are {apart} apart");

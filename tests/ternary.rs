@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
-use thimble::compress::quantize::{Site, in_turn};
+use thimble::compress::quantize::{TargetLayer, in_turn};
 use thimble::compress::sensitivity::Trials;
 use thimble::compress::straight_through::{int8, straight, ternary};
 use thimble::compress::train::{Network, Recording, Rounded, Rounding, run};
@@ -114,8 +114,8 @@ fn codes_and_scales_in_turn_are_the_naive_ones() {
         x.axis_iter_mut(Axis(1)).enumerate().for_each(|(i, mut column)| column *= 0.2 + (i % 7) as f64);
         let hessian = x.t().dot(&x) * (2.0 / x.nrows() as f64);
         for rounds in [1, 3] {
-            let site = Site { name: "w".into(), scheme: share.scheme(Code::Ternary), weight: tensor(&weight) };
-            let found = in_turn::<f64>(&[site], &tensor(&hessian), share, 0.01, rounds).unwrap().remove(0).tensor;
+            let layer = TargetLayer { name: "w".into(), scheme: share.scheme(Code::Ternary), weight: tensor(&weight) };
+            let found = in_turn::<f64>(&[layer], &tensor(&hessian), share, 0.01, rounds).unwrap().remove(0).tensor;
             let expected = naive::solve(&weight, &hessian, share, 0.01, rounds);
             let difference = (&found.dequantize().mapv(f64::from) - &expected).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
             greatest = greatest.max(difference);

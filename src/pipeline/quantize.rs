@@ -5,7 +5,7 @@ use super::Done;
 use super::journal::Made;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{InputStatistics, Statistics, Stream};
-use crate::compress::quantize::{self, Site};
+use crate::compress::quantize::{self, TargetLayer};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::solve::relative_error::{energy, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
@@ -178,21 +178,21 @@ impl Work<'_> {
         if 4 * input.hessian.numel() >= LARGE {
             give_back();
         }
-        let sites = self.sites(index, group, &solved.weights)?;
-        input.check(&sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>())?;
-        let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
-        let (outcomes, unseen) = quantize::compress(self.plan.method, &sites, input)?;
+        let layers = self.target_layers(index, group, &solved.weights)?;
+        input.check(&layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>())?;
+        let energies: Vec<f64> = layers.iter().map(|layer| energy(&layer.weight, &input.hessian)).collect();
+        let (outcomes, unseen) = quantize::compress(self.plan.method, &layers, input)?;
         let unseen_inputs = unseen.filter(|_| self.plan.method.reads_inputs() || self.plan.rescale.is_some());
-        for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
+        for ((layer, energy), mut outcome) in layers.iter().zip(energies).zip(outcomes) {
             outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
-                name: site.name.clone(),
+                name: layer.name.clone(),
                 relative_error: relative(outcome.squared_error, energy),
                 bits: outcome.tensor.bits_per_weight(),
                 unseen_inputs,
                 remarks: outcome.remarks,
             });
-            solved.weights.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
+            solved.weights.insert(layer.name.clone(), Weight::pack(&layer.name, &outcome.tensor, Layout::Tiles));
         }
         self.progress.advance(1);
         Ok(())
@@ -268,10 +268,10 @@ impl Work<'_> {
     }
 
     /// The layers of a group that the plan quantises, loaded.
-    fn sites(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<Site>> {
+    fn target_layers(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<TargetLayer>> {
         let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.role));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
-        planned.map(|(name, scheme)| Ok(Site { weight: self.load(&name, changed)?, name, scheme })).collect()
+        planned.map(|(name, scheme)| Ok(TargetLayer { weight: self.load(&name, changed)?, name, scheme })).collect()
     }
 }
 

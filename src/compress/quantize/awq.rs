@@ -7,7 +7,7 @@
 //! to one magnitude; here every layer is clipped, each end by the same share. The error of a group's share of the output is taken over all
 //! calibration tokens, by its block of the Hessian.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, Outcome, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
@@ -30,17 +30,17 @@ pub struct Awq {
 }
 
 impl LayerMethod for Awq {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-        let round = |site: &Site| {
-            let weight = to_array(&site.weight);
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+        let round = |layer: &TargetLayer| {
+            let weight = to_array(&layer.weight);
             let tensor = if self.options.clip {
-                clipped(weight.view(), site.scheme, &input.hessian)
+                clipped(weight.view(), layer.scheme, &input.hessian)
             } else {
-                round_to_nearest(weight.view(), site.scheme)
+                round_to_nearest(weight.view(), layer.scheme)
             };
-            Outcome::measured(site, tensor, &input.hessian, Vec::new())
+            Outcome::measured(layer, tensor, &input.hessian, Vec::new())
         };
-        Ok(sites.iter().map(round).collect())
+        Ok(layers.iter().map(round).collect())
     }
 }
 

@@ -6,7 +6,7 @@
 //! columns of inputs that calibration never met to zero; here they are rounded to nearest, for
 //! another text may meet them.
 
-use super::{LayerMethod, Outcome, Site, lost};
+use super::{LayerMethod, Outcome, TargetLayer, lost};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
@@ -32,24 +32,24 @@ pub struct Gptq {
 }
 
 impl LayerMethod for Gptq {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-        let Some(first) = sites.first() else { return Ok(Vec::new()) };
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+        let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let permutation = format!("{}.perm", first.name);
         match self.options.precision {
-            Precision::F32 => gptq::<f32>(sites, input.hessian, self.options, &permutation),
-            Precision::F64 => gptq::<f64>(sites, input.hessian, self.options, &permutation),
+            Precision::F32 => gptq::<f32>(layers, input.hessian, self.options, &permutation),
+            Precision::F64 => gptq::<f64>(layers, input.hessian, self.options, &permutation),
         }
     }
 }
 
-/// Quantises all sites of one input with one factorisation, in the precision of
+/// Quantises all layers of one input with one factorisation, in the precision of
 /// `T`: `hessian` `[in, in]`, which is used up, and weights are converted to it. Permutations
-/// are named `permutation`. Sites have groups of one size.
-pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
+/// are named `permutation`. Layers have groups of one size.
+pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let width = hessian.size()[0] as usize;
-    let group = sites.first().map_or(width, |site| site.scheme.group_columns(width));
-    assert!(sites.iter().all(|site| site.scheme.group_columns(width) == group), "groups of one size");
+    let group = layers.first().map_or(width, |layer| layer.scheme.group_columns(width));
+    assert!(layers.iter().all(|layer| layer.scheme.group_columns(width) == group), "groups of one size");
     let converted = hessian.to_kind(T::KIND);
     // Where it is another one; otherwise it is used up.
     drop(hessian);
@@ -62,19 +62,19 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
         Arc::new(Permutation { name: permutation.to_owned(), order })
     });
     let plan = Plan::new(&columns.order, group, options, stored.is_some());
-    let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND);
-        let rounding = Rounding::new(site.scheme, options.grid, || to_array(&weight));
+    let solve = |layer: &TargetLayer| {
+        let weight = layer.weight.to_kind(T::KIND);
+        let rounding = Rounding::new(layer.scheme, options.grid, || to_array(&weight));
         let (mut tensor, damped_error) = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
-        let squared_error = damped_error - columns.of_damping(&lost(&site.weight, &tensor));
+        let squared_error = damped_error - columns.of_damping(&lost(&layer.weight, &tensor));
         let mut remarks: Vec<String> = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
         if squared_error < LEAST * damped_error {
             remarks.push("its error is too small beside the damping's to be told exactly".into());
         }
         Outcome { tensor, squared_error: squared_error.max(0.0), remarks }
     };
-    Ok(sites.iter().map(solve).collect())
+    Ok(layers.iter().map(solve).collect())
 }
 
 /// What becomes of the columns in the order they are solved in.
@@ -205,13 +205,13 @@ mod tests {
     #[test]
     fn an_indefinite_hessian_raises_the_damping() {
         let hessian = Tensor::from_slice2(&[[1.0f32, 3.0], [3.0, 1.0]]);
-        let site = Site {
+        let layer = TargetLayer {
             name: "w".into(),
             scheme: crate::quant::Scheme::integers(crate::quant::Code::Int4, 0, false),
             weight: Tensor::from_slice2(&[[0.5f32, -0.25]]),
         };
         let options = GptqOptions { act_order: ActOrder::Off, ..GptqOptions::default() };
-        let outcome = gptq::<f32>(&[site], hessian, options, "p").unwrap().remove(0);
+        let outcome = gptq::<f32>(&[layer], hessian, options, "p").unwrap().remove(0);
         assert!(outcome.remarks[0].contains("damping raised from 0.01 to 10"), "{:?}", outcome.remarks);
     }
 }

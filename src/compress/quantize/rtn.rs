@@ -1,7 +1,7 @@
 //! Round to nearest, each group by quantisation parameters of its own. Where errors are weighted by
 //! the columns' activation energy, the calibration counts; otherwise it does not.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, Outcome, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
@@ -17,13 +17,13 @@ pub struct Rtn {
 }
 
 impl LayerMethod for Rtn {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
         // The Hessian's diagonal: second moments of the activations.
         let importance = self.options.importance.then(|| numbers::<f64>(&input.hessian.diag(0).to_kind(Kind::Double)));
-        let round = |site: &Site| {
-            let tensor = round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref());
-            Outcome::measured(site, tensor, &input.hessian, Vec::new())
+        let round = |layer: &TargetLayer| {
+            let tensor = round_by(to_array(&layer.weight).view(), layer.scheme, self.options.grid, importance.as_deref());
+            Outcome::measured(layer, tensor, &input.hessian, Vec::new())
         };
-        Ok(sites.iter().map(round).collect())
+        Ok(layers.iter().map(round).collect())
     }
 }

@@ -6,7 +6,7 @@
 //! codes T minimise ‖(W − sT)X‖: by rows a system of as many equations as there are groups,
 //! which is what PB-LLM (Shang et al. 2023, section 3.4) solves for one scale.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, Outcome, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
@@ -28,41 +28,47 @@ pub struct Ternary {
 }
 
 impl LayerMethod for Ternary {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
         let share = self.options.scale;
         match self.options.solver {
             TernarySolver::Absmean => {
-                let measured = |site: &Site| Outcome::measured(site, absmean(site, share), &input.hessian, Vec::new());
-                Ok(sites.iter().map(measured).collect())
+                let measured = |layer: &TargetLayer| Outcome::measured(layer, absmean(layer, share), &input.hessian, Vec::new());
+                Ok(layers.iter().map(measured).collect())
             }
-            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(sites, &input.hessian, share, damp_percent, rounds),
+            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(layers, &input.hessian, share, damp_percent, rounds),
         }
     }
 }
 
-fn absmean(site: &Site, share: Share) -> QuantizedTensor {
-    let weight = to_array(&site.weight);
+fn absmean(layer: &TargetLayer, share: Share) -> QuantizedTensor {
+    let weight = to_array(&layer.weight);
     let scales = mean_magnitudes(weight.view(), share);
-    round(weight.view(), site.scheme, scales)
+    round(weight.view(), layer.scheme, scales)
 }
 
-/// All sites of one input, with one factorisation, in the precision of `T`: `rounds` times
+/// All layers of one input, with one factorisation, in the precision of `T`: `rounds` times
 /// codes on given scales, then scales of given codes; the best of them is kept.
-pub fn in_turn<T: Number>(sites: &[Site], hessian: &Tensor, share: Share, damp_percent: f64, rounds: usize) -> Result<Vec<Outcome>> {
+pub fn in_turn<T: Number>(
+    layers: &[TargetLayer],
+    hessian: &Tensor,
+    share: Share,
+    damp_percent: f64,
+    rounds: usize,
+) -> Result<Vec<Outcome>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND);
     // Each column has those behind it to make its error good: the most active go first.
     let columns = Columns::of::<T>(hessian.copy(), ActOrder::On, 1, damp_percent)?;
-    let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND);
+    let solve = |layer: &TargetLayer| {
+        let weight = layer.weight.to_kind(T::KIND);
         let target = weight.matmul(&hessian);
         let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
         let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
-        let (error, tensor) = solver.run::<T>(absmean(site, share), rounds);
+        let (error, tensor) = solver.run::<T>(absmean(layer, share), rounds);
         let squared_error = error * solver.energy;
         Outcome { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };
-    Ok(sites.iter().map(solve).collect())
+    Ok(layers.iter().map(solve).collect())
 }
 
 /// One weight.
