@@ -4,7 +4,7 @@
 use crate::subject::Subject;
 use std::collections::BTreeMap;
 use tch::Tensor;
-use thimble::compress::calibrate::Stream;
+use thimble::compress::calibrate::HiddenStates;
 use thimble::compress::decoder::Entrance;
 use thimble::compress::solve::relative_error::relative_error;
 use thimble::compress::{Compute, Parameters};
@@ -24,10 +24,10 @@ impl Inputs {
         let store = &*subject.original.store;
         let spec = store.spec();
         let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-        let mut stream = Stream::start(ids, &entrance, TokenImportance::Equal);
+        let mut hidden = HiddenStates::start(ids, &entrance, TokenImportance::Equal);
         let of_block = |(i, block): (usize, &thimble::model::spec::Block)| {
             let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
-            let mut statistics = stream.advance_observed(block, &parameters, &Silent);
+            let mut statistics = hidden.advance_observed(block, &parameters, &Silent);
             let groups = block.input_groups(spec.hidden_size);
             groups.iter().map(|group| (group.input, statistics.take(group.input).hessian)).collect()
         };

@@ -26,12 +26,12 @@ fn batch(device: Device) -> usize {
     }
 }
 
-/// Hidden states between two blocks.
-pub struct Stream {
+/// Hidden states of all calibration sequences between two blocks.
+pub struct HiddenStates {
     /// `[batch, tokens, hidden]` each.
     batches: Vec<Tensor>,
     importance: Rc<Importance>,
-    /// Blocks that are behind it.
+    /// Count of blocks that have run.
     passed: usize,
 }
 
@@ -92,7 +92,7 @@ impl InputStatistics {
     }
 }
 
-impl Stream {
+impl HiddenStates {
     /// The embedded sequences, all of one length, and how much their tokens count.
     pub fn start(sequences: &[Vec<u32>], entrance: &Entrance, importance: TokenImportance) -> Self {
         let _no_grad = tch::no_grad_guard();
@@ -105,7 +105,7 @@ impl Stream {
         Self { batches: sequences.chunks(batch).map(read).collect(), importance, passed: 0 }
     }
 
-    /// The block that it stands before.
+    /// Index of the block that reads these states.
     pub fn block(&self) -> usize {
         self.passed
     }
@@ -137,13 +137,13 @@ impl Stream {
         self.importance.of(batch, &self.batches[batch])
     }
 
-    /// The same place once more.
+    /// A shallow copy.
     pub fn again(&self) -> Self {
         Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone(), passed: self.passed }
     }
 
-    /// Runs a block and gathers statistics of some of its inputs; the stream stays
-    /// before the block.
+    /// Runs a block and gathers statistics of some of its inputs; the hidden states
+    /// stay before the block.
     pub fn observe(&self, spec: &Block, weights: &Parameters, inputs: &[&str], progress: &dyn Progress) -> Statistics {
         let _no_grad = tch::no_grad_guard();
         let mut statistics = Statistics::default();
@@ -171,8 +171,8 @@ impl Stream {
     /// The same, gathering statistics.
     pub fn advance_observed(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
         let mut statistics = Statistics::default();
-        let hidden = self.batches.first().map_or(0, |x| x.size()[2] as usize);
-        let inputs: Vec<&str> = spec.input_groups(hidden).iter().map(|group| group.input).collect();
+        let width = self.batches.first().map_or(0, |x| x.size()[2] as usize);
+        let inputs: Vec<&str> = spec.input_groups(width).iter().map(|group| group.input).collect();
         self.advance_heard(spec, weights, progress, &mut |input, x, weights| {
             if inputs.contains(&input) {
                 statistics.add(input, x, weights);

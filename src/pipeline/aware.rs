@@ -6,7 +6,7 @@ use super::distil::Lessons;
 use super::walk::Walk;
 use super::{Done, quantize};
 use crate::compress::Parameters;
-use crate::compress::calibrate::Stream;
+use crate::compress::calibrate::HiddenStates;
 use crate::compress::decoder::Entrance;
 use crate::compress::train::{Rounded, Rounding};
 use crate::error::{Error, Result};
@@ -96,13 +96,13 @@ fn magnitudes(spec: &ModelSpec, walk: &Walk) -> Result<BTreeMap<String, f32>> {
     const NORMS: [(&str, &str); 2] = [(inputs::CONTEXT, roles::CONTEXT_NORM), (inputs::FFN_HIDDEN, roles::HIDDEN_NORM)];
     let Walk { store, sample, compute, progress, .. } = *walk;
     let entrance = Entrance::load(store.spec(), |name| store.weight(name), compute)?;
-    let mut stream = Stream::start(sample.sequences, &entrance, sample.importance);
+    let mut hidden = HiddenStates::start(sample.sequences, &entrance, sample.importance);
     let mut all = BTreeMap::new();
-    progress.begin("reading the inputs of norms", stream.len() * spec.blocks.len() as u64, Unit::of("blocks", stream.len()));
+    progress.begin("reading the inputs of norms", hidden.len() * spec.blocks.len() as u64, Unit::of("blocks", hidden.len()));
     for (i, block) in store.spec().blocks.iter().enumerate() {
         progress.may_go_on()?;
         let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-        stream.advance_heard(block, &Parameters::block(store, i, compute)?, progress, &mut |input, x, _| {
+        hidden.advance_heard(block, &Parameters::block(store, i, compute)?, progress, &mut |input, x, _| {
             if let Some((_, role)) = NORMS.into_iter().find(|(known, _)| *known == input) {
                 let of_tokens = x.to_kind(Kind::Float).square().mean_dim(-1, false, None::<Kind>).sqrt();
                 let (sum, count) = sums.entry(role).or_default();

@@ -4,7 +4,7 @@
 use super::Done;
 use super::journal::Made;
 use super::walk::Walk;
-use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::decoder::Entrance;
 use crate::compress::prune::gradients::Gradients;
 use crate::compress::prune::latency::Latency;
@@ -135,13 +135,13 @@ impl Pruning<'_> {
                 judge.look(&[(parameter, weight)], None, &mut tallies)?;
             }
         }
-        let mut stream = (needs == Needs::Inputs).then(|| self.stream(store)).transpose()?;
-        let pass = stream.as_ref().map_or(1, Stream::len);
+        let mut hidden = (needs == Needs::Inputs).then(|| self.hidden_states(store)).transpose()?;
+        let pass = hidden.as_ref().map_or(1, HiddenStates::len);
         progress.begin("prune_width: judging heads and channels", pass * spec.blocks.len() as u64, Unit::of("blocks", pass));
         for (i, block) in spec.blocks.iter().enumerate() {
             progress.may_go_on()?;
-            let mut known = match &mut stream {
-                Some(stream) => stream.advance_observed(block, &Parameters::block(store, i, compute)?, progress),
+            let mut known = match &mut hidden {
+                Some(hidden) => hidden.advance_observed(block, &Parameters::block(store, i, compute)?, progress),
                 None => {
                     progress.advance(1);
                     Statistics::default()
@@ -152,7 +152,7 @@ impl Pruning<'_> {
                 let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.role)).collect();
                 let matrices = parameters.iter().filter(|p| names.contains(&p.name) && tallies.has(p));
                 let matrices = matrices.map(|p| Ok((p.clone(), self.load(&p.name)?))).collect::<Result<Vec<_>>>()?;
-                let input = stream.is_some().then(|| known.take(input));
+                let input = hidden.is_some().then(|| known.take(input));
                 judge.look(&matrices, input.as_ref(), &mut tallies)?;
             }
         }
@@ -172,9 +172,9 @@ impl Pruning<'_> {
         Ok(Parameter::load(self.walk.store.weight(name)?, compute).tensor().copy())
     }
 
-    fn stream(&self, store: &dyn WeightStore) -> Result<Stream> {
+    fn hidden_states(&self, store: &dyn WeightStore) -> Result<HiddenStates> {
         let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
-        Ok(Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
+        Ok(HiddenStates::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
     }
 
     /// What stays of all parts, number by number.
@@ -203,8 +203,8 @@ impl Pruning<'_> {
         let start = self.walk.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
         let start: BTreeMap<String, Weight> = start.weights.into_iter().collect();
         let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
-        let mut after = Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance);
-        let mut before = self.stream(self.walk.store)?;
+        let mut after = HiddenStates::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance);
+        let mut before = self.hidden_states(self.walk.store)?;
         let solver = Solver { pruning: self, plan, selection, smaller };
         let cut = |block: usize| solver.cut(block).len() as u64;
         let steps: u64 = (0..smaller.blocks.len()).map(|block| (cut(block) + 2) * before.len()).sum();
@@ -265,7 +265,7 @@ impl Solver<'_> {
         spec.axes(&self.selection.there(&parameter, spec))
     }
 
-    fn block(&self, block: usize, whole: &Parameters, before: &Stream, after: &Stream) -> Result<Made> {
+    fn block(&self, block: usize, whole: &Parameters, before: &HiddenStates, after: &HiddenStates) -> Result<Made> {
         let Walk { store, compute, progress, .. } = *self.pruning.walk;
         let (spec, layer) = (store.spec(), self.selection.block_of(block));
         let gathered = self.pruning.gathered(self.selection, self.smaller, Part::Block(block))?;
@@ -273,8 +273,8 @@ impl Solver<'_> {
         let mut layers = Vec::new();
         for group in self.cut(block) {
             let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
-            let whole = Place { block: &spec.blocks[layer], weights: whole, stream: before };
-            let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
+            let whole = Place { block: &spec.blocks[layer], weights: whole, hidden: before };
+            let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, hidden: after }, group.input, progress);
             let mut paired = halves[0].zero();
             halves.iter().for_each(|half| paired.add(half));
             for linear in &group.linears {

@@ -4,7 +4,7 @@
 use super::Done;
 use super::journal::Made;
 use super::walk::{BlockWork, Walk, own_groups};
-use crate::compress::calibrate::{InputStatistics, Statistics, Stream};
+use crate::compress::calibrate::{HiddenStates, InputStatistics, Statistics};
 use crate::compress::quantize::{self, TargetLayer};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
 use crate::compress::solve::relative_error::{energy, relative};
@@ -87,23 +87,23 @@ impl BlockWork for Work<'_> {
         Ok(Made { weights, layers })
     }
 
-    /// One block: statistics on the stream, and of later uses of its layers; scales;
+    /// One block: statistics on the hidden states, and of later uses of its layers; scales;
     /// then each group of layers. What another block owns was done with that one.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
         let inputs: Vec<&str> = own.iter().map(|group| group.input).collect();
-        let observe = |stream: &Stream, inputs: &[&str], changed: &Changed| {
+        let observe = |hidden: &HiddenStates, inputs: &[&str], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
-            Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
+            Ok::<_, Error>(hidden.observe(block, &parameters, inputs, self.progress))
         };
         let sequential = self.plan.is_sequential();
         let mut later_uses = later_uses.unwrap_or_default();
         let mut statistics = Statistics::default();
         let mut solved = Solved::default();
         if !own.is_empty() && (!sequential || self.plan.rescale.is_some()) {
-            statistics = observe(stream, &inputs, &solved.weights)?;
+            statistics = observe(hidden, &inputs, &solved.weights)?;
             // Where layers are solved in turn, each is observed anew, and they come in again.
             let mut merged = if sequential { later_uses.copy() } else { std::mem::take(&mut later_uses) };
             own.iter().for_each(|group| statistics.take_over(&mut merged, group.input));
@@ -114,12 +114,12 @@ impl BlockWork for Work<'_> {
         }
         let all = block.input_groups(spec.hidden_size);
         let widest = all.iter().map(|group| group.linears[0].inputs).max().unwrap_or(0);
-        if sequential && own.len() == all.len() && stream.bytes_of(widest) <= ABREAST {
-            self.solve_on_the_way(index, &own, stream, &mut later_uses, &mut solved)?;
+        if sequential && own.len() == all.len() && hidden.bytes_of(widest) <= ABREAST {
+            self.solve_on_the_way(index, &own, hidden, &mut later_uses, &mut solved)?;
         } else {
             for group in &own {
                 if sequential {
-                    statistics = observe(stream, &[group.input], &solved.weights)?;
+                    statistics = observe(hidden, &[group.input], &solved.weights)?;
                 }
                 statistics.take_over(&mut later_uses, group.input);
                 self.solve(index, group, statistics.take(group.input), &mut solved)?;
@@ -141,7 +141,7 @@ impl Work<'_> {
         &self,
         index: usize,
         groups: &[InputGroup],
-        stream: &mut Stream,
+        hidden: &mut HiddenStates,
         later_uses: &mut Statistics,
         solved: &mut Solved,
     ) -> Result<()> {
@@ -156,7 +156,7 @@ impl Work<'_> {
         let inputs: Vec<&str> = groups.iter().map(|group| group.input).collect();
         let is_read = index + 1 < spec.blocks.len();
         let mut used: Vec<&str> = Vec::new();
-        stream.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
+        hidden.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
             // What read the inputs before this one has done so, for all sequences.
             used.drain(..).for_each(|role| parameters.drop(role));
             let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
@@ -320,7 +320,7 @@ mod tests {
 
     /// Solved in turn, a layer meets what the solved ones before it make of the
     /// calibration; otherwise what the original ones do. Later blocks' inputs of shared layers
-    /// count in both. The stream that is moved on the way is where it would be moved to.
+    /// count in both. Hidden states advanced on the way are where they would be advanced to.
     #[test]
     fn true_sequential_layers_meet_the_solved_ones_before_them() {
         for (fixture, sequential) in [("llama-gqa-tied", true), ("llama-gqa-tied", false), ("mobillama-shared", true)] {
@@ -329,21 +329,21 @@ mod tests {
             let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
             let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
             let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-            let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
-            let uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
+            let hidden = HiddenStates::start(&sequences, &entrance, TokenImportance::Equal);
+            let uses = later_uses(store, &hidden, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
             let original = Parameters::block(store, 0, Compute::CPU).unwrap();
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
             let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { unreachable!("it quantises") };
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
-            let mut moved = stream.again();
+            let mut moved = hidden.again();
             let made = work.block(0, &mut moved, Some(uses.copy())).unwrap();
 
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
             for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
-                let mut statistics = stream.observe(&spec.blocks[0], met, &[input], &Silent);
+                let mut statistics = hidden.observe(&spec.blocks[0], met, &[input], &Silent);
                 statistics.take_over(&mut uses.copy(), input);
                 let expected = relative_error(&original.get(role), &solved.get(role), &statistics.take(input).hessian);
                 let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
@@ -352,7 +352,7 @@ mod tests {
             }
             assert_eq!(moved.block(), usize::from(sequential));
             if sequential {
-                let mut advanced = stream.again();
+                let mut advanced = hidden.again();
                 advanced.advance(&spec.blocks[0], &solved, &Silent);
                 let pairs = advanced.batches().iter().zip(moved.batches());
                 assert!(pairs.into_iter().all(|(a, b)| a.equal(b)), "{fixture}: another place");

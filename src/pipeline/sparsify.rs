@@ -4,7 +4,7 @@
 use super::Done;
 use super::journal::Made;
 use super::walk::{BlockWork, Walk, own_groups};
-use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::solve::relative_error::relative_error;
 use crate::compress::sparsify::sparsifier;
 use crate::compress::{Compute, Parameter, Parameters, dense};
@@ -76,12 +76,12 @@ impl BlockWork for Work<'_> {
 
     /// All layers on what the block as it was makes of the calibration, as in both
     /// papers' programs.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made> {
         let spec = self.store.spec();
         let own = own_groups(spec, index);
         let inputs: Vec<_> = own.iter().map(|group| group.input).collect();
         let parameters = Parameters::block(self.store, index, self.compute)?;
-        let mut statistics = stream.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
+        let mut statistics = hidden.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
         let mut later_uses = later_uses.unwrap_or_default();
         inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, input));
         let method = sparsifier(self.plan);

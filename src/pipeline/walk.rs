@@ -5,7 +5,7 @@
 
 use super::Done;
 use super::journal::{Made, StageJournal};
-use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::decoder::Entrance;
 use crate::compress::{Compute, Parameters};
 use crate::error::Result;
@@ -41,10 +41,10 @@ pub trait BlockWork {
     /// The parameters before or behind the blocks.
     fn outside_blocks(&self, part: Part) -> Result<Made>;
 
-    /// One block. The stream stands before it, and may be moved behind it, as what is made of the
+    /// One block. The hidden states stand before it, and may be moved behind it, as what is made of the
     /// block moves it; `later_uses` are statistics of the inputs that its layers have in later
     /// blocks, where those share them.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made>;
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made>;
 }
 
 /// What a walk goes over, and who hears of it.
@@ -72,10 +72,10 @@ impl Walk<'_> {
         // What is finished and still to be read, by canonical name.
         let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
         let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
-        let mut stream = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
-        let mut later_uses = later_uses(store, &stream, compute, progress)?;
+        let mut hidden = HiddenStates::start(self.sample.sequences, &entrance, self.sample.importance);
+        let mut later_uses = later_uses(store, &hidden, compute, progress)?;
 
-        let pass = stream.len();
+        let pass = hidden.len();
         let steps = work.steps(pass);
         progress.begin(
             &format!("{}: {} blocks", work.method(), work.doing()),
@@ -88,7 +88,7 @@ impl Walk<'_> {
             let uses = later_uses.remove(&i);
             let made = journal.part(spec, Part::Block(i), || {
                 fresh = true;
-                work.block(i, &mut stream, uses)
+                work.block(i, &mut hidden, uses)
             })?;
             if !fresh {
                 progress.advance(steps);
@@ -99,8 +99,8 @@ impl Walk<'_> {
             }
             finished.extend(made.weights);
             // What the last block makes of them is of use to none.
-            if i + 1 < spec.blocks.len() && stream.block() == i {
-                stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
+            if i + 1 < spec.blocks.len() && hidden.block() == i {
+                hidden.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
             }
         }
         progress.end();
@@ -144,7 +144,7 @@ fn warn_of_remarks(layers: &[LayerReport]) {
 /// the original model; what the owner reads itself is not in here.
 pub(super) fn later_uses(
     store: &dyn WeightStore,
-    start: &Stream,
+    start: &HiddenStates,
     compute: Compute,
     progress: &dyn Progress,
 ) -> Result<BTreeMap<usize, Statistics>> {
@@ -153,11 +153,11 @@ pub(super) fn later_uses(
     if !spec.shares_weights() {
         return Ok(uses);
     }
-    let mut stream = start.again();
-    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64, Unit::of("blocks", stream.len()));
+    let mut hidden = start.again();
+    progress.begin("reading shared layers' inputs", hidden.len() * spec.blocks.len() as u64, Unit::of("blocks", hidden.len()));
     for (i, block) in spec.blocks.iter().enumerate() {
         let parameters = Parameters::block(store, i, compute)?;
-        let mut statistics = stream.advance_observed(block, &parameters, progress);
+        let mut statistics = hidden.advance_observed(block, &parameters, progress);
         for group in block.input_groups(spec.hidden_size) {
             let owner = spec.owner(i, group.linears[0].role);
             if owner != i {
@@ -185,7 +185,7 @@ mod tests {
         let store: &dyn WeightStore = &model;
         let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
         let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
+        let hidden = HiddenStates::start(&sequences, &entrance, TokenImportance::Equal);
 
         // By hand: every input of every use, in f64.
         let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -203,9 +203,9 @@ mod tests {
         let all = Tensor::cat(&heard, 0);
         let expected = all.tr().matmul(&all) * (2.0 / all.size()[0] as f64);
 
-        let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
+        let mut uses = later_uses(store, &hidden, Compute::CPU, &Silent).unwrap();
         let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
-        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
+        let mut statistics = hidden.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
         statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
         assert!(uses.is_empty(), "one block owns what is shared");
         let difference = (statistics.take(inputs::FFN_HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();

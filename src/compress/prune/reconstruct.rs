@@ -2,7 +2,7 @@
 //! stay are solved anew, so that the smaller block, on what the smaller blocks before it
 //! make of the calibration, does what the whole block did on what the whole ones made.
 
-use crate::compress::calibrate::Stream;
+use crate::compress::calibrate::HiddenStates;
 use crate::compress::decoder::block_until;
 use crate::compress::solve::least_squares::Paired;
 use crate::compress::tensors::Parameters;
@@ -18,8 +18,8 @@ pub struct Place<'a> {
     pub block: &'a Block,
     /// Its parameters.
     pub weights: &'a Parameters,
-    /// The stream before it.
-    pub stream: &'a Stream,
+    /// Hidden states before it.
+    pub hidden: &'a HiddenStates,
 }
 
 /// Sums over an input as it was in the whole model and as it is in the smaller one, of
@@ -27,8 +27,8 @@ pub struct Place<'a> {
 pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) -> [Paired; 2] {
     let _no_grad = tch::no_grad_guard();
     let mut halves: [Option<Paired>; 2] = [None, None];
-    for (i, (x, y)) in whole.stream.batches().iter().zip(smaller.stream.batches()).enumerate() {
-        let weights = whole.stream.importance(i);
+    for (i, (x, y)) in whole.hidden.batches().iter().zip(smaller.hidden.batches()).enumerate() {
+        let weights = whole.hidden.importance(i);
         let more = paired(&heard(whole, x, input), &heard(smaller, y, input), weights.as_ref());
         match &mut halves[i % 2] {
             Some(sums) => sums.add(&more),
