@@ -37,8 +37,7 @@ pub fn run(plan: &Quantize, walk: &Walk, carry_out: impl FnOnce(&Quantize) -> Re
 /// The layers as the stage alone has them.
 fn solved(plan: &Quantize, names: &BTreeSet<String>, walk: &Walk) -> Result<Assembled> {
     let schemes = plan.schemes.iter().filter(|(name, _)| names.contains(*name)).map(|(name, scheme)| (name.clone(), *scheme));
-    let alone =
-        Quantize { schemes: schemes.collect(), mixed_precision: None, aware: None, method: plan.untrained_method(), ..plan.clone() };
+    let alone = Quantize { schemes: schemes.collect(), mixed_precision: None, qat: None, method: plan.untrained_method(), ..plan.clone() };
     let journal = walk.journal.step("sensitivity")?;
     quantize::run(&alone, &Walk { journal: &journal, ..*walk })?;
     journal.model(walk.store.spec())

@@ -24,7 +24,7 @@ pub use mixed_precision::{Candidate, MixedPrecision};
 pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
-pub use ternary::{Aware, TernaryOptions, TernarySolver};
+pub use ternary::{Qat, TernaryOptions, TernarySolver};
 pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
 
 use crate::eval::Protocol;
@@ -231,7 +231,7 @@ impl Stage {
     pub fn distil(&self) -> Option<&Distil> {
         match self {
             Stage::Distil(plan) => Some(plan),
-            Stage::Quantize(plan) => plan.aware.as_ref().map(|aware| &aware.distil),
+            Stage::Quantize(plan) => plan.qat.as_ref().map(|qat| &qat.distil),
             Stage::Sparsify(_) | Stage::Student(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => None,
         }
     }
@@ -282,16 +282,16 @@ pub struct Quantize {
     /// What layers get that lose most by those schemes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixed_precision: Option<MixedPrecision>,
-    /// How it is trained to be rounded before, where it is.
+    /// Quantisation-aware training before the layers are rounded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aware: Option<Box<Aware>>,
+    pub qat: Option<Box<Qat>>,
 }
 
 impl Quantize {
     /// The spec of a model once this is done to it.
     fn reshape(&self, spec: ModelSpec) -> ModelSpec {
-        match &self.aware {
-            Some(aware) if aware.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
+        match &self.qat {
+            Some(qat) if qat.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
             _ => spec,
         }
     }
@@ -303,9 +303,9 @@ impl Quantize {
 
     /// What solves layers before they are trained, where the stage trains them.
     pub fn untrained_method(&self) -> Method {
-        match (self.method, &self.aware) {
-            (Method::Ternary(options), Some(aware)) => {
-                Method::Ternary(TernaryOptions { solver: aware.start.unwrap_or(TernarySolver::BEST), ..options })
+        match (self.method, &self.qat) {
+            (Method::Ternary(options), Some(qat)) => {
+                Method::Ternary(TernaryOptions { solver: qat.start.unwrap_or(TernarySolver::BEST), ..options })
             }
             (method, _) => method,
         }
@@ -317,7 +317,7 @@ impl Quantize {
     pub fn is_sequential(&self) -> bool {
         let rounds = |scheme: &Scheme| scheme.code.is_ternary();
         let has_others = || self.schemes.iter().any(|(name, scheme)| name.starts_with("blocks.") && !rounds(scheme));
-        self.method.is_sequential() || self.aware.is_some() && has_others()
+        self.method.is_sequential() || self.qat.is_some() && has_others()
     }
 
     /// With norms before what it quantises.

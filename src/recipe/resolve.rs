@@ -221,7 +221,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         method,
         rescale,
         mixed_precision: None,
-        aware: None,
+        qat: None,
     }))
 }
 

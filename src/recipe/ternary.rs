@@ -42,10 +42,10 @@ impl TernarySolver {
     pub const BEST: Self = Self::Gptq { damp_percent: Self::DAMP_PERCENT, rounds: Self::ROUNDS };
 }
 
-/// How a model is trained to be rounded: forwards see rounded weights, and gradients go
-/// straight through.
+/// Quantisation-aware training (QAT): forwards see rounded weights, and gradients go straight
+/// through.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Aware {
+pub struct Qat {
     /// What solves the layers first, so that training begins with weights that are rounded to
     /// what it finds; the model's own where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,13 +158,13 @@ impl RawTernary {
         let solver = self.solver().map_err(fail)?;
         let mixed_precision = self.mixed_precision.map(|mixed| mixed.checked(&schemes, spec)).transpose().map_err(fail)?;
         let plan =
-            Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, aware: None };
-        let aware = self.aware(&plan, spec, folder).map_err(fail)?;
-        Ok(Quantize { aware: aware.map(Box::new), ..plan })
+            Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, qat: None };
+        let qat = self.qat(&plan, spec, folder).map_err(fail)?;
+        Ok(Quantize { qat: qat.map(Box::new), ..plan })
     }
 
     /// How what a plan rounds is trained.
-    fn aware(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
+    fn qat(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Qat>, String> {
         let Some(distil) = &self.distil else {
             let given = [
                 ("start", self.start.is_some()),
@@ -197,7 +197,7 @@ impl RawTernary {
             () if sub_norms && !matches!(distil.training.trains, Trains::Named(_)) => {
                 Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trains out".into())
             }
-            () => Ok(Some(Aware { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
+            () => Ok(Some(Qat { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }
     }
 

@@ -1,6 +1,6 @@
-//! A stage that quantises what was trained for it: norms are inserted where they are asked
-//! for, the model learns from what it was with its weights rounded, and then they are rounded
-//! for good.
+//! Quantisation-aware training (QAT): norms are inserted where the recipe asks for them, the
+//! model with rounded weights is distilled from the original one, and then its weights are
+//! quantised.
 
 use super::distil::Lessons;
 use super::walk::Walk;
@@ -14,7 +14,7 @@ use crate::model::{ModelSpec, Parameter, inputs, roles};
 use crate::progress::Unit;
 use crate::quant::ternary::beginning;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{Aware, Method, Quantize, TernaryOptions};
+use crate::recipe::{Method, Qat, Quantize, TernaryOptions};
 use crate::runtime::Model;
 use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,22 +22,16 @@ use std::sync::Arc;
 use tch::Kind;
 
 /// Runs the stage on a store; the recipe's own model teaches, unless another is named.
-pub fn run(
-    plan: &Quantize,
-    aware: &Aware,
-    walk: &Walk,
-    (original, store): (&Model, &Arc<dyn WeightStore>),
-    threads: usize,
-) -> Result<Done> {
+pub fn run(plan: &Quantize, qat: &Qat, walk: &Walk, (original, store): (&Model, &Arc<dyn WeightStore>), threads: usize) -> Result<Done> {
     let Walk { compute, journal, progress, .. } = *walk;
     let (mut spec, mut inserted) = (store.spec().clone(), BTreeMap::new());
-    if aware.sub_norms {
+    if qat.sub_norms {
         // What stages before it have searched for was not known when the recipe was checked.
         spec = plan.with_sub_norms(store.spec()).map_err(|reason| Error::Usage(format!("ternary: {reason}")))?;
         inserted = journal.value("norms", || magnitudes(&spec, walk))?;
     }
     let begin = || {
-        let (begun, seconds) = aware.start.map_or_else(|| Ok((BTreeMap::new(), 0.0)), |_| beginnings(plan, walk))?;
+        let (begun, seconds) = qat.start.map_or_else(|| Ok((BTreeMap::new(), 0.0)), |_| beginnings(plan, walk))?;
         let weight = |p: Parameter| {
             let weight = match (inserted.get(&p.name), begun.get(&p.name)) {
                 (Some(&magnitude), _) => Weight::from_f32(&p.name, p.shape.clone(), &vec![magnitude; p.shape.iter().product()]),
@@ -49,12 +43,12 @@ pub fn run(
         Ok((spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?, seconds))
     };
     let (mut student, mut seconds) = (store.clone(), 0.0);
-    if aware.sub_norms || aware.start.is_some() {
+    if qat.sub_norms || qat.start.is_some() {
         let begun = journal.phase("beginning", &spec, begin)?;
         (student, seconds) = (Arc::new(begun.0), begun.1);
     }
-    let rounded = Some(rounded(plan, aware, inserted.into_keys().collect()));
-    let trained = Lessons { plan: &aware.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
+    let rounded = Some(rounded(plan, qat, inserted.into_keys().collect()));
+    let trained = Lessons { plan: &qat.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
     let mut done = quantize::run(plan, &Walk { store: &*trained.model, ..*walk })?;
     done.report.seconds += seconds + trained.report.seconds;
     done.report.training = trained.report.training;
@@ -66,10 +60,10 @@ pub fn run(
 }
 
 /// What forwards round: the linear layers that are quantised, as they will be.
-fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
+fn rounded(plan: &Quantize, qat: &Qat, norms: BTreeSet<String>) -> Rounded {
     let Method::Ternary(options) = plan.method else { unreachable!("no other method is trained for") };
     let layers = plan.ternary_layers().map(|(name, _)| name.clone()).collect();
-    Rounded::new(Rounding { layers, share: Some(options.scale), inputs: aware.round_inputs, norms, blend: aware.blend })
+    Rounded::new(Rounding { layers, share: Some(options.scale), inputs: qat.round_inputs, norms, blend: qat.blend })
 }
 
 /// What training begins with where layers are solved first, by canonical name: weights that
@@ -77,7 +71,7 @@ fn rounded(plan: &Quantize, aware: &Aware, norms: BTreeSet<String>) -> Rounded {
 fn beginnings(plan: &Quantize, walk: &Walk) -> Result<(BTreeMap<String, Weight>, f64)> {
     let Method::Ternary(TernaryOptions { scale, .. }) = plan.method else { unreachable!("no other method is trained for") };
     let schemes = plan.ternary_layers().map(|(name, scheme)| (name.clone(), *scheme)).collect();
-    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes, mixed_precision: None, aware: None };
+    let plan = Quantize { method: plan.untrained_method(), rescale: None, schemes, mixed_precision: None, qat: None };
     let solved = quantize::run(&plan, &Walk { journal: &walk.journal.step("start")?, ..*walk })?;
     let begin = |name: &String| {
         let Weight::Packed(packed) = solved.model.weight(name)? else { unreachable!("{name} is ternary") };
