@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the stage is run with.
-pub struct Lessons<'a> {
+/// Inputs of one distillation run.
+pub struct DistillationRun<'a> {
     /// What is learnt, and how.
     pub plan: &'a Distil,
     /// The student as it is.
@@ -42,13 +42,13 @@ pub struct Lessons<'a> {
     pub rounded: Option<Rounded>,
 }
 
-/// What phases share.
-struct School {
+/// Corpus and teacher that the phases of a run share.
+struct DistillationContext {
     pieces: Pieces,
     teacher: Option<Teacher>,
 }
 
-impl Lessons<'_> {
+impl DistillationRun<'_> {
     /// Runs the stage: one phase after the other, each finished one on disk before the
     /// next begins.
     pub fn run(&self) -> Result<Done> {
@@ -60,7 +60,7 @@ impl Lessons<'_> {
         let mut remarks = differences(&spec.special, &teacher.spec().special);
         remarks.iter().for_each(|remark| tracing::warn!("distil: {}: {remark}", teacher.path.display()));
         remarks.extend(vocabulary.remark.clone());
-        let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
+        let (mut context, mut student, mut training) = (None, self.student.clone(), Vec::new());
         let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
             // Where a block is frozen there is nothing to do.
@@ -68,11 +68,11 @@ impl Lessons<'_> {
                 continue;
             }
             let (made, report) = self.journal.phase(&format!("phase-{i}"), spec, || {
-                if school.is_none() {
-                    school = Some(self.school(teacher, vocabulary.size)?);
+                if context.is_none() {
+                    context = Some(self.context(teacher, vocabulary.size)?);
                 }
                 let state = self.journal.file(&format!("phase-{i}.state.safetensors"));
-                self.train(phase, &*student, school.as_mut().expect("just made"), (&state, first))
+                self.train(phase, &*student, context.as_mut().expect("just made"), (&state, first))
             })?;
             first += phase.plan.training.steps() * phase.plan.training.batch as u64;
             if report.end == End::Diverged {
@@ -90,7 +90,7 @@ impl Lessons<'_> {
         &self,
         phase: &Phase,
         student: &dyn WeightStore,
-        School { pieces, teacher }: &mut School,
+        DistillationContext { pieces, teacher }: &mut DistillationContext,
         (state, first): (&Path, u64),
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
@@ -154,7 +154,7 @@ impl Lessons<'_> {
         Ok(vocabulary)
     }
 
-    fn school(&self, teacher: &Model, vocab_size: usize) -> Result<School> {
+    fn context(&self, teacher: &Model, vocab_size: usize) -> Result<DistillationContext> {
         let Training { length, seed, held_out, batch, .. } = self.plan.training;
         let spec = self.student.spec();
         let mut pieces = self.corpus(vocab_size)?.pieces(length, spec.special.prefix(), seed, held_out)?;
@@ -183,7 +183,7 @@ impl Lessons<'_> {
                 Some(Teacher::Cache(made?))
             }
         };
-        Ok(School { pieces, teacher })
+        Ok(DistillationContext { pieces, teacher })
     }
 }
 

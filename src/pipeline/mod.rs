@@ -192,8 +192,17 @@ impl Run<'_> {
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;
-                    distil::Lessons { plan, student: store.clone(), original, compute, threads, journal: &journal, progress, rounded: None }
-                        .run()?
+                    distil::DistillationRun {
+                        plan,
+                        student: store.clone(),
+                        original,
+                        compute,
+                        threads,
+                        journal: &journal,
+                        progress,
+                        rounded: None,
+                    }
+                    .run()?
                 }
             };
             let sparsified = self.sparsified_before(i);

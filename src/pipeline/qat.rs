@@ -2,7 +2,7 @@
 //! model with rounded weights is distilled from the original one, and then its weights are
 //! quantised.
 
-use super::distil::Lessons;
+use super::distil::DistillationRun;
 use super::walk::Walk;
 use super::{Done, quantize};
 use crate::compress::Parameters;
@@ -48,7 +48,7 @@ pub fn run(plan: &Quantize, qat: &Qat, walk: &Walk, (original, store): (&Model, 
         (student, seconds) = (Arc::new(begun.0), begun.1);
     }
     let rounded = Some(rounded(plan, qat, inserted.into_keys().collect()));
-    let trained = Lessons { plan: &qat.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
+    let trained = DistillationRun { plan: &qat.distil, student, original, compute, threads, journal, progress, rounded }.run()?;
     let mut done = quantize::run(plan, &Walk { store: &*trained.model, ..*walk })?;
     done.report.seconds += seconds + trained.report.seconds;
     done.report.training = trained.report.training;
