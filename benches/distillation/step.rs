@@ -9,7 +9,7 @@ use std::time::Instant;
 use tch::Kind;
 use thimble::compress::distil::{Distillation, Teacher};
 use thimble::compress::train::{Batch, Network, Objective, Optimizer, Trained};
-use thimble::compress::{Compute, Hoard};
+use thimble::compress::{Compute, MallocTuning};
 use thimble::memory::AnonymousPeak;
 use thimble::recipe::{Distil, Training};
 use thimble::runtime;
@@ -52,7 +52,7 @@ pub fn run() {
     }
     let kind = if asked.dtype == "bfloat16" { Kind::BFloat16 } else { Kind::Float };
     let compute = Compute { kind, ..Compute::CPU };
-    let _hoard = Hoard::begin();
+    let _malloc_tuning = MallocTuning::begin();
     let store = runtime::open_weights(&asked.model).unwrap().store;
     let training = Training { checkpointing: asked.checkpointing, ..Training::default() };
     let network = Network::trained(&*store, compute, &Trained::Parameters(training.variables(store.spec()))).unwrap();

@@ -6,7 +6,7 @@ use super::{Done, fingerprint};
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
-use crate::compress::{Compute, Hoard};
+use crate::compress::{Compute, MallocTuning};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 use crate::model::spec::SpecialTokens;
@@ -96,7 +96,7 @@ impl DistillationRun<'_> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
         // Before all that it is to give back, so that it goes last.
-        let _hoard = Hoard::begin();
+        let _malloc_tuning = MallocTuning::begin();
         let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding(self.rounded.clone());
         let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
         let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {
