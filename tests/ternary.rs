@@ -407,7 +407,7 @@ fn what_cannot_be_done_is_refused() {
         ("llama-gqa-tied", &format!("rounds = 3\n{training}"), "are for start = \"gptq\"; leave them out"),
         ("llama-gqa-tied", &format!("blend = 1.5\n{training}"), "blend 1.5 is a share of the steps"),
         ("llama-gqa-tied", &format!("solver = 'gptq'\n{training}"), "finds other codes than those that were trained"),
-        ("llama-gqa-tied", "[stage.ternary.distil]\nsoft = 1.0", "text names nothing to train on"),
+        ("llama-gqa-tied", "[stage.ternary.distil]\nkd_weight = 1.0", "text names nothing to train on"),
         (
             "llama-gqa-tied",
             &format!("[stage.ternary.distil]\nprogressive = 0.5\nhidden = {{ loss = 'mean_square', weight = 1.0 }}\n{training}"),
@@ -418,7 +418,7 @@ fn what_cannot_be_done_is_refused() {
             &format!("[stage.ternary.distil]\non_policy = {{ method = 'gkd', prompt = 4 }}\n{training}"),
             "on_policy writes with weights that are not rounded; leave it out",
         ),
-        ("llama-gqa-tied", &format!("sub_norms = true\n{training}trains = {{ rank = 4 }}"), "which adapters do not train"),
+        ("llama-gqa-tied", &format!("sub_norms = true\n{training}trainable = {{ rank = 4 }}"), "which adapters do not train"),
         ("rwkv-narrow-mlp", &format!("sub_norms = true\n{training}"), "has no attention to insert a norm into; leave it out"),
         ("mobillama-shared", &format!("sub_norms = true\n{training}"), "shares weights with another; leave it out"),
     ];

@@ -44,7 +44,7 @@ pub const BEFORE: &str = "forward KL, four fifths of the tokens";
 /// A new comparison = one row.
 pub const ROWS: [Row; 9] = [
     Row { name: UNTRAINED, stages: &[] },
-    Row { name: HARD, stages: &[alone("soft = 0.0\nhard = 1.0")] },
+    Row { name: HARD, stages: &[alone("kd_weight = 0.0\nce_weight = 1.0")] },
     Row { name: FORWARD, stages: &[alone("")] },
     Row { name: "reverse KL", stages: &[alone("divergence = 'reverse_kl'")] },
     Row { name: "Jensen-Shannon", stages: &[alone("divergence = { jensen_shannon = 0.5 }")] },
@@ -55,7 +55,7 @@ pub const ROWS: [Row; 9] = [
             DistilStage {
                 share: 0.5,
                 ..alone(
-                    "soft = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\n\
+                    "kd_weight = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\n\
                      attention = { loss = 'scores', weight = 1.0 }",
                 )
             },
@@ -69,7 +69,7 @@ pub const ROWS: [Row; 9] = [
             FIRST,
             DistilStage {
                 share: 0.2,
-                keys: "on_policy = { method = 'minillm' }\ndivergence = 'reverse_kl'\nhard = 0.1",
+                keys: "on_policy = { method = 'minillm' }\ndivergence = 'reverse_kl'\nce_weight = 0.1",
                 training: OWN_TEXTS,
             },
         ],

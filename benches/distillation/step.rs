@@ -57,8 +57,8 @@ pub fn run() {
     let training = Training { checkpointing: asked.checkpointing, ..Training::default() };
     let network = Network::trained(&*store, compute, &Trained::Parameters(training.variables(store.spec()))).unwrap();
     let teacher = asked.teacher.as_ref().map(|path| Network::frozen(&*runtime::open_weights(path).unwrap().store, compute).unwrap());
-    let soft = f64::from(u8::from(teacher.is_some()));
-    let plan = Distil { soft, hard: 1.0 - soft, training, ..Distil::default() };
+    let kd_weight = f64::from(u8::from(teacher.is_some()));
+    let plan = Distil { kd_weight, ce_weight: 1.0 - kd_weight, training, ..Distil::default() };
     let teacher = teacher.map(|network| Teacher::Network(Box::new(network)));
     let mut objective = Distillation::new(&plan, teacher.as_ref(), None, network.spec().blocks.len() + 1);
     let mut optimizer = Optimizer::new(&plan.training, network.variables());

@@ -12,7 +12,7 @@ use crate::model::ModelSpec;
 use crate::model::spec::SpecialTokens;
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{Distil, Phase, Training, Trains};
+use crate::recipe::{Distil, Phase, Trainable, Training};
 use crate::report::{End, StageReport, TrainingReport};
 use crate::runtime::{self, CommonVocabulary, Model};
 use crate::text::corpus::{Corpus, Pieces};
@@ -213,8 +213,8 @@ fn trained(training: &Training, spec: &ModelSpec, only: Option<usize>) -> Traine
         only.map(|block| spec.roles(block).into_iter().map(|(role, ..)| spec.block_name(block, &role)).collect());
     let wanted = |name: &String| of_block.as_ref().is_none_or(|names| names.contains(name));
     let names = training.variables(spec).into_iter().filter(wanted).collect();
-    match &training.trains {
-        Trains::Named(_) => Trained::Parameters(names),
-        Trains::Adapters(adapters) => Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed },
+    match &training.trainable {
+        Trainable::Named(_) => Trained::Parameters(names),
+        Trainable::Adapters(adapters) => Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed },
     }
 }

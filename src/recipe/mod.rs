@@ -25,7 +25,7 @@ pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, Pru
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
 pub use ternary::{Qat, TernaryOptions, TernarySolver};
-pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
+pub use training::{Adapters, Decay, Optimizer, Trainable, TrainableName, Training};
 
 use crate::eval::Protocol;
 use crate::model::{ModelSpec, StudentShape};

@@ -3,7 +3,7 @@
 use super::mixed_precision::RawMixedPrecision;
 use super::raw::{RawOthers, RawScheme};
 use super::resolve::{check_group_size, schemes};
-use super::{Distil, Method, Quantize, Trains};
+use super::{Distil, Method, Quantize, Trainable};
 use crate::model::ModelSpec;
 use crate::quant::Code;
 use crate::quant::ternary::Share;
@@ -194,8 +194,8 @@ impl RawTernary {
                 Err("distil: progressive trains blocks alone, which are rounded together; leave it out".into())
             }
             () if distil.on_policy.is_some() => Err("distil: on_policy writes with weights that are not rounded; leave it out".into()),
-            () if sub_norms && !matches!(distil.training.trains, Trains::Named(_)) => {
-                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trains out".into())
+            () if sub_norms && !matches!(distil.training.trainable, Trainable::Named(_)) => {
+                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trainable out".into())
             }
             () => Ok(Some(Qat { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }

@@ -49,13 +49,13 @@ impl<'a> Distillation<'a> {
         learn: bool,
     ) -> (Vec<Part>, Tensor) {
         let [next, shares] = batch.targets(hidden.device());
-        let Distil { soft, hard, divergence: kind, temperature, .. } = *self.plan;
-        let output = output.filter(|_| soft > 0.0);
+        let Distil { kd_weight, ce_weight, divergence: kind, temperature, .. } = *self.plan;
+        let output = output.filter(|_| kd_weight > 0.0);
         predict(network, hidden, learn, &mut |start, count, z| {
             let some = |of: &Tensor| of.narrow(0, start, count);
             let weighted = |name, weight: f64, slope| Weighted { name, slope, weights: some(&shares) * weight };
-            let hard = (hard > 0.0).then(|| weighted("hard", hard, cross_entropy(z, &some(&next))));
-            let soft = output.map(|output| weighted("soft", soft, divergence(kind, z, &output.targets(start, count), temperature)));
+            let hard = (ce_weight > 0.0).then(|| weighted("hard", ce_weight, cross_entropy(z, &some(&next))));
+            let soft = output.map(|output| weighted("soft", kd_weight, divergence(kind, z, &output.targets(start, count), temperature)));
             hard.into_iter().chain(soft).collect()
         })
     }
@@ -68,7 +68,7 @@ impl Objective for Distillation<'_> {
 
     fn losses(&mut self, network: &Network, batch: &Batch, learn: bool) -> Result<Vec<Part>> {
         let sequences = batch.sequences();
-        let predicts = self.depth > network.spec().blocks.len() && (self.plan.soft > 0.0 || self.plan.hard > 0.0);
+        let predicts = self.depth > network.spec().blocks.len() && (self.plan.kd_weight > 0.0 || self.plan.ce_weight > 0.0);
         let output = self.teacher.map(|teacher| teacher.output(batch, &sequences, self.matching.as_ref(), self.depth)).transpose()?;
         let hear = self.matching.as_ref().map_or(&[][..], Matching::hear);
         let recording = Recording { depth: self.depth, hear, checkpointing: self.plan.training.checkpointing };
