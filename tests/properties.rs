@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::from_array;
-use thimble::compress::quantize::{Outcome, TargetLayer, layer_method};
+use thimble::compress::quantize::{LayerResult, TargetLayer, layer_method};
 use thimble::compress::solve::relative_error::energy;
 use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
@@ -99,7 +99,7 @@ fn case(seed: u64, kind: Peculiar, rows: usize, columns: usize) -> Case {
     Case { weight, input }
 }
 
-fn run(method: Method, case: &Case, scheme: Scheme) -> Outcome {
+fn run(method: Method, case: &Case, scheme: Scheme) -> LayerResult {
     let (rows, columns) = case.weight.dim();
     let weight = Tensor::from_slice(case.weight.as_slice().unwrap()).view([rows as i64, columns as i64]);
     layer_method(method).compress(&[TargetLayer { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
@@ -122,7 +122,7 @@ proptest! {
         let case = case(seed, KINDS[kind], rows, columns);
         for (method, scheme) in methods().into_iter().map(|method| (method, scheme)).chain(ternary_methods()) {
             let name = format!("{method:?}, {:?}", KINDS[kind]);
-            let Outcome { tensor, squared_error, .. } = run(method, &case, scheme);
+            let LayerResult { tensor, squared_error, .. } = run(method, &case, scheme);
             let (first, last) = scheme.code.range();
             prop_assert!(tensor.codes.iter().all(|&c| (first..=last).contains(&i32::from(c))), "{name}: codes");
             prop_assert!(tensor.zero_points.iter().all(|&z| (first..=last).contains(&i32::from(z))), "{name}: zero points");

@@ -108,7 +108,7 @@ fn windows_together_are_windows_alone() {
         let mut source = native(&model);
         let collect = |source: &mut dyn LogitSource| {
             let (mut places, mut logits) = (Vec::new(), Vec::new());
-            let mut each = |some: &[thimble::model::Place], row: &[f32]| {
+            let mut each = |some: &[thimble::model::ScoredPosition], row: &[f32]| {
                 places.extend_from_slice(some);
                 logits.extend_from_slice(row);
             };

@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex};
 pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    parameters: BTreeMap<String, Place>,
+    parameters: BTreeMap<String, StoredParameter>,
     layout: FileLayout,
     /// Parameters whose numbers have been looked at.
     checked: Mutex<BTreeSet<String>>,
 }
 
-struct Place {
+struct StoredParameter {
     source: Source,
     shape: Vec<usize>,
     held: Held,
@@ -119,7 +119,7 @@ impl DenseModel {
             source.open(&checkpoint, &parameter.shape).map_err(|error| explained(error, &checkpoint, &parameter))?;
             let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
             layout.learn(&parameter, candidate, dimensions);
-            parameters.insert(parameter.name, Place { source, shape: parameter.shape, held: Held::Plainly });
+            parameters.insert(parameter.name, StoredParameter { source, shape: parameter.shape, held: Held::Plainly });
         }
         let model = Self { parameters, layout, spec, checkpoint, checked: Mutex::default() };
         model.warn_of_strangers(names);
@@ -188,7 +188,7 @@ impl DenseModel {
 
     /// The same without a look at its numbers.
     pub fn stored(&self, name: &str) -> Result<DenseTensor> {
-        let Place { source, shape, .. } = &self.parameters[name];
+        let StoredParameter { source, shape, .. } = &self.parameters[name];
         Ok(source.read(source.open(&self.checkpoint, shape)?, shape))
     }
 }

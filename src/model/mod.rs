@@ -28,7 +28,7 @@ pub use dense::{DenseModel, Held};
 pub use describe::describe;
 pub use kept::{Kept, gather};
 pub use layout::{FileLayout, FileTensor};
-pub use logit_source::{LogitSource, OnLogits, Place, Window, expect_finite, rows_at_a_time};
+pub use logit_source::{LogitSource, OnLogits, ScoredPosition, Window, expect_finite, rows_at_a_time};
 pub use parameters::{InputGroup, Linear, Parameter, ParameterKind, Part, inputs, roles};
 pub use scale_migration::{Producer, ScaleMigration};
 pub use selection::Selection;

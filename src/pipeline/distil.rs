@@ -2,7 +2,7 @@
 //! model, or another, the teacher.
 
 use super::journal::StageJournal;
-use super::{Done, fingerprint};
+use super::{StageResult, fingerprint};
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
@@ -51,7 +51,7 @@ struct DistillationContext {
 impl DistillationRun<'_> {
     /// Runs the stage: one phase after the other, each finished one on disk before the
     /// next begins.
-    pub fn run(&self) -> Result<Done> {
+    pub fn run(&self) -> Result<StageResult> {
         let start = Instant::now();
         let spec = self.student.spec();
         let named = self.plan.teacher.as_ref().map(|path| runtime::open(path, None)).transpose()?;
@@ -82,7 +82,7 @@ impl DistillationRun<'_> {
             student = Arc::new(made);
         }
         let report = StageReport { training, remarks, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
-        Ok(Done { report, model: student })
+        Ok(StageResult { report, model: student })
     }
 
     /// The student once it has learnt, by canonical name.

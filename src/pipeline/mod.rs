@@ -133,9 +133,9 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     Ok(report)
 }
 
-/// What a stage leaves.
-struct Done {
-    /// The model it has made.
+/// Result of a stage.
+struct StageResult {
+    /// The model after the stage.
     model: Arc<dyn WeightStore>,
     /// For the report.
     report: StageReport,

@@ -1,14 +1,14 @@
 //! Stages that take out layers, heads and channels: what goes is chosen once and written
 //! down, then the parts of the smaller model are made one by one.
 
-use super::Done;
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::walk::Walk;
 use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::decoder::Entrance;
 use crate::compress::prune::gradients::Gradients;
 use crate::compress::prune::latency::Latency;
-use crate::compress::prune::reconstruct::{Place, pair};
+use crate::compress::prune::reconstruct::{BlockWithInput, pair};
 use crate::compress::prune::saliency::{Judge, Tallies, comparable};
 use crate::compress::prune::{depth, search};
 use crate::compress::solve::least_squares;
@@ -40,7 +40,7 @@ pub struct Pruning<'a> {
 
 impl Pruning<'_> {
     /// Takes out layers.
-    pub fn depth(&self, plan: &PruneDepth) -> Result<Done> {
+    pub fn depth(&self, plan: &PruneDepth) -> Result<StageResult> {
         let start = Instant::now();
         let spec = self.walk.store.spec();
         let (selection, scores) = self.walk.journal.value("selection", || {
@@ -62,7 +62,7 @@ impl Pruning<'_> {
     }
 
     /// Takes out heads and channels.
-    pub fn width(&self, plan: &PruneWidth) -> Result<Done> {
+    pub fn width(&self, plan: &PruneWidth) -> Result<StageResult> {
         let start = Instant::now();
         let selection = self.walk.journal.value("selection", || self.choose(plan))?;
         let smaller = self.applied(&selection)?;
@@ -87,7 +87,7 @@ impl Pruning<'_> {
         smaller: &ModelSpec,
         layers: Vec<LayerReport>,
         scores: Vec<f64>,
-    ) -> Result<Done> {
+    ) -> Result<StageResult> {
         let spec = self.walk.store.spec();
         if let Some(warning) = unseen_warning(&layers) {
             tracing::warn!("{warning}");
@@ -105,7 +105,7 @@ impl Pruning<'_> {
             pruning: Some(pruning),
             ..StageReport::of(method, start.elapsed().as_secs_f64())
         };
-        Ok(Done { report, model: Arc::new(self.walk.journal.model(smaller)?) })
+        Ok(StageResult { report, model: Arc::new(self.walk.journal.model(smaller)?) })
     }
 
     /// Judges all units by the whole model, and searches for how many stay.
@@ -183,7 +183,7 @@ impl Pruning<'_> {
     }
 
     /// The same of one.
-    fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
+    fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<PartResult> {
         let spec = self.walk.store.spec();
         let weight = |p: crate::model::Parameter| {
             let there = selection.there(&p, spec);
@@ -195,7 +195,7 @@ impl Pruning<'_> {
             let weight = Weight::from_f32(&p.name, p.shape, &values);
             Ok((p.name, weight))
         };
-        Ok(Made { weights: smaller.parameters_of(part).map(weight).collect::<Result<_>>()?, layers: Vec::new() })
+        Ok(PartResult { weights: smaller.parameters_of(part).map(weight).collect::<Result<_>>()?, layers: Vec::new() })
     }
 
     /// Part by part, what has lost inputs solved anew.
@@ -265,7 +265,7 @@ impl Solver<'_> {
         spec.axes(&self.selection.there(&parameter, spec))
     }
 
-    fn block(&self, block: usize, whole: &Parameters, before: &HiddenStates, after: &HiddenStates) -> Result<Made> {
+    fn block(&self, block: usize, whole: &Parameters, before: &HiddenStates, after: &HiddenStates) -> Result<PartResult> {
         let Walk { store, compute, progress, .. } = *self.pruning.walk;
         let (spec, layer) = (store.spec(), self.selection.block_of(block));
         let gathered = self.pruning.gathered(self.selection, self.smaller, Part::Block(block))?;
@@ -273,8 +273,9 @@ impl Solver<'_> {
         let mut layers = Vec::new();
         for group in self.cut(block) {
             let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
-            let whole = Place { block: &spec.blocks[layer], weights: whole, hidden: before };
-            let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, hidden: after }, group.input, progress);
+            let whole = BlockWithInput { block: &spec.blocks[layer], weights: whole, hidden: before };
+            let halves =
+                pair(whole, BlockWithInput { block: &self.smaller.blocks[block], weights: &now, hidden: after }, group.input, progress);
             let mut paired = halves[0].zero();
             halves.iter().for_each(|half| paired.add(half));
             for linear in &group.linears {
@@ -311,6 +312,6 @@ impl Solver<'_> {
                 }
             }
         }
-        Ok(Made { weights: weights.into_iter().collect(), layers })
+        Ok(PartResult { weights: weights.into_iter().collect(), layers })
     }
 }

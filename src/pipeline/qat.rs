@@ -4,7 +4,7 @@
 
 use super::distil::DistillationRun;
 use super::walk::Walk;
-use super::{Done, quantize};
+use super::{StageResult, quantize};
 use crate::compress::Parameters;
 use crate::compress::calibrate::HiddenStates;
 use crate::compress::decoder::Entrance;
@@ -22,7 +22,13 @@ use std::sync::Arc;
 use tch::Kind;
 
 /// Runs the stage on a store; the recipe's own model teaches, unless another is named.
-pub fn run(plan: &Quantize, qat: &Qat, walk: &Walk, (original, store): (&Model, &Arc<dyn WeightStore>), threads: usize) -> Result<Done> {
+pub fn run(
+    plan: &Quantize,
+    qat: &Qat,
+    walk: &Walk,
+    (original, store): (&Model, &Arc<dyn WeightStore>),
+    threads: usize,
+) -> Result<StageResult> {
     let Walk { compute, journal, progress, .. } = *walk;
     let (mut spec, mut inserted) = (store.spec().clone(), BTreeMap::new());
     if qat.sub_norms {

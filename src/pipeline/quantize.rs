@@ -1,8 +1,8 @@
 //! A stage that quantises: embeddings and head are rounded, and each block's layers are
 //! solved on their calibrated inputs.
 
-use super::Done;
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{HiddenStates, InputStatistics, Statistics};
 use crate::compress::quantize::{self, TargetLayer};
@@ -30,7 +30,7 @@ const ABREAST: usize = 1 << 30;
 const LARGE: usize = 64 << 20;
 
 /// Runs the stage.
-pub fn run(plan: &Quantize, walk: &Walk) -> Result<Done> {
+pub fn run(plan: &Quantize, walk: &Walk) -> Result<StageResult> {
     walk.run(&Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress })
 }
 
@@ -60,7 +60,7 @@ impl BlockWork for Work<'_> {
     }
 
     /// Parameters outside the blocks: rounded to nearest, or kept.
-    fn outside_blocks(&self, part: Part) -> Result<Made> {
+    fn outside_blocks(&self, part: Part) -> Result<PartResult> {
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
         let spec = self.store.spec();
         for parameter in spec.parameters_of(part) {
@@ -84,12 +84,12 @@ impl BlockWork for Work<'_> {
             });
             weights.push((parameter.name, packed));
         }
-        Ok(Made { weights, layers })
+        Ok(PartResult { weights, layers })
     }
 
     /// One block: statistics on the hidden states, and of later uses of its layers; scales;
     /// then each group of layers. What another block owns was done with that one.
-    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
@@ -130,7 +130,7 @@ impl BlockWork for Work<'_> {
             let weight = self.weight(&parameter.name, &solved.weights)?;
             Ok((parameter.name, kept(weight, parameter.kind)))
         };
-        Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers: solved.layers })
+        Ok(PartResult { weights: parameters.map(weight).collect::<Result<_>>()?, layers: solved.layers })
     }
 }
 

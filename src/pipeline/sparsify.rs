@@ -1,8 +1,8 @@
 //! A stage that sparsifies: weights of each block's linear layers become zero, and
 //! everything is stored as densely as before.
 
-use super::Done;
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::solve::relative_error::relative_error;
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 /// Runs the stage; matrices are `narrowed` to 16 bits where the output format has them so.
-pub fn run(plan: &Sparsify, walk: &Walk, narrowed: bool) -> Result<Done> {
+pub fn run(plan: &Sparsify, walk: &Walk, narrowed: bool) -> Result<StageResult> {
     let mut done = walk.run(&Work { store: walk.store, plan, narrowed, compute: walk.compute, progress: walk.progress })?;
     let share = 100.0 * share_of_zeros(&plan.layers, &*done.model)?;
     done.report.remarks.push(format!("{share:.1} % of the weights of {} layers are zero; {}", plan.layers.len(), Work::NO_SMALLER));
@@ -70,13 +70,13 @@ impl BlockWork for Work<'_> {
     }
 
     /// As they were.
-    fn outside_blocks(&self, part: Part) -> Result<Made> {
-        Ok(Made { weights: self.weights(part, BTreeMap::new())?, layers: Vec::new() })
+    fn outside_blocks(&self, part: Part) -> Result<PartResult> {
+        Ok(PartResult { weights: self.weights(part, BTreeMap::new())?, layers: Vec::new() })
     }
 
     /// All layers on what the block as it was makes of the calibration, as in both
     /// papers' programs.
-    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult> {
         let spec = self.store.spec();
         let own = own_groups(spec, index);
         let inputs: Vec<_> = own.iter().map(|group| group.input).collect();
@@ -117,7 +117,7 @@ impl BlockWork for Work<'_> {
             }
             self.progress.advance(1);
         }
-        Ok(Made { weights: self.weights(Part::Block(index), changed)?, layers })
+        Ok(PartResult { weights: self.weights(Part::Block(index), changed)?, layers })
     }
 }
 

@@ -3,8 +3,8 @@
 //! ones before it make of the text, then what lies behind them. What is done in each
 //! place is a [`BlockWork`].
 
-use super::Done;
-use super::journal::{Made, StageJournal};
+use super::StageResult;
+use super::journal::{PartResult, StageJournal};
 use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::decoder::Entrance;
 use crate::compress::{Compute, Parameters};
@@ -39,12 +39,12 @@ pub trait BlockWork {
     fn steps(&self, pass: u64) -> u64;
 
     /// The parameters before or behind the blocks.
-    fn outside_blocks(&self, part: Part) -> Result<Made>;
+    fn outside_blocks(&self, part: Part) -> Result<PartResult>;
 
     /// One block. The hidden states stand before it, and may be moved behind it, as what is made of the
     /// block moves it; `later_uses` are statistics of the inputs that its layers have in later
     /// blocks, where those share them.
-    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<Made>;
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult>;
 }
 
 /// What a walk goes over, and who hears of it.
@@ -63,7 +63,7 @@ pub struct Walk<'a> {
 
 impl Walk<'_> {
     /// Does the work in all places; each is on disk before the next begins.
-    pub fn run(&self, work: &dyn BlockWork) -> Result<Done> {
+    pub fn run(&self, work: &dyn BlockWork) -> Result<StageResult> {
         let start = Instant::now();
         let Self { store, journal, compute, progress, .. } = *self;
         let spec = store.spec();
@@ -111,7 +111,7 @@ impl Walk<'_> {
             tracing::warn!("{warning}");
         }
         let report = StageReport { layers, ..StageReport::of(work.method(), start.elapsed().as_secs_f64()) };
-        Ok(Done { report, model: Arc::new(journal.model(spec)?) })
+        Ok(StageResult { report, model: Arc::new(journal.model(spec)?) })
     }
 }
 

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 /// A block of one of the two models, and what enters it.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct BlockWithInput<'a> {
     /// The block.
     pub block: &'a Block,
     /// Its parameters.
@@ -24,7 +24,7 @@ pub struct Place<'a> {
 
 /// Sums over an input as it was in the whole model and as it is in the smaller one, of
 /// every second batch and of the others.
-pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) -> [Paired; 2] {
+pub fn pair(whole: BlockWithInput, smaller: BlockWithInput, input: &str, progress: &dyn Progress) -> [Paired; 2] {
     let _no_grad = tch::no_grad_guard();
     let mut halves: [Option<Paired>; 2] = [None, None];
     for (i, (x, y)) in whole.hidden.batches().iter().zip(smaller.hidden.batches()).enumerate() {
@@ -62,7 +62,7 @@ fn paired(x: &Tensor, y: &Tensor, weights: Option<&Tensor>) -> Paired {
 }
 
 /// `[tokens, in]`; products of so few are summed in double precision.
-fn heard(place: Place, x: &Tensor, input: &str) -> Tensor {
+fn heard(place: BlockWithInput, x: &Tensor, input: &str) -> Tensor {
     let mut found = None;
     let _ = block_until(place.block, place.weights, vec![x.shallow_clone()], &mut |name, x| {
         if name != input {

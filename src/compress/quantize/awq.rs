@@ -7,7 +7,7 @@
 //! to one magnitude; here every layer is clipped, each end by the same share. The error of a group's share of the output is taken over all
 //! calibration tokens, by its block of the Hessian.
 
-use super::{LayerMethod, Outcome, TargetLayer};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
@@ -30,7 +30,7 @@ pub struct Awq {
 }
 
 impl LayerMethod for Awq {
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         let round = |layer: &TargetLayer| {
             let weight = to_array(&layer.weight);
             let tensor = if self.options.clip {
@@ -38,7 +38,7 @@ impl LayerMethod for Awq {
             } else {
                 round_to_nearest(weight.view(), layer.scheme)
             };
-            Outcome::measured(layer, tensor, &input.hessian, Vec::new())
+            LayerResult::measured(layer, tensor, &input.hessian, Vec::new())
         };
         Ok(layers.iter().map(round).collect())
     }

@@ -6,7 +6,7 @@
 //! columns of inputs that calibration never met to zero; here they are rounded to nearest, for
 //! another text may meet them.
 
-use super::{LayerMethod, Outcome, TargetLayer, lost};
+use super::{LayerMethod, LayerResult, TargetLayer, lost};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
@@ -32,7 +32,7 @@ pub struct Gptq {
 }
 
 impl LayerMethod for Gptq {
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let permutation = format!("{}.perm", first.name);
         match self.options.precision {
@@ -45,7 +45,7 @@ impl LayerMethod for Gptq {
 /// Quantises all layers of one input with one factorisation, in the precision of
 /// `T`: `hessian` `[in, in]`, which is used up, and weights are converted to it. Permutations
 /// are named `permutation`. Layers have groups of one size.
-pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
+pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<LayerResult>> {
     let _no_grad = tch::no_grad_guard();
     let width = hessian.size()[0] as usize;
     let group = layers.first().map_or(width, |layer| layer.scheme.group_columns(width));
@@ -72,7 +72,7 @@ pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOpt
         if squared_error < LEAST * damped_error {
             remarks.push("its error is too small beside the damping's to be told exactly".into());
         }
-        Outcome { tensor, squared_error: squared_error.max(0.0), remarks }
+        LayerResult { tensor, squared_error: squared_error.max(0.0), remarks }
     };
     Ok(layers.iter().map(solve).collect())
 }

@@ -14,7 +14,7 @@
 //! where they and the codes would take more room than 16 bits a weight, all of the
 //! layer is kept in 16 bits.
 
-use super::{LayerMethod, Outcome, TargetLayer};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
@@ -30,7 +30,7 @@ pub struct LlmInt8 {
 }
 
 impl LayerMethod for LlmInt8 {
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let magnitudes = to_vec(&input.greatest_magnitude);
         let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
@@ -50,7 +50,7 @@ impl LayerMethod for LlmInt8 {
             let outliers = columns.as_ref().map(|columns| Outliers::take(&mut weight, columns));
             let mut tensor = round_to_nearest(weight.view(), layer.scheme);
             tensor.outliers = outliers;
-            Outcome::measured(layer, tensor, &input.hessian, remarks)
+            LayerResult::measured(layer, tensor, &input.hessian, remarks)
         };
         let remarks = std::iter::once(remarks.into_iter().collect()).chain(std::iter::repeat(Vec::new()));
         Ok(layers.iter().zip(remarks).map(decompose).collect())

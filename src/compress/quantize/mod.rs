@@ -34,8 +34,8 @@ pub struct TargetLayer {
     pub weight: Tensor,
 }
 
-/// What became of a layer.
-pub struct Outcome {
+/// A quantised layer.
+pub struct LayerResult {
     /// Codes and scales.
     pub tensor: QuantizedTensor,
     /// tr((W − Ŵ) H (W − Ŵ)ᵀ): what the layer's outputs lose.
@@ -44,8 +44,8 @@ pub struct Outcome {
     pub remarks: Vec<String>,
 }
 
-impl Outcome {
-    /// Of a tensor that is measured by the Hessian `[in, in]` of its input.
+impl LayerResult {
+    /// A result whose error is measured by the Hessian `[in, in]` of its input.
     pub fn measured(layer: &TargetLayer, tensor: QuantizedTensor, hessian: &Tensor, remarks: Vec<String>) -> Self {
         Self { squared_error: energy(&lost(&layer.weight, &tensor), hessian), tensor, remarks }
     }
@@ -60,13 +60,13 @@ fn lost(weight: &Tensor, tensor: &QuantizedTensor) -> Tensor {
 pub trait LayerMethod {
     /// Quantises all layers of one input by what is known of it, which is used up: a Hessian is
     /// the largest thing there is.
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>>;
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>>;
 }
 
 /// Quantises all layers of one input, whatever its statistics miss and whatever range the weights
 /// have: inputs that calibration did not meet are [filled in](InputStatistics::fill_unseen), rows
 /// that f16 scales cannot hold get [`exponents`]. Says which inputs were not met.
-pub fn compress(method: Method, layers: &[TargetLayer], mut input: InputStatistics) -> Result<(Vec<Outcome>, Option<UnseenInputs>)> {
+pub fn compress(method: Method, layers: &[TargetLayer], mut input: InputStatistics) -> Result<(Vec<LayerResult>, Option<UnseenInputs>)> {
     let share = matches!(method, Method::Ternary(options) if options.scale == Share::Tensor);
     let divided: Vec<(TargetLayer, Option<Vec<i8>>)> = layers.iter().map(|layer| divided(layer, share)).collect();
     let has_exponents = divided.iter().any(|(_, exponents)| exponents.is_some());
@@ -106,7 +106,7 @@ fn divided(layer: &TargetLayer, share: bool) -> (TargetLayer, Option<Vec<i8>>) {
 
 /// Quantises all layers of one input. Where a method of ternary weights has layers of other schemes,
 /// these are GPTQ's, without an order of columns that the file would have to hold.
-fn solve(method: Method, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+fn solve(method: Method, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
     let is_own = |layer: &TargetLayer| !matches!(method, Method::Ternary(_)) || layer.scheme.code.is_ternary();
     if layers.iter().all(is_own) {
         return layer_method(method).compress(layers, input);
@@ -119,7 +119,7 @@ fn solve(method: Method, layers: &[TargetLayer], input: InputStatistics) -> Resu
     }
     let options = GptqOptions { static_groups: true, ..GptqOptions::default() };
     outcomes.extend(Gptq { options }.compress(&others, input)?);
-    let mut by_name: BTreeMap<String, Outcome> = own.into_iter().chain(others).map(|layer| layer.name).zip(outcomes).collect();
+    let mut by_name: BTreeMap<String, LayerResult> = own.into_iter().chain(others).map(|layer| layer.name).zip(outcomes).collect();
     Ok(layers.iter().map(|layer| by_name.remove(&layer.name).expect("one a layer")).collect())
 }
 

@@ -1,7 +1,7 @@
 //! Round to nearest, each group by quantisation parameters of its own. Where errors are weighted by
 //! the columns' activation energy, the calibration counts; otherwise it does not.
 
-use super::{LayerMethod, Outcome, TargetLayer};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
@@ -17,12 +17,12 @@ pub struct Rtn {
 }
 
 impl LayerMethod for Rtn {
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         // The Hessian's diagonal: second moments of the activations.
         let importance = self.options.importance.then(|| numbers::<f64>(&input.hessian.diag(0).to_kind(Kind::Double)));
         let round = |layer: &TargetLayer| {
             let tensor = round_by(to_array(&layer.weight).view(), layer.scheme, self.options.grid, importance.as_deref());
-            Outcome::measured(layer, tensor, &input.hessian, Vec::new())
+            LayerResult::measured(layer, tensor, &input.hessian, Vec::new())
         };
         Ok(layers.iter().map(round).collect())
     }

@@ -6,7 +6,7 @@
 //! codes T minimise ‖(W − sT)X‖: by rows a system of as many equations as there are groups,
 //! which is what PB-LLM (Shang et al. 2023, section 3.4) solves for one scale.
 
-use super::{LayerMethod, Outcome, TargetLayer};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
@@ -28,11 +28,11 @@ pub struct Ternary {
 }
 
 impl LayerMethod for Ternary {
-    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         let share = self.options.scale;
         match self.options.solver {
             TernarySolver::Absmean => {
-                let measured = |layer: &TargetLayer| Outcome::measured(layer, absmean(layer, share), &input.hessian, Vec::new());
+                let measured = |layer: &TargetLayer| LayerResult::measured(layer, absmean(layer, share), &input.hessian, Vec::new());
                 Ok(layers.iter().map(measured).collect())
             }
             TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(layers, &input.hessian, share, damp_percent, rounds),
@@ -54,7 +54,7 @@ pub fn in_turn<T: Number>(
     share: Share,
     damp_percent: f64,
     rounds: usize,
-) -> Result<Vec<Outcome>> {
+) -> Result<Vec<LayerResult>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND);
     // Each column has those behind it to make its error good: the most active go first.
@@ -66,7 +66,7 @@ pub fn in_turn<T: Number>(
         let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
         let (error, tensor) = solver.run::<T>(absmean(layer, share), rounds);
         let squared_error = error * solver.energy;
-        Outcome { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
+        LayerResult { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };
     Ok(layers.iter().map(solve).collect())
 }

@@ -47,7 +47,7 @@ impl Names {
             Part::Start | Part::End => {
                 let (name, end) = split(name);
                 let fused = |_: &[&str]| unreachable!("nothing outside the blocks is fused");
-                Place { prefix: String::new(), end, rows: shape[0], heads: (1, 1) }.sources(find(self.outside, name), &fused)
+                SourceQuery { prefix: String::new(), end, rows: shape[0], heads: (1, 1) }.sources(find(self.outside, name), &fused)
             }
         }
     }
@@ -68,7 +68,7 @@ impl Names {
         };
         // Blocks without parameters of their own are not in the file.
         let number = spec.blocks[..block].iter().filter(|b| b.weights_of.is_none()).count();
-        let place = Place { prefix: format!("{}.{number}.", self.blocks), end, rows: shape[0], heads };
+        let place = SourceQuery { prefix: format!("{}.{number}.", self.blocks), end, rows: shape[0], heads };
         let mut sources = place.sources(find(self.block, role), &fused);
         sources.iter_mut().for_each(|source| source.transposed = self.transposed && kind == ParameterKind::Linear);
         sources
@@ -87,8 +87,8 @@ impl Names {
     }
 }
 
-/// What a parameter's place depends on besides its module.
-struct Place {
+/// Query for the sources of a parameter: its name and what its slice depends on.
+struct SourceQuery {
     prefix: String,
     end: &'static str,
     /// Rows of the parameter.
@@ -97,7 +97,7 @@ struct Place {
     heads: (usize, usize),
 }
 
-impl Place {
+impl SourceQuery {
     /// `fused` tells the rows before this role's in a fused module, and of all in it.
     fn sources(&self, at: At, fused: &dyn Fn(&[&str]) -> (usize, usize)) -> Vec<Source> {
         let Self { prefix, end, rows, heads: (n_kv_heads, head_dim) } = self;

@@ -93,7 +93,7 @@ impl Tiling {
     /// the first of its bytes, one a column, and where in those bytes its codes are. Of codes
     /// in several bit planes, once for each plane.
     #[inline]
-    fn units(&self, row: usize, mut visit: impl FnMut(usize, usize, Place)) {
+    fn units(&self, row: usize, mut visit: impl FnMut(usize, usize, CodePosition)) {
         let (span, line_bytes) = (self.span_columns(), UNIT_COLUMNS * self.tile_rows());
         for (i, first) in (0..self.columns).step_by(span).enumerate() {
             let units = first..(first + span).min(self.columns);
@@ -105,14 +105,18 @@ impl Tiling {
                         let units_per_line = 8 / bits;
                         for (unit, column) in units.clone().step_by(UNIT_COLUMNS).enumerate() {
                             let shift = unit % units_per_line * bits;
-                            visit(column, line + unit / units_per_line * line_bytes, Place::Bits { shift, mask: mask(bits), code_shift });
+                            visit(
+                                column,
+                                line + unit / units_per_line * line_bytes,
+                                CodePosition::Bits { shift, mask: mask(bits), code_shift },
+                            );
                         }
                         line += span / UNIT_COLUMNS / units_per_line * line_bytes;
                         code_shift += bits;
                     }
                 }
                 Packing::Base3 => {
-                    units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, Place::Digit(unit)));
+                    units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, CodePosition::Digit(unit)));
                 }
             }
         }
@@ -125,10 +129,10 @@ impl Tiling {
         padded.units(row, |column, byte, place| {
             let bytes = tile[byte..byte + UNIT_COLUMNS].iter_mut().zip(&codes[column..column + UNIT_COLUMNS]);
             match place {
-                Place::Bits { shift, mask, code_shift } => {
+                CodePosition::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(to, &code)| *to |= ((code as u8 >> code_shift) & mask) << shift)
                 }
-                Place::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * base3::worth(digit)),
+                CodePosition::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * base3::worth(digit)),
             }
         });
     }
@@ -148,17 +152,17 @@ impl Tiling {
             let end = (column + UNIT_COLUMNS).min(self.columns);
             let bytes = codes[column..end].iter_mut().zip(&tile[byte..byte + UNIT_COLUMNS]);
             match place {
-                Place::Bits { shift, mask, code_shift } => {
+                CodePosition::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(code, from)| *code |= (((from >> shift) & mask) << code_shift) as i8)
                 }
-                Place::Digit(digit) => bytes.for_each(|(code, &from)| *code = base3::digit(from, digit) as i8),
+                CodePosition::Digit(digit) => bytes.for_each(|(code, &from)| *code = base3::digit(from, digit) as i8),
             }
         });
     }
 }
 
-/// Where in its byte a code is, or a bit plane of it.
-enum Place {
+/// Position of a code, or of one of its bit planes, in a byte.
+enum CodePosition {
     /// Bits from `shift` on, which are those of the code from `code_shift` on.
     Bits { shift: usize, mask: u8, code_shift: usize },
     /// A digit of [`base3`].
