@@ -12,7 +12,7 @@ use obq::Problem;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::quantize::{TargetLayer, gptq};
-use thimble::compress::solve::relative_error::{energy as energy_of, relative_error};
+use thimble::compress::solve::relative_error::{quadratic_form, relative_error};
 use thimble::quant::quant_params::{GridChoice, GridSearch, QuantParams};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::{Code, DataType, Scheme};
@@ -158,17 +158,17 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
 /// Columns by what the options say, written out.
 fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..hessian.nrows()).collect();
-    let energy = |i: usize| hessian[[i, i]];
+    let moment = |i: usize| hessian[[i, i]];
     let mean = |i: usize| {
-        let members: Vec<f64> = (0..hessian.nrows()).filter(|j| j / group == i / group).map(energy).collect();
+        let members: Vec<f64> = (0..hessian.nrows()).filter(|j| j / group == i / group).map(moment).collect();
         members.iter().sum::<f64>() / members.len() as f64
     };
     match by {
         ActOrder::Off => (),
-        ActOrder::On => order.sort_by(|&a, &b| energy(b).total_cmp(&energy(a))),
+        ActOrder::On => order.sort_by(|&a, &b| moment(b).total_cmp(&moment(a))),
         ActOrder::GroupAware => order.sort_by(|&a, &b| {
             let groups = mean(b).total_cmp(&mean(a)).then((a / group).cmp(&(b / group)));
-            groups.then(energy(b).total_cmp(&energy(a)))
+            groups.then(moment(b).total_cmp(&moment(a)))
         }),
     }
     order
@@ -255,20 +255,20 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
         // The live ones alone, by the quantisation parameters of their groups, in float64.
         let damp = DAMP * live.iter().map(|&i| hessian[[i, i]]).sum::<f64>() / live.len() as f64;
         let mut order = live.clone();
-        let energy = |i: &usize| hessian[[*i, *i]];
+        let moment = |i: &usize| hessian[[*i, *i]];
         let group_mean = |i: &usize| {
             // A column that meets nothing counts as the mean of the others.
             let mean = damp / DAMP;
             let members: Vec<f64> =
-                (0..80).filter(|j| j / 32 == i / 32).map(|j| if dead.contains(&j) { mean } else { energy(&j) }).collect();
+                (0..80).filter(|j| j / 32 == i / 32).map(|j| if dead.contains(&j) { mean } else { moment(&j) }).collect();
             members.iter().sum::<f64>() / members.len() as f64
         };
         match act_order {
             ActOrder::Off => (),
-            ActOrder::On => order.sort_by(|a, b| energy(b).total_cmp(&energy(a))),
+            ActOrder::On => order.sort_by(|a, b| moment(b).total_cmp(&moment(a))),
             ActOrder::GroupAware => {
                 order.sort_by(|a, b| {
-                    group_mean(b).total_cmp(&group_mean(a)).then((a / 32).cmp(&(b / 32))).then(energy(b).total_cmp(&energy(a)))
+                    group_mean(b).total_cmp(&group_mean(a)).then((a / 32).cmp(&(b / 32))).then(moment(b).total_cmp(&moment(a)))
                 });
             }
         }
@@ -287,7 +287,7 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
                 assert!((ours - rounded).abs() < 1e-6, "{act_order:?}, column {}: {ours}, not {rounded}", order[i]);
             }
         }
-        let lost = energy_of(&(tensor(&weight) - tensor(&solved.mapv(f64::from))), &tensor(&hessian));
+        let lost = quadratic_form(&(tensor(&weight) - tensor(&solved.mapv(f64::from))), &tensor(&hessian));
         assert!((outcome.squared_error / lost - 1.0).abs() < 1e-5, "{act_order:?}: {} is lost, {} said", lost, outcome.squared_error);
         let error = |q: &Array2<f32>| relative_error(&tensor(&weight), &tensor(&q.mapv(f64::from)), &tensor(&hessian));
         let (error, rtn) = (error(&solved), error(&plain.dequantize()));

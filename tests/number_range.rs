@@ -15,7 +15,7 @@ use ndarray::Array2;
 use statistics::{statistics, tensor};
 use std::collections::BTreeMap;
 use thimble::compress::quantize::{self, TargetLayer};
-use thimble::compress::solve::relative_error::energy;
+use thimble::compress::solve::relative_error::quadratic_form;
 use thimble::kernels;
 use thimble::quant::native::{NativeFile, Notes, write};
 use thimble::quant::quant_params::{GridChoice, GridSearch};
@@ -70,7 +70,7 @@ fn powers_of_two_change_nothing() {
     for (method, scheme) in methods() {
         let solve = |k: i32| {
             let weight = times(&weight, k);
-            let whole = energy(&tensor(&weight), &statistics(&x).hessian);
+            let whole = quadratic_form(&tensor(&weight), &statistics(&x).hessian);
             let layer = TargetLayer { name: "w".into(), scheme, weight: tensor(&weight) };
             let outcome = quantize::compress(method, &[layer], statistics(&x)).unwrap().0.remove(0);
             ((outcome.squared_error / whole).sqrt(), outcome.tensor)

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::from_array;
 use thimble::compress::quantize::{LayerResult, TargetLayer, layer_method};
-use thimble::compress::solve::relative_error::energy;
+use thimble::compress::solve::relative_error::quadratic_form;
 use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
 use thimble::quant::{Code, Scheme};
@@ -132,7 +132,7 @@ proptest! {
             // What a method says it costs is what it costs.
             let hessian = case.input.hessian.to_kind(Kind::Double);
             let weight = from_array(&case.weight).to_kind(Kind::Double);
-            let [lost, whole] = [&weight - from_array(&made).to_kind(Kind::Double), weight].map(|of| energy(&of, &hessian));
+            let [lost, whole] = [&weight - from_array(&made).to_kind(Kind::Double), weight].map(|of| quadratic_form(&of, &hessian));
             // Squares of f32 below that are none.
             let bound = 1e-3 * lost + 1e-5 * whole + f64::from(f32::MIN_POSITIVE);
             prop_assert!((squared_error - lost).abs() <= bound, "{name}: {lost} is lost, {squared_error} said, of {whole}");

@@ -7,7 +7,7 @@ use super::walk::{BlockWork, Walk, own_groups};
 use crate::compress::calibrate::{HiddenStates, InputStatistics, Statistics};
 use crate::compress::quantize::{self, TargetLayer};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
-use crate::compress::solve::relative_error::{energy, relative};
+use crate::compress::solve::relative_error::{quadratic_form, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
 use crate::error::{Error, Result};
 use crate::export::kept;
@@ -180,14 +180,14 @@ impl Work<'_> {
         }
         let layers = self.target_layers(index, group, &solved.weights)?;
         input.check(&layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>())?;
-        let energies: Vec<f64> = layers.iter().map(|layer| energy(&layer.weight, &input.hessian)).collect();
+        let references: Vec<f64> = layers.iter().map(|layer| quadratic_form(&layer.weight, &input.hessian)).collect();
         let (outcomes, unseen) = quantize::compress(self.plan.method, &layers, input)?;
         let unseen_inputs = unseen.filter(|_| self.plan.method.reads_inputs() || self.plan.rescale.is_some());
-        for ((layer, energy), mut outcome) in layers.iter().zip(energies).zip(outcomes) {
+        for ((layer, reference), mut outcome) in layers.iter().zip(references).zip(outcomes) {
             outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
                 name: layer.name.clone(),
-                relative_error: relative(outcome.squared_error, energy),
+                relative_error: relative(outcome.squared_error, reference),
                 bits: outcome.tensor.bits_per_weight(),
                 unseen_inputs,
                 remarks: outcome.remarks,

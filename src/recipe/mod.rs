@@ -387,7 +387,7 @@ impl Method {
 pub struct RtnOptions {
     /// How the scale and zero point of a group are chosen.
     pub grid: GridChoice,
-    /// Whether errors are weighted by the energy of the activations they meet.
+    /// Whether errors are weighted by the second moments of the activations they meet.
     pub importance: bool,
 }
 
@@ -472,9 +472,9 @@ pub struct LlmInt8Options {
 pub enum ActOrder {
     /// As they come.
     Off,
-    /// By falling energy of their activations.
+    /// By falling second moment of their activations.
     On,
-    /// Groups by falling mean energy, and columns inside each: the file needs no other
+    /// Groups by falling mean second moment, and columns inside each: the file needs no other
     /// order of columns than the model's.
     GroupAware,
 }

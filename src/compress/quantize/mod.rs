@@ -14,7 +14,7 @@ pub use rtn::Rtn;
 pub use ternary::{Ternary, in_turn};
 
 use super::calibrate::InputStatistics;
-use super::solve::relative_error::energy;
+use super::solve::relative_error::quadratic_form;
 use super::tensors::{from_array, to_vec};
 use crate::error::Result;
 use crate::quant::ternary::Share;
@@ -47,7 +47,7 @@ pub struct LayerResult {
 impl LayerResult {
     /// A result whose error is measured by the Hessian `[in, in]` of its input.
     pub fn measured(layer: &TargetLayer, tensor: QuantizedTensor, hessian: &Tensor, remarks: Vec<String>) -> Self {
-        Self { squared_error: energy(&lost(&layer.weight, &tensor), hessian), tensor, remarks }
+        Self { squared_error: quadratic_form(&lost(&layer.weight, &tensor), hessian), tensor, remarks }
     }
 }
 
@@ -83,7 +83,7 @@ pub fn compress(method: Method, layers: &[TargetLayer], mut input: InputStatisti
             outcome.tensor.exponents = exponents;
         }
         if let Some(hessian) = &exact {
-            outcome.squared_error = energy(&lost(&layer.weight, &outcome.tensor), hessian);
+            outcome.squared_error = quadratic_form(&lost(&layer.weight, &outcome.tensor), hessian);
         }
     }
     Ok((outcomes, unseen.map(|unseen| unseen.inputs)))

@@ -1,5 +1,5 @@
 //! Round to nearest, each group by quantisation parameters of its own. Where errors are weighted by
-//! the columns' activation energy, the calibration counts; otherwise it does not.
+//! the second moments of the columns' activations, the calibration counts; otherwise it does not.
 
 use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;

@@ -10,7 +10,7 @@ use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
-use crate::compress::solve::relative_error::energy;
+use crate::compress::solve::relative_error::quadratic_form;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
 use crate::quant::QuantizedTensor;
@@ -62,10 +62,10 @@ pub fn in_turn<T: Number>(
     let solve = |layer: &TargetLayer| {
         let weight = layer.weight.to_kind(T::KIND);
         let target = weight.matmul(&hessian);
-        let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
-        let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
+        let quadratic_form = (&target * &weight).sum(Kind::Double).double_value(&[]);
+        let solver = Solver { weight, target, quadratic_form, hessian: &hessian, columns: &columns, share };
         let (error, tensor) = solver.run::<T>(absmean(layer, share), rounds);
-        let squared_error = error * solver.energy;
+        let squared_error = error * solver.quadratic_form;
         LayerResult { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };
     Ok(layers.iter().map(solve).collect())
@@ -78,7 +78,7 @@ struct Solver<'a> {
     /// W H
     target: Tensor,
     /// Σ W H Wᵀ over rows.
-    energy: f64,
+    quadratic_form: f64,
     hessian: &'a Tensor,
     columns: &'a Columns,
     share: Share,
@@ -104,7 +104,7 @@ impl Solver<'_> {
         let decoded = tensor.dequantize();
         let decoded = Tensor::from_slice(decoded.as_slice().expect("standard layout")).view_as(&self.weight);
         let difference = &self.weight - decoded.to_kind(self.weight.kind()).to_device(self.weight.device());
-        if self.energy > 0.0 { energy(&difference, self.hessian) / self.energy } else { 0.0 }
+        if self.quadratic_form > 0.0 { quadratic_form(&difference, self.hessian) / self.quadratic_form } else { 0.0 }
     }
 
     /// The best codes on the scales of a tensor, as far as GPTQ finds them.
