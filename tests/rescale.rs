@@ -19,11 +19,13 @@ use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::quantize::{TargetLayer, layer_method};
 use thimble::compress::rescale::{Channels, Reader, divided, rescaling};
 use thimble::compress::{Compute, TorchLogits, dense, to_vec};
-use thimble::model::{LogitSource, ModelSpec, Producer, ScaleMigration};
+use thimble::forward::trace::{Producer, ScaleMigration};
+use thimble::model::{LogitSource, ModelSpec};
 use thimble::quant::{Assembled, Code, Scheme, Weight, WeightStore};
 use thimble::random::Random;
 use thimble::recipe::{AwqOptions, AwqScales, Method, Rescale};
 use thimble::runtime;
+use thimble::spec::LayerName;
 
 fn tensor(weight: &Weight) -> Tensor {
     let shape: Vec<i64> = weight.shape().iter().map(|&n| n as i64).collect();
@@ -50,14 +52,14 @@ fn scaled(store: &dyn WeightStore) -> (Assembled, usize) {
             let n = migration.channels.iter().max().unwrap() + 1;
             let scales: Vec<f32> = (0..n).map(|c| (2.0 * random.uniform(c as u64) - 1.0).exp2() as f32).collect();
             let scales = Tensor::from_slice(&scales);
-            let name = |role: &str| spec.block_name(i, role);
+            let name = |layer: LayerName| spec.block_name(i, layer);
             let groups = block.input_groups(spec.hidden_size).into_iter();
             for linear in groups.filter(|group| migration.inputs.contains(&group.input)).flat_map(|group| group.linears) {
-                let weight = tensor(&weights[&name(linear.role)]) * channels.spread(&scales);
-                weights.insert(name(linear.role), dense("", &weight));
+                let weight = tensor(&weights[&name(linear.name)]) * channels.spread(&scales);
+                weights.insert(name(linear.name), dense("", &weight));
             }
-            for (role, numbers) in divided(&migration.producer, &scales, |role| Ok(tensor(&weights[&name(role)]))).unwrap() {
-                weights.insert(name(&role), dense("", &numbers));
+            for (role, numbers) in divided(&migration.producer, &scales, |role| Ok(tensor(&weights[&spec.block_name(i, role)]))).unwrap() {
+                weights.insert(spec.block_name(i, &role), dense("", &numbers));
             }
         }
     }
@@ -89,16 +91,17 @@ fn scaling_what_feeds_an_input_changes_nothing() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Producers of each input, of families that differ in them.
+/// Producers of inputs, of families that differ in them.
 #[test]
-fn scale_migrations_follow_from_the_spec() {
+fn scale_migrations_follow_from_the_forward() {
     let of = |fixture: &str| -> Vec<(String, String)> {
         let model = runtime::open(&data::fixture(fixture), None).unwrap();
         let producer = |migration: &ScaleMigration| match migration.producer {
-            Producer::Norm { role, .. } | Producer::Rows { role, .. } => role.to_owned(),
+            Producer::Norm { name, .. } | Producer::Rows { name, .. } => name.to_string(),
             Producer::Nothing(why) => format!("nothing: {why}"),
         };
-        model.spec().scale_migrations(0).iter().map(|migration| (migration.inputs.join(" "), producer(migration))).collect()
+        let inputs = |migration: &ScaleMigration| migration.inputs.iter().map(LayerName::to_string).collect::<Vec<_>>().join(" ");
+        model.spec().scale_migrations(0).iter().map(|migration| (inputs(migration), producer(migration))).collect()
     };
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
     let llama = [("attn.input", "attn_norm"), ("attn.context", "attn.v"), ("ffn.input", "ffn_norm"), ("ffn.hidden", "ffn.up")];
@@ -178,7 +181,8 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
         let input = statistics(&x);
         let readers: Vec<Reader> =
             layers.iter().map(|layer| Reader { weight: f32s(&layer.weight), scheme: Some(scheme), input: &input }).collect();
-        let migration = ScaleMigration { inputs: vec!["x"], producer: Producer::Nothing(""), channels: (0..columns).collect() };
+        let migration =
+            ScaleMigration { inputs: vec![LayerName::outside("x")], producer: Producer::Nothing(""), channels: (0..columns).collect() };
         let method = rescaling(Rescale::Awq(AwqScales { points: 20, duo_scaling: duo }));
         let ours = array(&method.scales(&readers, &Channels::of(&migration)).expect("scales help"));
         let naive = awq::scales(&layers, &x, 20, duo).expect("scales help");
@@ -210,8 +214,11 @@ fn smoothquant_is_equation_4() {
     let readers: Vec<Reader> = weights.iter().map(|w| Reader { weight: f32s(w), scheme: None, input: &input }).collect();
     // Pairs of channels come from one.
     for shared_by in [1, 2] {
-        let migration =
-            ScaleMigration { inputs: vec!["x"], producer: Producer::Nothing(""), channels: (0..columns).map(|i| i / shared_by).collect() };
+        let migration = ScaleMigration {
+            inputs: vec![LayerName::outside("x")],
+            producer: Producer::Nothing(""),
+            channels: (0..columns).map(|i| i / shared_by).collect(),
+        };
         let ours = array(&rescaling(Rescale::Smooth { alpha }).scales(&readers, &Channels::of(&migration)).unwrap());
         for (channel, scale) in ours.iter().enumerate() {
             let of = |array: &Array2<f64>| {

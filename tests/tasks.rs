@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use thimble::eval::tasks::{Ask, ItemScore, Reader, Subject, Task, TaskItems, compare, measure, read};
-use thimble::model::spec::SpecialTokens;
 use thimble::model::{LogitSource, ModelSpec, OnLogits, Window};
 use thimble::progress::Silent;
 use thimble::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use thimble::spec::SpecialTokens;
 use thimble::text::Tokenizer;
 
 fn native(model: &Model) -> NativeLogits {

@@ -152,7 +152,7 @@ fn packed_logits_are_those_of_the_trained_forward() {
 
         let packed = runtime::open(out.path(), None).unwrap();
         let spec = packed.spec();
-        assert_eq!(spec.blocks.iter().all(|block| block.ffn.hidden_norm.is_some()), norms == "true");
+        assert_eq!(spec.blocks.iter().all(|block| block.feed_forward().is_some_and(|ffn| ffn.hidden_norm.is_some())), norms == "true");
         let code = if packing == "five_a_byte" { Code::Base3 } else { Code::Ternary };
         let layers: BTreeSet<String> =
             spec.parameters().into_iter().map(|p| p.name).filter(|name| is(&*packed.store, name, code)).collect();
@@ -165,7 +165,7 @@ fn packed_logits_are_those_of_the_trained_forward() {
         let ids: Vec<u32> = (3..19).map(|i| i * 7 % 90).collect();
         let _no_grad = tch::no_grad_guard();
         let hidden = run(&network, &[&ids], Recording::whole(&network), &mut |_, _| ());
-        let expected: Vec<f32> = Vec::try_from(&network.exit().forward(spec, &hidden).to_kind(Kind::Float).contiguous().view(-1)).unwrap();
+        let expected: Vec<f32> = Vec::try_from(&network.lm_head().forward(&hidden).to_kind(Kind::Float).contiguous().view(-1)).unwrap();
         let mut device = compress::native(&packed, Activations::Int8Token);
         device.run_window(&ids).unwrap();
         let found = device.logits(0..ids.len()).unwrap();

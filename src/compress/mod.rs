@@ -2,9 +2,9 @@
 //! and the methods.
 
 pub mod calibrate;
-pub mod decoder;
 pub mod distil;
 mod importance;
+pub mod libtorch;
 mod logits;
 pub mod prune;
 pub mod quantize;

@@ -2,7 +2,7 @@
 //! it is rounded to.
 
 use super::calibrate::HiddenStates;
-use super::decoder::{Entrance, Exit};
+use super::libtorch::{EmbeddingLayer, LmHead};
 use super::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{Part, rows_at_a_time};
@@ -26,7 +26,7 @@ pub struct Trials<'a> {
     names: &'a BTreeSet<String>,
     compute: Compute,
     progress: &'a dyn Progress,
-    exit: Exit,
+    head: LmHead,
     /// Of the original, before the block whose turn it is.
     hidden: HiddenStates,
     /// Behind the last block.
@@ -47,11 +47,11 @@ impl<'a> Trials<'a> {
         let spec = store.spec();
         let length = sequences.first().map_or(1, Vec::len).max(1);
         let sequences = &sequences[..sequences.len().min((TOKENS / length).max(1))];
-        let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
+        let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), compute)?;
         // Differences of logits may be less than half precision tells.
-        let exit = Exit::load(spec, |name| store.weight(name), Compute { kind: Kind::Float, ..compute })?;
-        let hidden = HiddenStates::start(sequences, &entrance, TokenImportance::Equal);
-        let mut trials = Self { store, other, names, compute, progress, exit, end: hidden.again(), hidden };
+        let head = LmHead::load(spec, |name| store.weight(name), Compute { kind: Kind::Float, ..compute })?;
+        let hidden = HiddenStates::start(sequences, &embedding, TokenImportance::Equal);
+        let mut trials = Self { store, other, names, compute, progress, head, end: hidden.again(), hidden };
         let blocks = spec.blocks.len();
         let steps: u64 = (0..blocks).map(|block| trials.steps(block)).sum();
         let steps = steps + (2 * blocks as u64 - 1) * trials.hidden.len();
@@ -128,7 +128,7 @@ impl<'a> Trials<'a> {
             for start in (0..all).step_by(stretch as usize) {
                 let likelihoods = |flat: &Tensor| {
                     let states = wide(&flat.narrow(0, start, stretch.min(all - start)));
-                    self.exit.forward(spec, &states).log_softmax(-1, None::<Kind>)
+                    self.head.forward(&states).log_softmax(-1, None::<Kind>)
                 };
                 let original = likelihoods(&flat);
                 let probabilities = original.exp();

@@ -2,12 +2,12 @@
 //! and where each canonical parameter lies.
 
 use super::families::{self, BitNet, Config, Family, Names, Quantization, llama2c as llama2c_family};
-use super::spec::SpecialTokens;
 use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Part, Rows, Source, leftover, tying, uneven, unused};
 use crate::checkpoint::wrappers::{self, Needed};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
 use crate::notice::warn_once;
+use crate::spec::SpecialTokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

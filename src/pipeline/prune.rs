@@ -5,7 +5,7 @@ use super::StageResult;
 use super::journal::PartResult;
 use super::walk::Walk;
 use crate::compress::calibrate::{HiddenStates, Statistics};
-use crate::compress::decoder::Entrance;
+use crate::compress::libtorch::EmbeddingLayer;
 use crate::compress::prune::gradients::Gradients;
 use crate::compress::prune::latency::Latency;
 use crate::compress::prune::reconstruct::{BlockWithInput, pair};
@@ -14,12 +14,14 @@ use crate::compress::prune::{depth, search};
 use crate::compress::solve::least_squares;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
-use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
+use crate::forward::trace::InputGroup;
+use crate::model::{ModelSpec, ParameterKind, Part, Selection};
 use crate::progress::Unit;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
 use crate::report::{LayerReport, PruningReport, StageReport, unseen_warning};
 use crate::runtime::Activations;
+use crate::spec::LayerName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -149,7 +151,7 @@ impl Pruning<'_> {
             };
             let parameters: Vec<_> = spec.parameters_of(Part::Block(i)).collect();
             for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
-                let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.role)).collect();
+                let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.name)).collect();
                 let matrices = parameters.iter().filter(|p| names.contains(&p.name) && tallies.has(p));
                 let matrices = matrices.map(|p| Ok((p.clone(), self.load(&p.name)?))).collect::<Result<Vec<_>>>()?;
                 let input = hidden.is_some().then(|| known.take(input));
@@ -173,8 +175,8 @@ impl Pruning<'_> {
     }
 
     fn hidden_states(&self, store: &dyn WeightStore) -> Result<HiddenStates> {
-        let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
-        Ok(HiddenStates::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
+        let embedding = EmbeddingLayer::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
+        Ok(HiddenStates::start(self.walk.sample.sequences, &embedding, self.walk.sample.importance))
     }
 
     /// What stays of all parts, number by number.
@@ -202,8 +204,8 @@ impl Pruning<'_> {
     fn solve(&self, plan: &PruneWidth, selection: &Selection, smaller: &ModelSpec) -> Result<Vec<LayerReport>> {
         let start = self.walk.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
         let start: BTreeMap<String, Weight> = start.weights.into_iter().collect();
-        let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
-        let mut after = HiddenStates::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance);
+        let embedding = EmbeddingLayer::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
+        let mut after = HiddenStates::start(self.walk.sample.sequences, &embedding, self.walk.sample.importance);
         let mut before = self.hidden_states(self.walk.store)?;
         let solver = Solver { pruning: self, plan, selection, smaller };
         let cut = |block: usize| solver.cut(block).len() as u64;
@@ -249,7 +251,7 @@ impl Solver<'_> {
     /// The groups of a block's layers that have lost inputs, in the order of evaluation.
     fn cut(&self, block: usize) -> Vec<InputGroup> {
         let is_cut = |group: &InputGroup| {
-            let axes = self.axes(block, group.linears[0].role);
+            let axes = self.axes(block, group.linears[0].name);
             axes[1].iter().any(|axis| self.selection.cuts(*axis))
         };
         let mut groups = self.smaller.blocks[block].input_groups(self.smaller.hidden_size);
@@ -258,9 +260,9 @@ impl Solver<'_> {
     }
 
     /// What the dimensions of a layer run over in the whole model.
-    fn axes(&self, block: usize, role: &str) -> Vec<Vec<crate::model::Axis>> {
+    fn axes(&self, block: usize, layer: LayerName) -> Vec<Vec<crate::model::Axis>> {
         let spec = self.pruning.walk.store.spec();
-        let name = self.smaller.block_name(block, role);
+        let name = self.smaller.block_name(block, layer);
         let parameter = self.smaller.parameters_of(Part::Block(block)).find(|p| p.name == name).expect("one of the block's");
         spec.axes(&self.selection.there(&parameter, spec))
     }
@@ -279,16 +281,15 @@ impl Solver<'_> {
             let mut paired = halves[0].zero();
             halves.iter().for_each(|half| paired.add(half));
             for linear in &group.linears {
-                let axes = self.axes(block, linear.role);
+                let axes = self.axes(block, linear.name);
                 let [rows, columns] = [&axes[0], &axes[1]].map(|axes| {
                     let places: Vec<i64> = self.selection.along(axes, spec).into_iter().map(|place| place as i64).collect();
                     Tensor::from_slice(&places).to_device(compute.device)
                 });
-                let full = self.pruning.load(&spec.block_name(layer, linear.role))?.index_select(0, &rows);
-                let bias_name = format!("{}.bias", linear.role);
+                let full = self.pruning.load(&spec.block_name(layer, linear.name))?.index_select(0, &rows);
                 // Not from `now`, which may be in half precision.
-                let bias = linear.bias.then(|| {
-                    let bias = weights[&self.smaller.block_name(block, &bias_name)].to_f32();
+                let bias = linear.bias.as_ref().map(|bias| {
+                    let bias = weights[&self.smaller.block_name(block, bias)].to_f32();
                     Tensor::from_slice(&bias).to_device(compute.device)
                 });
                 let damp = match self.plan.damp_percent {
@@ -297,7 +298,7 @@ impl Solver<'_> {
                 };
                 let least_squares::Solved { weight, bias, damp_percent } =
                     least_squares::solve(&full, bias.as_ref(), &columns, &paired, damp)?;
-                let name = self.smaller.block_name(block, linear.role);
+                let name = self.smaller.block_name(block, linear.name);
                 layers.push(LayerReport {
                     relative_error: paired.relative_error_of(&full, bias.is_some(), &weight),
                     bits: 16.0,
@@ -306,8 +307,8 @@ impl Solver<'_> {
                     remarks: vec![format!("solved anew, held where it was by {damp_percent} of the mean diagonal")],
                 });
                 weights.insert(name.clone(), dense(&name, &weight));
-                if let Some(bias) = bias {
-                    let name = self.smaller.block_name(block, &bias_name);
+                if let (Some(bias), Some(role)) = (bias, &linear.bias) {
+                    let name = self.smaller.block_name(block, role);
                     weights.insert(name.clone(), dense(&name, &bias));
                 }
             }

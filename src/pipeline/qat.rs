@@ -7,15 +7,17 @@ use super::walk::Walk;
 use super::{StageResult, quantize};
 use crate::compress::Parameters;
 use crate::compress::calibrate::HiddenStates;
-use crate::compress::decoder::Entrance;
+use crate::compress::libtorch::EmbeddingLayer;
 use crate::compress::train::{Rounded, Rounding};
 use crate::error::{Error, Result};
-use crate::model::{ModelSpec, Parameter, inputs, roles};
+use crate::forward::names::{attn, ffn};
+use crate::model::{ModelSpec, Parameter};
 use crate::progress::Unit;
 use crate::quant::ternary::beginning;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Method, Qat, Quantize, TernaryOptions};
 use crate::runtime::Model;
+use crate::spec::LayerName;
 use ndarray::ArrayView2;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -93,16 +95,16 @@ fn beginnings(plan: &Quantize, walk: &Walk) -> Result<(BTreeMap<String, Weight>,
 /// What the norms that are inserted begin with, by canonical name: the root mean square of
 /// what a token brings there, on the mean of tokens. So most tokens pass them as they are.
 fn magnitudes(spec: &ModelSpec, walk: &Walk) -> Result<BTreeMap<String, f32>> {
-    const NORMS: [(&str, &str); 2] = [(inputs::CONTEXT, roles::CONTEXT_NORM), (inputs::FFN_HIDDEN, roles::HIDDEN_NORM)];
+    const NORMS: [(LayerName, LayerName); 2] = [(attn::CONTEXT, attn::CONTEXT_NORM), (ffn::HIDDEN, ffn::HIDDEN_NORM)];
     let Walk { store, sample, compute, progress, .. } = *walk;
-    let entrance = Entrance::load(store.spec(), |name| store.weight(name), compute)?;
-    let mut hidden = HiddenStates::start(sample.sequences, &entrance, sample.importance);
+    let embedding = EmbeddingLayer::load(store.spec(), |name| store.weight(name), compute)?;
+    let mut hidden = HiddenStates::start(sample.sequences, &embedding, sample.importance);
     let mut all = BTreeMap::new();
     progress.begin("reading the inputs of norms", hidden.len() * spec.blocks.len() as u64, Unit::of("blocks", hidden.len()));
     for (i, block) in store.spec().blocks.iter().enumerate() {
         progress.may_go_on()?;
-        let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-        hidden.advance_heard(block, &Parameters::block(store, i, compute)?, progress, &mut |input, x, _| {
+        let mut sums: BTreeMap<LayerName, (f64, f64)> = BTreeMap::new();
+        hidden.advance_observing(block, &Parameters::block(store, i, compute)?, progress, &mut |input, x, _| {
             if let Some((_, role)) = NORMS.into_iter().find(|(known, _)| *known == input) {
                 let of_tokens = x.to_kind(Kind::Float).square().mean_dim(-1, false, None::<Kind>).sqrt();
                 let (sum, count) = sums.entry(role).or_default();
@@ -110,9 +112,9 @@ fn magnitudes(spec: &ModelSpec, walk: &Walk) -> Result<BTreeMap<String, f32>> {
                 *count += of_tokens.numel() as f64;
             }
         });
-        let has = |spec: &ModelSpec, role: &str| spec.roles(i).iter().any(|(there, ..)| there == role);
-        let inserted = sums.into_iter().filter(|(role, _)| has(spec, role) && !has(store.spec(), role));
-        all.extend(inserted.map(|(role, (sum, count))| (spec.block_name(i, role), (sum / count) as f32)));
+        let has = |spec: &ModelSpec, name: LayerName| spec.roles(i).iter().any(|(there, ..)| *there == name.to_string());
+        let inserted = sums.into_iter().filter(|(name, _)| has(spec, *name) && !has(store.spec(), *name));
+        all.extend(inserted.map(|(name, (sum, count))| (spec.block_name(i, name), (sum / count) as f32)));
     }
     progress.end();
     Ok(all)

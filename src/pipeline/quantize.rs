@@ -11,12 +11,14 @@ use crate::compress::solve::relative_error::{quadratic_form, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
 use crate::error::{Error, Result};
 use crate::export::kept;
-use crate::model::{InputGroup, Part, Producer};
+use crate::forward::trace::{InputGroup, Producer};
+use crate::model::Part;
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Layout, PackedTensor, Weight, WeightStore};
 use crate::recipe::Quantize;
 use crate::report::LayerReport;
+use crate::spec::LayerName;
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -93,8 +95,8 @@ impl BlockWork for Work<'_> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
-        let inputs: Vec<&str> = own.iter().map(|group| group.input).collect();
-        let observe = |hidden: &HiddenStates, inputs: &[&str], changed: &Changed| {
+        let inputs: Vec<LayerName> = own.iter().map(|group| group.input).collect();
+        let observe = |hidden: &HiddenStates, inputs: &[LayerName], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
             Ok::<_, Error>(hidden.observe(block, &parameters, inputs, self.progress))
         };
@@ -113,7 +115,7 @@ impl BlockWork for Work<'_> {
             }
         }
         let all = block.input_groups(spec.hidden_size);
-        let widest = all.iter().map(|group| group.linears[0].inputs).max().unwrap_or(0);
+        let widest = all.iter().map(|group| group.linears[0].inputs.size()).max().unwrap_or(0);
         if sequential && own.len() == all.len() && hidden.bytes_of(widest) <= ABREAST {
             self.solve_on_the_way(index, &own, hidden, &mut later_uses, &mut solved)?;
         } else {
@@ -153,20 +155,20 @@ impl Work<'_> {
             (!self.plan.schemes.contains_key(&name)).then(weight)
         });
         let parameters = Parameters::new(others.collect::<Result<Vec<_>>>()?, self.compute);
-        let inputs: Vec<&str> = groups.iter().map(|group| group.input).collect();
+        let inputs: Vec<LayerName> = groups.iter().map(|group| group.input).collect();
         let is_read = index + 1 < spec.blocks.len();
-        let mut used: Vec<&str> = Vec::new();
+        let mut used: Vec<LayerName> = Vec::new();
         hidden.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
             // What read the inputs before this one has done so, for all sequences.
-            used.drain(..).for_each(|role| parameters.drop(role));
+            used.drain(..).for_each(|name| parameters.drop(&name.to_string()));
             let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
             statistics.take_over(later_uses, input);
             self.solve(index, group, statistics.take(input), solved)?;
             for linear in &group.linears {
-                let name = spec.block_name(index, linear.role);
+                let name = spec.block_name(index, linear.name);
                 if self.plan.schemes.contains_key(&name) {
-                    parameters.put(linear.role, Parameter::load(solved.weights[&name].clone(), self.compute));
-                    used.push(linear.role);
+                    parameters.put(&linear.name.to_string(), Parameter::load(solved.weights[&name].clone(), self.compute));
+                    used.push(linear.name);
                 }
             }
             Ok(())
@@ -184,7 +186,7 @@ impl Work<'_> {
         let (outcomes, unseen) = quantize::compress(self.plan.method, &layers, input)?;
         let unseen_inputs = unseen.filter(|_| self.plan.method.reads_inputs() || self.plan.rescale.is_some());
         for ((layer, reference), mut outcome) in layers.iter().zip(references).zip(outcomes) {
-            outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
+            outcome.remarks.extend(solved.left.get(&group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
                 name: layer.name.clone(),
                 relative_error: relative(outcome.squared_error, reference),
@@ -210,11 +212,11 @@ impl Work<'_> {
     ) -> Result<Rescaled> {
         let spec = self.store.spec();
         let mut rescaled = Rescaled::default();
-        let name = |role: &str| spec.block_name(index, role);
+        let name = |layer: LayerName| spec.block_name(index, layer);
         for migration in spec.scale_migrations(index) {
             let groups: Vec<_> = groups.iter().filter(|group| migration.inputs.contains(&group.input)).collect();
             self.progress.advance(groups.len() as u64);
-            let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.role))));
+            let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.name))));
             if !by.takes(&migration.producer) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
                 continue;
             }
@@ -229,11 +231,11 @@ impl Work<'_> {
                 (group.input, known)
             };
             let inputs: BTreeMap<_, _> = groups.iter().map(filled).collect();
-            let reader = |(input, name): (&'static str, String)| {
+            let reader = |(input, name): (LayerName, String)| {
                 Ok(Reader {
                     weight: self.load(&name, &rescaled.weights)?,
                     scheme: self.plan.schemes.get(&name).copied(),
-                    input: &inputs[input],
+                    input: &inputs[&input],
                 })
             };
             let readers = linears().map(reader).collect::<Result<Vec<_>>>()?;
@@ -245,8 +247,8 @@ impl Work<'_> {
             let spread = channels.spread(&scales);
             let mut changed: Vec<(String, Tensor)> =
                 linears().zip(&readers).map(|((_, name), reader)| (name, &reader.weight * &spread)).collect();
-            let source = divided(&migration.producer, &scales, |role| self.load(&name(role), &rescaled.weights))?;
-            changed.extend(source.into_iter().map(|(role, tensor)| (name(&role), tensor)));
+            let source = divided(&migration.producer, &scales, |role| self.load(&spec.block_name(index, role), &rescaled.weights))?;
+            changed.extend(source.into_iter().map(|(role, tensor)| (spec.block_name(index, role), tensor)));
             rescaled.weights.extend(changed.into_iter().map(|(name, tensor)| (name.clone(), dense(&name, &tensor))));
             for group in &groups {
                 statistics.divide(group.input, &spread);
@@ -269,7 +271,7 @@ impl Work<'_> {
 
     /// The layers of a group that the plan quantises, loaded.
     fn target_layers(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<TargetLayer>> {
-        let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.role));
+        let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.name));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
         planned.map(|(name, scheme)| Ok(TargetLayer { weight: self.load(&name, changed)?, name, scheme })).collect()
     }
@@ -283,7 +285,7 @@ type Changed = BTreeMap<String, Weight>;
 struct Solved {
     weights: Changed,
     /// Inputs that nothing could be rescaled for, and why.
-    left: BTreeMap<&'static str, &'static str>,
+    left: BTreeMap<LayerName, &'static str>,
     layers: Vec<LayerReport>,
 }
 
@@ -292,7 +294,7 @@ struct Solved {
 struct Rescaled {
     weights: Changed,
     /// Inputs that nothing could be done for, and why.
-    left: BTreeMap<&'static str, &'static str>,
+    left: BTreeMap<LayerName, &'static str>,
 }
 
 /// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.
@@ -311,9 +313,10 @@ fn distance(original: &[f32], packed: &Weight) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::decoder::Entrance;
+    use crate::compress::libtorch::EmbeddingLayer;
     use crate::compress::solve::relative_error::relative_error;
-    use crate::model::{DenseModel, inputs};
+    use crate::forward::names::{attn, ffn};
+    use crate::model::DenseModel;
     use crate::pipeline::walk::later_uses;
     use crate::progress::Silent;
     use crate::recipe::TokenImportance;
@@ -327,9 +330,9 @@ mod tests {
             let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures").join(fixture);
             let model = DenseModel::open_hugging_face(&dir).unwrap();
             let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
-            let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+            let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
             let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-            let hidden = HiddenStates::start(&sequences, &entrance, TokenImportance::Equal);
+            let hidden = HiddenStates::start(&sequences, &embedding, TokenImportance::Equal);
             let uses = later_uses(store, &hidden, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
             let original = Parameters::block(store, 0, Compute::CPU).unwrap();
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
@@ -342,7 +345,7 @@ mod tests {
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
-            for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
+            for (role, input) in [("attn.o", attn::CONTEXT), ("ffn.down", ffn::HIDDEN)] {
                 let mut statistics = hidden.observe(&spec.blocks[0], met, &[input], &Silent);
                 statistics.take_over(&mut uses.copy(), input);
                 let expected = relative_error(&original.get(role), &solved.get(role), &statistics.take(input).hessian);

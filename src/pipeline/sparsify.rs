@@ -83,12 +83,12 @@ impl BlockWork for Work<'_> {
         let parameters = Parameters::block(self.store, index, self.compute)?;
         let mut statistics = hidden.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
         let mut later_uses = later_uses.unwrap_or_default();
-        inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, input));
+        inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, *input));
         let method = sparsifier(self.plan);
         let (mut changed, mut layers) = (BTreeMap::new(), Vec::new());
         for group in &own {
             let mut input = statistics.take(group.input);
-            let names = group.linears.iter().map(|linear| spec.block_name(index, linear.role));
+            let names = group.linears.iter().map(|linear| spec.block_name(index, linear.name));
             let names: Vec<_> = names.filter(|name| self.plan.layers.contains(name)).collect();
             if names.is_empty() {
                 self.progress.advance(1);

@@ -70,8 +70,8 @@ impl Objective for Distillation<'_> {
         let sequences = batch.sequences();
         let predicts = self.depth > network.spec().blocks.len() && (self.plan.kd_weight > 0.0 || self.plan.ce_weight > 0.0);
         let output = self.teacher.map(|teacher| teacher.output(batch, &sequences, self.matching.as_ref(), self.depth)).transpose()?;
-        let hear = self.matching.as_ref().map_or(&[][..], Matching::hear);
-        let recording = Recording { depth: self.depth, hear, checkpointing: self.plan.training.checkpointing };
+        let observe = self.matching.as_ref().map_or(&[][..], Matching::observed);
+        let recording = Recording { depth: self.depth, observe, checkpointing: self.plan.training.checkpointing };
         // Of the whole step's, by tokens.
         let share = batch.pieces.iter().map(|piece| piece.scored.len()).sum::<usize>() as f64 / batch.tokens;
         let mut parts: Vec<Part> = Vec::new();

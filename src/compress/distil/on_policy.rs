@@ -155,7 +155,7 @@ fn through(network: &Network, batch: &Batch, recording: Recording, learn: bool, 
 fn logits(network: &Network, hidden: &Tensor, start: i64, count: i64) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let flat = hidden.view([-1, *hidden.size().last().expect("[batch, tokens, hidden]")]);
-    wide(&network.exit().forward(network.spec(), &flat.narrow(0, start, count)))
+    wide(&network.lm_head().forward(&flat.narrow(0, start, count)))
 }
 
 impl Objective for OnPolicyDistillation<'_> {

@@ -42,8 +42,11 @@ impl Teacher {
                 let all = network.spec().blocks.len() + 1;
                 let last = wanted.iter().map(|(_, its)| its + 1).max().unwrap_or(1);
                 let whole = matching.is_none_or(|m| depth > m.map.len());
-                let recording =
-                    Recording { depth: if whole { all } else { last }, hear: matching.map_or(&[], Matching::hear), checkpointing: false };
+                let recording = Recording {
+                    depth: if whole { all } else { last },
+                    observe: matching.map_or(&[], Matching::observed),
+                    checkpointing: false,
+                };
                 let mut segments = BTreeMap::new();
                 let hidden = run(network, sequences, recording, &mut |segment, made| {
                     segments.extend(wanted.iter().filter(|(_, its)| *its == segment).map(|&(own, _)| (own, made.shallow_clone())));
@@ -68,7 +71,7 @@ impl TeacherOutput<'_> {
         match &self.predictions {
             Predictions::Hidden { network, hidden } => {
                 let _no_grad = tch::no_grad_guard();
-                Targets::Logits(network.exit().forward(network.spec(), &hidden.narrow(0, start, count)))
+                Targets::Logits(network.lm_head().forward(&hidden.narrow(0, start, count)))
             }
             Predictions::Top { ids, log_probabilities, log_rest, vocabulary } => {
                 let some = |t: &Tensor| t.narrow(0, start, count);

@@ -1,7 +1,7 @@
 //! Which layers go.
 
 use crate::compress::calibrate::HiddenStates;
-use crate::compress::decoder::{Entrance, Exit};
+use crate::compress::libtorch::{EmbeddingLayer, LmHead};
 use crate::compress::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, rows_at_a_time};
@@ -28,8 +28,8 @@ pub fn choose(
     progress: &dyn Progress,
 ) -> Result<Layers> {
     let spec = store.spec();
-    let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
-    let hidden = HiddenStates::start(sequences, &entrance, TokenImportance::Equal);
+    let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), compute)?;
+    let hidden = HiddenStates::start(sequences, &embedding, TokenImportance::Equal);
     let walk = Walk { store, compute, progress };
     let layers = match by {
         LayerSaliency::BlockInfluence => {
@@ -113,7 +113,7 @@ impl Walk<'_> {
     /// The layer that is missed least goes, then of the rest the next.
     fn one_by_one(&self, start: &HiddenStates, count: usize, sequences: &[Vec<u32>]) -> Result<Layers> {
         let layers = self.spec().blocks.len();
-        let exit = Exit::load(self.spec(), |name| self.store.weight(name), self.compute)?;
+        let head = LmHead::load(self.spec(), |name| self.store.weight(name), self.compute)?;
         let runs: usize = (0..count).map(|gone| (layers - gone) * (layers - gone)).sum();
         self.progress.begin(
             "prune_depth: perplexity without each layer",
@@ -128,7 +128,7 @@ impl Walk<'_> {
                 for layer in left.iter().filter(|layer| *layer != skipped) {
                     self.advance(&mut hidden, *layer)?;
                 }
-                scores.push(self.perplexity(&hidden, &exit, sequences));
+                scores.push(self.perplexity(&hidden, &head, sequences));
                 self.progress.advance(hidden.len());
             }
             let least = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a layer is left");
@@ -140,7 +140,7 @@ impl Walk<'_> {
         Ok(Layers { scores: first_scores.unwrap_or_default(), out })
     }
 
-    fn perplexity(&self, hidden: &HiddenStates, exit: &Exit, sequences: &[Vec<u32>]) -> f64 {
+    fn perplexity(&self, hidden: &HiddenStates, head: &LmHead, sequences: &[Vec<u32>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let at_a_time = rows_at_a_time(self.spec());
         let (mut loss, mut tokens) = (0.0, 0);
@@ -152,7 +152,7 @@ impl Walk<'_> {
                 let next = Tensor::from_slice(&next).to_device(self.compute.device);
                 for start in (0..next.size()[0]).step_by(at_a_time) {
                     let len = (at_a_time as i64).min(next.size()[0] - start);
-                    let logits = wide(&exit.forward(self.spec(), &x.select(0, text).narrow(0, start, len)));
+                    let logits = wide(&head.forward(&x.select(0, text).narrow(0, start, len)));
                     let of = logits.cross_entropy_loss::<Tensor>(&next.narrow(0, start, len), None, Reduction::Sum, -100, 0.0);
                     loss += of.double_value(&[]);
                 }

@@ -12,7 +12,7 @@
 use super::{Channels, Reader, Rescaling};
 use crate::compress::solve::relative_error::{far_power, quadratic_form};
 use crate::compress::tensors::{from_array, to_array};
-use crate::model::Producer;
+use crate::forward::trace::Producer;
 use crate::quant::Scheme;
 use crate::quant::rounding::rounded;
 use crate::recipe::AwqScales;

@@ -6,7 +6,7 @@
 //! equation 4. As there, inputs behind norms are smoothed, and no others.
 
 use super::{Channels, Reader, Rescaling};
-use crate::model::Producer;
+use crate::forward::trace::Producer;
 use tch::{Kind, Tensor};
 
 /// The method.

@@ -1,6 +1,5 @@
 //! From canonical names to a family's own, as tables.
 
-use crate::model::spec::Mixer;
 use crate::model::{ModelSpec, Parameter, ParameterKind, Part, Rows, Source};
 
 /// How a family names its parameters. A name stands for a module, whose tensors
@@ -54,10 +53,7 @@ impl Names {
 
     fn in_block(&self, spec: &ModelSpec, block: usize, role: &str, shape: &[usize], kind: ParameterKind) -> Vec<Source> {
         let (role, end) = split(role);
-        let heads = match &spec.blocks[block].mixer {
-            Mixer::Attention(attention) => (attention.n_kv_heads, attention.head_dim),
-            Mixer::Wkv(_) => (1, 1),
-        };
+        let heads = spec.blocks[block].attention().map_or((1, 1), |attention| (attention.n_kv_heads, attention.head_dim));
         let roles = spec.roles(block);
         let rows = |role: &str| roles.iter().find(|(r, ..)| r == role).map_or(0, |(_, shape, _)| shape[0]);
         // Rows of a fused module before this role's, and of all its roles; one that the
