@@ -49,6 +49,9 @@ demo: setup
 	@echo
 	$(THIMBLE) run demo-output --prompt 'Once upon a time' --max-tokens 80 --seed 1
 
+# Tests run side by side, one a core: one thread of libtorch is enough for each.
+test-device test-torch: export OMP_NUM_THREADS ?= 1
+
 test: check test-device test-torch device-binary
 
 # The same, and every configuration of tests/data/wild instead of a tenth.
