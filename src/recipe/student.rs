@@ -42,7 +42,7 @@ impl RawStudent {
     pub fn checked(&self, teacher: &ModelSpec) -> Result<StudentShape, String> {
         let of = |reason: String| format!("student: {reason}");
         let shape = StudentShape {
-            layers: self.layers.choose(self.n_layers, teacher.blocks.len()).map_err(of)?,
+            layers: self.layers.choose(self.n_layers, teacher.blocks.len()).map_err(|error| of(error.to_string()))?,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             n_heads: self.n_heads,

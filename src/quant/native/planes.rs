@@ -132,7 +132,7 @@ impl Planes<'_> {
         let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let own = *name == own_book(weight);
         let book = Book::new((!own).then(|| name.clone()), values);
-        let book = Arc::new(book.map_err(|found| self.mismatch(name, Book::EXPECTED.into(), found))?);
+        let book = Arc::new(book.map_err(|found| self.mismatch(name, Book::EXPECTED.into(), found.to_string()))?);
         if !own {
             books.insert(name.clone(), book.clone());
         }
@@ -154,8 +154,8 @@ impl Planes<'_> {
         }
         let columns = read[columns_name].clone();
         // For each weight: one that is narrower may name the columns of another.
-        let wrong = |found| self.mismatch(name, format!("ascending columns below {width} in {columns_name}"), found);
-        columns.check(width).map_err(wrong)?;
+        let expected = || format!("ascending columns below {width} in {columns_name}");
+        columns.check(width).map_err(|found| self.mismatch(name, expected(), found.to_string()))?;
         let values = self.numbers(format!("{name}.outliers"), rows * columns.places.len())?;
         Ok(Some(PackedOutliers { columns, values }))
     }
