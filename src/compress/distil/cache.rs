@@ -201,11 +201,11 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
     let _no_grad = tch::no_grad_guard();
     let sequences: Vec<&[u32]> = pieces.iter().map(|piece| &piece.ids[..contents.length]).collect();
     let hidden = run(teacher, &sequences, Recording::whole(teacher), &mut |_, _| ());
-    let exit = teacher.exit();
+    let head = teacher.lm_head();
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
     // A sequence at a time: of a large vocabulary no more is held.
     for i in 0..pieces.len() as i64 {
-        let logits = first(&exit.forward(teacher.spec(), &hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
+        let logits = first(&head.forward(&hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
         let log_p = (logits / contents.temperature).log_softmax(-1, None);
         let (top, ids) = log_p.topk(contents.top_k as i64, -1, true, true);
         let rests = to_vec(&log_of_rest(&top));

@@ -28,7 +28,6 @@ impl Gradients {
         compute: Compute,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let spec = store.spec();
         let network = Network::trained(store, compute, &Trained::Parameters(names))?;
         let mut means: BTreeMap<String, Of> = BTreeMap::new();
         let share = 1.0 / sequences.len() as f64;
@@ -38,11 +37,11 @@ impl Gradients {
             let sequences = [sequence.as_slice()];
             let tape = Tape::record(&network, &sequences, Recording { checkpointing: true, ..Recording::whole(&network) });
             let hidden = tape.hidden().detach().set_requires_grad(true);
-            let logits = wide(&network.exit().forward(spec, &hidden)).squeeze_dim(0);
+            let logits = wide(&network.lm_head().forward(&hidden)).squeeze_dim(0);
             let next: Vec<i64> = sequence[1..].iter().map(|&id| id.into()).collect();
             let next = Tensor::from_slice(&next).to_device(compute.device);
-            let heard = logits.narrow(0, 0, next.size()[0]);
-            heard.cross_entropy_loss::<Tensor>(&next, None, Reduction::Mean, -100, 0.0).backward();
+            let scored = logits.narrow(0, 0, next.size()[0]);
+            scored.cross_entropy_loss::<Tensor>(&next, None, Reduction::Mean, -100, 0.0).backward();
             tape.backward(Some(hidden.grad()), &|_| false, &mut |_, _| None);
             let _no_grad = tch::no_grad_guard();
             for mut variable in network.variables() {

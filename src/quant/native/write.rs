@@ -4,7 +4,7 @@ use super::{FIRST_VERSION, Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER
 use crate::checkpoint::{Entry, write_tensors};
 use crate::error::Result;
 use crate::model::{ModelSpec, Parameter};
-use crate::quant::{Book, Weight, WeightStore};
+use crate::quant::{Codebook, Weight, WeightStore};
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
     let mut schemes = Map::new();
     let mut entries: Vec<Entry<&[u8]>> = Vec::new();
     let mut shared: BTreeMap<&str, &[u32]> = BTreeMap::new();
-    let mut books: BTreeMap<String, &Book> = BTreeMap::new();
+    let mut codebooks: BTreeMap<String, &Codebook> = BTreeMap::new();
     for (name, weight) in weights {
         match weight {
             Weight::Dense(tensor) => entries.push(Entry {
@@ -39,7 +39,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                 plane("codes", Dtype::U8, vec![t.code_bytes()], &packed.codes[..]);
                 plane("scales", Dtype::F16, grid_shape.clone(), &packed.scales[..]);
                 if let Some(zeros) = &packed.zeros {
-                    let dtype = if packed.book.is_some() { Dtype::F16 } else { Dtype::U8 };
+                    let dtype = if packed.codebook.is_some() { Dtype::F16 } else { Dtype::U8 };
                     plane("zeros", dtype, grid_shape, &zeros[..]);
                 }
                 if let Some(outliers) = &packed.outliers {
@@ -50,7 +50,7 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
                 }
                 shared.extend(packed.shared());
                 let stored = StoredScheme::of(name, packed);
-                books.extend(stored.book.clone().zip(packed.book.as_deref()));
+                codebooks.extend(stored.codebook.clone().zip(packed.codebook.as_deref()));
                 schemes.insert(name.clone(), serde_json::to_value(stored).expect("a scheme is JSON"));
             }
         }
@@ -59,9 +59,9 @@ pub fn write(path: &Path, spec: &ModelSpec, weights: &[(String, Weight)], tokeni
         let bytes = bytemuck::cast_slice(places);
         entries.push(Entry { name: name.to_owned(), dtype: Dtype::U32, shape: vec![places.len()], bytes });
     }
-    for (name, book) in books {
-        let bytes = bytemuck::cast_slice(book.values());
-        entries.push(Entry { name, dtype: Dtype::F32, shape: vec![book.values().len()], bytes });
+    for (name, codebook) in codebooks {
+        let bytes = bytemuck::cast_slice(codebook.values());
+        entries.push(Entry { name, dtype: Dtype::F32, shape: vec![codebook.values().len()], bytes });
     }
     if let Some(bytes) = tokenizer {
         entries.push(Entry { name: TOKENIZER.to_owned(), dtype: Dtype::U8, shape: vec![bytes.len()], bytes });
