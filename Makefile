@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda demo test test-all check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures wild tokenizations pairs compat compat-tasks clean
+.PHONY: setup setup-cuda cuda-binary check-gpu demo test test-all check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures wild tokenizations pairs compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -35,19 +35,30 @@ endif
 	  rm -f .venv/$$torch/lib/libtorch_cuda*.so .venv/$$torch/lib/libtorch_nvshmem.so && \
 	  ln -sfn $$torch .venv/libtorch
 
-# The full libtorch for GPUs. Build with it:
-#   LIBTORCH=$PWD/.venv-cuda/libtorch cargo build --release --features cuda
+# The full libtorch for GPUs, some 4.6 GB.
 setup-cuda: .venv-cuda/libtorch
 .venv-cuda/libtorch:
 	python3 -m venv .venv-cuda
 	.venv-cuda/bin/pip install --quiet torch==$(TORCH)
 	torch=$$(cd .venv-cuda && ls -d lib/python3*/site-packages/torch) && ln -sfn $$torch .venv-cuda/libtorch
 
+# The binary for GPUs. Building it needs no GPU.
+cuda-binary: setup-cuda
+	LIBTORCH=$(CURDIR)/.venv-cuda/libtorch $(CARGO) build --release --features cuda --target-dir target/cuda
+
+# That binary on the GPU of this machine, against the CPU; builds nothing. PYTHON names an
+# interpreter with torch 2.11.0. Without a GPU it is skipped; DEVICE=cpu tries the script.
+check-gpu:
+	tests/gpu.sh target/cuda/release/thimble $(DATA) || [ $$? -eq 77 ]
+
 demo: setup
 	$(CARGO) build --release --features torch
 	$(THIMBLE) compress recipes/demo.toml --model assets/demo/model --out demo-output
 	@echo
 	$(THIMBLE) run demo-output --prompt 'Once upon a time' --max-tokens 80 --seed 1
+
+# Tests run side by side, one a core: one thread of libtorch is enough for each.
+test-device test-torch: export OMP_NUM_THREADS ?= 1
 
 test: check test-device test-torch device-binary
 

@@ -32,6 +32,14 @@ pub enum Error {
         /// The invariant that is broken.
         reason: String,
     },
+    /// A file ends before what it holds does.
+    #[error("{path}: {reason}")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found sizes, or the part that is cut.
+        reason: String,
+    },
     /// A tensor that the model needs is absent.
     #[error("{path}: tensor {name} is missing")]
     MissingTensor {
@@ -223,6 +231,16 @@ impl Error {
         Error::Format { path: path.to_owned(), reason: reason.into() }
     }
 
+    /// A [`Error::Truncated`].
+    pub fn truncated(path: &Path, reason: impl Into<String>) -> Self {
+        Error::Truncated { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// The error of a file that breaks its format.
+    pub fn broken(path: &Path, error: impl FormatError) -> Self {
+        if error.is_truncated() { Error::truncated(path, error.to_string()) } else { Error::format(path, error.to_string()) }
+    }
+
     /// Closure for `map_err` over an I/O result.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
@@ -252,9 +270,7 @@ impl Error {
                 "only a model that differs from a known family in its name alone may have its model_type set to that family's; \
                  keys that a family does not read are refused or warned about",
             ),
-            Error::Format { reason, .. } if reason.contains("truncated") => {
-                Some("the download may be incomplete: compare its size and get it again")
-            }
+            Error::Truncated { .. } => Some("the download may be incomplete: compare its size and get it again"),
             Error::Busy { .. } => Some("wait until it has ended, or choose another --out; a run that was killed blocks nothing"),
             Error::Io { action: "read", source, .. } => match source.kind() {
                 ErrorKind::PermissionDenied => Some("you need permission to read the file, and to enter each folder above it"),
@@ -267,6 +283,14 @@ impl Error {
             },
             _ => None,
         }
+    }
+}
+
+/// A broken rule of a file format, found by a reader that does not know the file's name.
+pub trait FormatError: std::error::Error {
+    /// True where the file seems to have been cut, as by an incomplete download.
+    fn is_truncated(&self) -> bool {
+        false
     }
 }
 

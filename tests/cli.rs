@@ -57,6 +57,7 @@ fn options_without_effect_are_refused() {
     let mut cases = vec![(vec!["--tasks", path(&text), "--window", "64"], "--text")];
     if cfg!(feature = "torch") {
         cases.push((vec!["--text", path(&text), "--dtype", "bf16"], "--dtype is libtorch's"));
+        cases.push((vec!["--text", path(&text), "--device", "cpu"], "--device is libtorch's"));
         cases.push((vec!["--text", path(&text), "--backend", "torch", "--activations", "int8"], "--activations is the native runtime's"));
     }
     for (args, says) in cases {
@@ -64,6 +65,19 @@ fn options_without_effect_are_refused() {
         let error = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.code() == Some(2) && error.contains(says), "{args:?}: {error}");
     }
+}
+
+/// In a build without CUDA, a GPU is refused before anything is computed.
+#[cfg(all(feature = "torch", not(feature = "cuda")))]
+#[test]
+fn devices_of_libtorch() {
+    let (model, text) = (demo_model(), held_out());
+    let args = ["eval", path(&model), "--text", path(&text), "--max-windows", "1", "--window", "64", "--backend", "torch"];
+    let report = json(&[&args[..], &["--device", "cpu"]].concat());
+    assert_eq!([&report["backend"], &report["dtype"], &report["device"]], ["torch", "f32", "cpu"]);
+    let done = Command::new(env!("CARGO_BIN_EXE_thimble")).args(args).args(["--device", "cuda"]).output().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code() == Some(4) && error.contains("make cuda-binary"), "{error}");
 }
 
 /// Three ways of counting: how many tokens each scores.

@@ -342,7 +342,7 @@ fn layers_are_chosen_by_rule_or_by_list() {
         let spread = Layers::default().choose(Some(count), 12).unwrap();
         assert!(spread.windows(2).all(|pair| pair[0] < pair[1]) && spread.len() == count, "{spread:?}");
     }
-    let refused = |layers, count| choose(layers, count, 12).unwrap_err();
+    let refused = |layers, count| choose(layers, count, 12).unwrap_err().to_string();
     assert!(refused(json!("first"), None).contains("needs n_layers"));
     assert!(refused(json!("spread"), Some(13)).contains("from 1 to 12"));
     assert!(refused(json!("last"), Some(0)).contains("from 1 to 12"));

@@ -108,7 +108,7 @@ pub fn open(path: &Path) -> Result<(Header, Checkpoint)> {
     if header.file_bytes() != Some(bytes.len()) {
         let expected = header.file_bytes().map_or("more bytes than there can be".to_owned(), |n| format!("{n} bytes"));
         let reason = format!("truncated, or no llama2.c checkpoint of version 0: its header asks for {expected}, found {}", bytes.len());
-        return Err(Error::format(path, reason));
+        return Err(Error::truncated(path, reason));
     }
     let mut checkpoint = Checkpoint::new(path);
     let owner = Arc::new(path.to_owned());

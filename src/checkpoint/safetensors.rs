@@ -6,7 +6,7 @@
 //! the crate does, so that the message names the tensor and the numbers.
 
 use super::{Bytes, Checkpoint, DenseTensor, FloatType, Unread, double};
-use crate::error::{Error, Result};
+use crate::error::{Error, FormatError, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::path::Path;
@@ -43,9 +43,52 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
 /// Longer headers are refused, as the format's own reader does.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// A broken rule of the format. Sizes and places are in bytes.
+#[derive(Debug, thiserror::Error)]
+enum HeaderError {
+    #[error("a web page, not a safetensors file: the download has failed, or needs a login")]
+    WebPage,
+    #[error("truncated or not a safetensors file: it has {found} bytes")]
+    NoLength { found: usize },
+    #[error("not a safetensors file: its header would have {length} bytes, {MAX_HEADER_BYTES} at most are allowed")]
+    TooLong { length: u64 },
+    #[error("truncated or not a safetensors file: its header ends at byte {end}, the file has {found} bytes")]
+    CutHeader { end: usize, found: usize },
+    #[error("not a safetensors file: its header: {0}")]
+    NotJson(#[from] serde_json::Error),
+    #[error("tensor {name} overlaps the tensor before it: expected data_offsets from {expected}, found {} to {}", found.0, found.1)]
+    Overlap { name: String, expected: usize, found: (usize, usize) },
+    #[error("tensor {name} leaves a gap before it: expected data_offsets from {expected}, found {} to {}", found.0, found.1)]
+    Gap { name: String, expected: usize, found: (usize, usize) },
+    /// `expected` is `None` where the shape has more bytes than can be counted.
+    #[error("tensor {name}: {dtype} {shape:?} takes {} bytes, its data_offsets hold {found}", countable(*expected))]
+    WrongSize { name: String, dtype: Dtype, shape: Vec<usize>, expected: Option<usize>, found: usize },
+    #[error("{} extra bytes follow the last tensor: cut the file to {expected} bytes (head -c {expected})", found - expected)]
+    ExtraBytes { expected: usize, found: usize },
+    #[error("truncated: its tensors take {data} bytes behind byte {start}, the file has {found} bytes in all")]
+    CutData { data: usize, start: usize, found: usize },
+    #[error("not a valid safetensors file: {0}")]
+    Metadata(#[from] safetensors::SafeTensorError),
+}
+
+impl FormatError for HeaderError {
+    fn is_truncated(&self) -> bool {
+        matches!(self, Self::NoLength { .. } | Self::CutHeader { .. } | Self::CutData { .. })
+    }
+}
+
+/// A number of bytes, for messages.
+fn countable(bytes: Option<usize>) -> String {
+    bytes.map_or("more than there can be".to_owned(), |bytes| bytes.to_string())
+}
+
 /// Reads and checks a header: where the data begins, and the entries, whose bytes
 /// follow each other without gaps to the end of the file.
 pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
+    parse_header(bytes).map_err(|error| Error::broken(path, error))
+}
+
+fn parse_header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), HeaderError> {
     #[derive(serde::Deserialize)]
     struct Header {
         #[serde(rename = "__metadata__")]
@@ -53,36 +96,26 @@ pub fn read_header(bytes: &Bytes, path: &Path) -> Result<(usize, Metadata)> {
         #[serde(flatten)]
         tensors: HashMap<String, TensorInfo>,
     }
-    let fail = |reason: String| Error::format(path, reason);
     let found = bytes.len();
     if is_web_page(bytes) {
-        return Err(fail("a web page, not a safetensors file: the download has failed, or needs a login".into()));
+        return Err(HeaderError::WebPage);
     }
-    let length = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
-    let length = length.ok_or_else(|| fail(format!("truncated or not a safetensors file: it has {found} bytes")))?;
+    let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length)).ok_or(HeaderError::NoLength { found })?;
     if length > MAX_HEADER_BYTES {
-        return Err(fail(format!("not a safetensors file: its header would have {length} bytes, {MAX_HEADER_BYTES} at most are allowed")));
+        return Err(HeaderError::TooLong { length });
     }
     let start = length as usize + 8;
-    let header = bytes
-        .get(8..start)
-        .ok_or_else(|| fail(format!("truncated or not a safetensors file: its header ends at byte {start}, the file has {found} bytes")))?;
-    let header: Header = serde_json::from_slice(header).map_err(|e| fail(format!("not a safetensors file: its header: {e}")))?;
+    let header = bytes.get(8..start).ok_or(HeaderError::CutHeader { end: start, found })?;
+    let header: Header = serde_json::from_slice(header)?;
     let mut tensors: Vec<_> = header.tensors.into_iter().collect();
     tensors.sort_by_key(|(_, info)| info.data_offsets);
-    let end = check_entries(&tensors).map_err(fail)?;
+    let end = check_entries(&tensors)?;
     match start.checked_add(end) {
         Some(expected) if expected == found => {}
-        Some(expected) if expected < found => {
-            let more = found - expected;
-            return Err(fail(format!("{more} extra bytes follow the last tensor: cut the file to {expected} bytes (head -c {expected})")));
-        }
-        _ => {
-            return Err(fail(format!("truncated: its tensors take {end} bytes behind byte {start}, the file has {found} bytes in all")));
-        }
+        Some(expected) if expected < found => return Err(HeaderError::ExtraBytes { expected, found }),
+        _ => return Err(HeaderError::CutData { data: end, start, found }),
     }
-    let metadata = Metadata::new(header.metadata, tensors).map_err(|e| fail(format!("not a valid safetensors file: {e}")))?;
-    Ok((start, metadata))
+    Ok((start, Metadata::new(header.metadata, tensors)?))
 }
 
 /// True for HTML, which servers send in place of a file that they refuse.
@@ -92,24 +125,22 @@ fn is_web_page(bytes: &[u8]) -> bool {
 }
 
 /// Where the last entry ends. `tensors` are in the order of their places.
-fn check_entries(tensors: &[(String, TensorInfo)]) -> std::result::Result<usize, String> {
+fn check_entries(tensors: &[(String, TensorInfo)]) -> std::result::Result<usize, HeaderError> {
     let mut end = 0;
     for (name, info) in tensors {
         let (from, to) = info.data_offsets;
-        if from != end || to < from {
-            let what = if from < end { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            return Err(format!("tensor {name} {what}: expected data_offsets from {end}, found {from} to {to}"));
+        let (name, found) = (|| name.clone(), (from, to));
+        if from < end {
+            return Err(HeaderError::Overlap { name: name(), expected: end, found });
+        }
+        if from > end || to < from {
+            return Err(HeaderError::Gap { name: name(), expected: end, found });
         }
         let elements = info.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
         let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
         if bits != (to - from).checked_mul(8) {
-            let expected = bits.map_or("more than there can be".to_owned(), |bits| bits.div_ceil(8).to_string());
-            return Err(format!(
-                "tensor {name}: {} {:?} takes {expected} bytes, its data_offsets hold {}",
-                info.dtype,
-                info.shape,
-                to - from
-            ));
+            let expected = bits.map(|bits| bits.div_ceil(8));
+            return Err(HeaderError::WrongSize { name: name(), dtype: info.dtype, shape: info.shape.clone(), expected, found: to - from });
         }
         end = to;
     }

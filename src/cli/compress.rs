@@ -46,16 +46,10 @@ pub struct Args {
     fresh: bool,
     /// Where libtorch computes
     #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceArg,
+    device: super::source::DeviceArg,
     /// Number format of forwards in calibration and training; bf16 is faster where the processor has it
     #[arg(long, value_enum, default_value = "f32")]
     dtype: super::source::DtypeArg,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum DeviceArg {
-    Cpu,
-    Cuda,
 }
 
 #[cfg(not(feature = "torch"))]
@@ -91,7 +85,7 @@ pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
         () if args.fresh => Unfinished::StartAgain,
         () => Unfinished::Resume,
     };
-    let device = device(args.device)?;
+    let device = args.device.find()?;
     crate::threads::expect(crate::threads::count(threads))?;
     if threads > 0 {
         tch::set_num_threads(threads as i32);
@@ -122,17 +116,4 @@ pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(feature = "torch")]
-fn device(arg: DeviceArg) -> crate::Result<tch::Device> {
-    match arg {
-        DeviceArg::Cpu => Ok(tch::Device::Cpu),
-        DeviceArg::Cuda if tch::Cuda::is_available() => Ok(tch::Device::Cuda(0)),
-        DeviceArg::Cuda => {
-            let reason =
-                "--device cuda: this build or machine has no CUDA; build with --features cuda and a libtorch that has it (make setup-cuda)";
-            Err(crate::Error::Environment(reason.into()))
-        }
-    }
 }

@@ -144,14 +144,21 @@ impl Clock {
     }
 }
 
-fn temperature(text: &str) -> std::result::Result<f32, String> {
+/// A value on the command line that is not a number, or not one in the range.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a number, {range}")]
+struct NotInRange {
+    range: &'static str,
+}
+
+fn temperature(text: &str) -> std::result::Result<f32, NotInRange> {
     number(text, "0 or more", |t| t >= 0.0)
 }
 
-fn share(text: &str) -> std::result::Result<f32, String> {
+fn share(text: &str) -> std::result::Result<f32, NotInRange> {
     number(text, "above 0 and at most 1", |p| p > 0.0 && p <= 1.0)
 }
 
-fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> std::result::Result<f32, String> {
-    text.parse().ok().filter(|&n: &f32| n.is_finite() && fits(n)).ok_or_else(|| format!("expected a number, {wanted}"))
+fn number(text: &str, range: &'static str, fits: impl Fn(f32) -> bool) -> std::result::Result<f32, NotInRange> {
+    text.parse().ok().filter(|&n: &f32| n.is_finite() && fits(n)).ok_or(NotInRange { range })
 }

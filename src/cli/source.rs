@@ -95,6 +95,31 @@ impl From<DtypeArg> for tch::Kind {
     }
 }
 
+/// Where libtorch computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceArg {
+    /// The processor
+    Cpu,
+    /// The first GPU, in a build with --features cuda
+    Cuda,
+}
+
+#[cfg(feature = "torch")]
+impl DeviceArg {
+    /// libtorch's device. Fails where the build or the machine has no CUDA.
+    pub fn find(self) -> Result<tch::Device> {
+        match self {
+            Self::Cpu => Ok(tch::Device::Cpu),
+            Self::Cuda if tch::Cuda::is_available() => Ok(tch::Device::Cuda(0)),
+            Self::Cuda => {
+                let reason = "--device cuda: this build or machine has no CUDA; build with --features cuda and a libtorch that has it (make cuda-binary)";
+                Err(Error::Environment(reason.into()))
+            }
+        }
+    }
+}
+
 /// Backend and its options.
 #[derive(clap::Args)]
 pub struct BackendArgs {
@@ -105,6 +130,10 @@ pub struct BackendArgs {
     #[cfg(feature = "torch")]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
+    /// Where libtorch computes; cpu unless told
+    #[cfg(feature = "torch")]
+    #[arg(long, value_enum)]
+    device: Option<DeviceArg>,
 }
 
 /// What computes logits, and in which number format.
@@ -115,7 +144,7 @@ pub enum Computed {
     Native { activations: Activations },
     /// libtorch.
     #[cfg(feature = "torch")]
-    Torch { dtype: DtypeArg },
+    Torch { dtype: DtypeArg, device: DeviceArg },
 }
 
 impl BackendArgs {
@@ -126,6 +155,10 @@ impl BackendArgs {
             Backend::Native if self.dtype.is_some() => {
                 Err(Error::Usage("--dtype is libtorch's: set --backend torch, or leave it out".into()))
             }
+            #[cfg(feature = "torch")]
+            Backend::Native if self.device.is_some() => {
+                Err(Error::Usage("--device is libtorch's: set --backend torch, or leave it out".into()))
+            }
             Backend::Native => Ok(Computed::Native { activations: activations.unwrap_or(default).into() }),
             #[cfg(feature = "torch")]
             Backend::Torch if activations.is_some() => {
@@ -134,7 +167,9 @@ impl BackendArgs {
                 Err(Error::Usage(reason.into()))
             }
             #[cfg(feature = "torch")]
-            Backend::Torch => Ok(Computed::Torch { dtype: self.dtype.unwrap_or(DtypeArg::F32) }),
+            Backend::Torch => {
+                Ok(Computed::Torch { dtype: self.dtype.unwrap_or(DtypeArg::F32), device: self.device.unwrap_or(DeviceArg::Cpu) })
+            }
         }
     }
 }
@@ -145,13 +180,14 @@ impl Computed {
         match self {
             Self::Native { activations } => Ok(Box::new(NativeLogits::new(Decoder::new(&*model.store, activations, threads)?))),
             #[cfg(feature = "torch")]
-            Self::Torch { dtype } => {
+            Self::Torch { dtype, device } => {
                 use crate::compress::{Compute, TorchLogits};
+                let device = device.find()?;
                 crate::threads::expect(crate::threads::count(threads))?;
                 if threads > 0 {
                     tch::set_num_threads(threads as i32);
                 }
-                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device: tch::Device::Cpu, kind: dtype.into() })))
+                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device, kind: dtype.into() })))
             }
         }
     }

@@ -39,6 +39,17 @@ pub enum Held {
     AsTrained,
 }
 
+/// A BitNet configuration that its weights do not allow.
+#[derive(Debug, thiserror::Error)]
+enum BitNetError {
+    #[error("no weight has a \"weight_scale\" beside it")]
+    NoScales,
+    #[error("the head is rounded, and the embedding that it is tied to is not")]
+    TiedHead,
+    #[error("{0} is rounded as a whole, but it is several layers")]
+    SeveralLayers(String),
+}
+
 impl DenseModel {
     /// Opens a Hugging Face directory: `config.json` beside safetensors or `pytorch_model.bin`.
     pub fn open_hugging_face(dir: &Path) -> Result<Self> {
@@ -71,12 +82,12 @@ impl DenseModel {
     }
 
     /// Notes which parameters are BitNet's; `ternary` are the tensors that have a scale.
-    fn hold(&mut self, bitnet: &BitNet, ternary: &BTreeSet<String>) -> std::result::Result<(), String> {
+    fn hold(&mut self, bitnet: &BitNet, ternary: &BTreeSet<String>) -> std::result::Result<(), BitNetError> {
         if !bitnet.online && ternary.is_empty() {
-            return Err("no weight has a \"weight_scale\" beside it".into());
+            return Err(BitNetError::NoScales);
         }
         if bitnet.online && self.spec.tied && !bitnet.keeps_head() && !bitnet.keeps("lm_head") {
-            return Err("the head is rounded, and the embedding that it is tied to is not".into());
+            return Err(BitNetError::TiedHead);
         }
         for Parameter { name, kind, .. } in self.spec.parameters() {
             let place = self.parameters.get_mut(&name).expect("every parameter has a place");
@@ -89,7 +100,7 @@ impl DenseModel {
                 () if tensors.iter().any(|tensor| bitnet.keeps(tensor)) => continue,
                 // Its mean would be that of all that lies there.
                 () if matches!(place.source.rows, Rows::Runs { .. }) || tensors.len() > 1 => {
-                    return Err(format!("{} is rounded as a whole, but it is several layers", tensors[0]));
+                    return Err(BitNetError::SeveralLayers(tensors[0].clone()));
                 }
                 () => Held::AsTrained,
             };

@@ -127,7 +127,7 @@ impl DistillationRun<'_> {
 
     fn matching(&self, plan: &Distil, teacher: &Option<Teacher>, only: Option<usize>) -> Result<Option<Matching>> {
         let Some(Teacher::Network(teacher)) = teacher else { return Ok(None) };
-        let refuse = |reason: String| Error::Usage(format!("distil: {reason}"));
+        let refuse = |error| Error::Usage(format!("distil: {error}"));
         let matching = Matching::new(plan, self.student.spec(), teacher.spec(), only, self.compute.device).map_err(refuse)?;
         Ok(Some(matching).filter(|matching| !matching.is_empty()))
     }

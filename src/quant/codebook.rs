@@ -38,22 +38,44 @@ pub struct Codebook {
     bytes: [i8; WHOLE_ENTRIES],
 }
 
+/// Values that no codebook may have; messages continue "expected …, found".
+#[derive(Debug, thiserror::Error)]
+pub enum CodebookError {
+    /// Not 2^bits of them.
+    #[error("{0} entries")]
+    Entries(usize),
+    /// NaN or infinite.
+    #[error("the entry {0}")]
+    NonFinite(f32),
+    /// A greater one before a lesser.
+    #[error("{0} before {1}")]
+    Descending(f32, f32),
+    /// No whole number within ±127, in a narrow codebook.
+    #[error("the entry {value} in a codebook of {entries}")]
+    NotWhole {
+        /// The entry.
+        value: f32,
+        /// Entries of the codebook.
+        entries: usize,
+    },
+}
+
 impl Codebook {
-    /// A codebook of `values`, or what is wrong with them.
-    pub fn new(name: Option<String>, values: Vec<f32>) -> Result<Self, String> {
+    /// A codebook of `values`. Fails where they are not as [`Codebook::EXPECTED`] says.
+    pub fn new(name: Option<String>, values: Vec<f32>) -> Result<Self, CodebookError> {
         if !DataType::CODEBOOK_BITS.into_iter().any(|bits| values.len() == 1 << bits) {
-            return Err(format!("{} entries", values.len()));
+            return Err(CodebookError::Entries(values.len()));
         }
         if let Some(broken) = values.iter().find(|v| !v.is_finite()) {
-            return Err(format!("the entry {broken}"));
+            return Err(CodebookError::NonFinite(*broken));
         }
         if let Some(pair) = values.windows(2).find(|pair| pair[0] > pair[1]) {
-            return Err(format!("{} before {}", pair[0], pair[1]));
+            return Err(CodebookError::Descending(pair[0], pair[1]));
         }
         let mut bytes = [0; WHOLE_ENTRIES];
         if values.len() <= WHOLE_ENTRIES {
             if let Some(broken) = values.iter().find(|v| v.trunc() != **v || v.abs() > GREATEST_WHOLE) {
-                return Err(format!("the entry {broken} in a codebook of {}", values.len()));
+                return Err(CodebookError::NotWhole { value: *broken, entries: values.len() });
             }
             bytes.iter_mut().zip(&values).for_each(|(byte, v)| *byte = *v as i8);
         }

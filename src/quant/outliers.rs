@@ -25,13 +25,27 @@ pub struct Columns {
     pub places: Vec<u32>,
 }
 
+/// Places that are not ascending columns of a weight; messages continue "expected …, found".
+#[derive(Debug, thiserror::Error)]
+pub enum ColumnsError {
+    /// No column.
+    #[error("none")]
+    None,
+    /// Out of order, or one of them twice.
+    #[error("columns that do not ascend")]
+    Unsorted,
+    /// Beyond the weight.
+    #[error("column {0}")]
+    Outside(u32),
+}
+
 impl Columns {
-    /// Says what is wrong with them in rows of `width` numbers.
-    pub fn check(&self, width: usize) -> Result<(), String> {
+    /// Fails where they are not columns of rows of `width` numbers.
+    pub fn check(&self, width: usize) -> Result<(), ColumnsError> {
         match self.places.last() {
-            None => Err("none".into()),
-            _ if !self.places.is_sorted_by(|a, b| a < b) => Err("columns that do not ascend".into()),
-            Some(&last) if last as usize >= width => Err(format!("column {last}")),
+            None => Err(ColumnsError::None),
+            _ if !self.places.is_sorted_by(|a, b| a < b) => Err(ColumnsError::Unsorted),
+            Some(&last) if last as usize >= width => Err(ColumnsError::Outside(last)),
             Some(_) => Ok(()),
         }
     }

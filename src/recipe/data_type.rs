@@ -1,5 +1,6 @@
 //! `data_type` and `centred` of a recipe: from a name and a width to codes.
 
+use super::error::{Checked, RecipeError};
 use crate::quant::{Code, DataType};
 use serde::{Deserialize, Deserializer};
 
@@ -42,37 +43,38 @@ impl<'de> Deserialize<'de> for RawDataType {
     }
 }
 
-/// Codes and data type of a width; `what` is for messages.
-pub(super) fn codes(what: &str, bits: usize, raw: RawDataType) -> Result<(Code, DataType), String> {
+/// Codes and data type of a width.
+pub(super) fn codes(bits: usize, raw: RawDataType) -> Checked<(Code, DataType)> {
     let list = |codes: &[Code]| codes.iter().map(|c| c.bits().to_string()).collect::<Vec<_>>().join(", ");
     let data_type = match raw {
         RawDataType::Int => {
-            let unknown = || format!("{what}: bits = {bits} is not known; known are {}", list(&Code::INTEGERS));
+            let unknown = || RecipeError::Unknown { key: "bits =", value: bits.to_string(), of: "", known: list(&Code::INTEGERS) };
             return Code::from_bits(bits).map(|code| (code, DataType::Int)).ok_or_else(unknown);
         }
         RawDataType::OfBits(data_type, own) if own != bits => {
             let name = data_type.at(own);
-            return Err(format!("{what}: data_type = \"{name}\" has {own} bits, not {bits}; set bits = {own}"));
+            return Err(RecipeError::DataTypeBits { name: name.to_string(), own, bits });
         }
         RawDataType::OfBits(data_type, _) | RawDataType::Named(data_type) => Some(data_type),
         RawDataType::Fp => None,
     };
     let unknown = || {
         let codebooks: Vec<Code> = Code::ALL.into_iter().filter(|code| code.has_codebook()).collect();
-        format!("{what}: bits = {bits} is not known for this data_type; known are {}", list(&codebooks))
+        RecipeError::Unknown { key: "bits =", value: bits.to_string(), of: " for this data_type", known: list(&codebooks) }
     };
     let code = Code::of_codebook(bits).ok_or_else(unknown)?;
     Ok((code, data_type.unwrap_or_else(|| DataType::float(bits))))
 }
 
 /// Whether groups have no zero point or offset of their own.
-pub(super) fn symmetric(what: &str, data_type: DataType, symmetric: bool, centred: bool) -> Result<bool, String> {
+pub(super) fn symmetric(data_type: DataType, symmetric: bool, centred: bool) -> Checked<bool> {
     match (data_type, symmetric, centred) {
         (DataType::Int, _, true) => {
-            Err(format!("{what}: centred = true is for other data types; integers have zero points where symmetric = false"))
+            let reason = "centred = true is for other data types; integers have zero points where symmetric = false";
+            Err(RecipeError::conflict(&["centred", "data_type"], reason))
         }
         (DataType::Int, symmetric, false) => Ok(symmetric),
-        (_, true, true) => Err(format!("{what}: symmetric and centred exclude each other; leave one out")),
+        (_, true, true) => Err(RecipeError::conflict(&["symmetric", "centred"], "symmetric and centred exclude each other; leave one out")),
         (_, _, centred) => Ok(!centred),
     }
 }

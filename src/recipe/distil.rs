@@ -1,6 +1,7 @@
 //! `[stage.distil]`: a teacher, and what the student learns from it.
 
 use super::Training;
+use super::error::{Checked, RecipeError};
 use crate::model::ModelSpec;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -193,8 +194,8 @@ fn default_top_k() -> usize {
 impl Distil {
     /// For a student, with paths relative to a folder. The teacher, where it is another
     /// than the recipe's model, is looked at later.
-    pub(super) fn checked(&self, student: &ModelSpec, folder: &Path) -> Result<Self, String> {
-        let fail = |reason: String| Err(format!("distil: {reason}"));
+    pub(super) fn checked(&self, student: &ModelSpec, folder: &Path) -> Checked<Self> {
+        let fail = |error| Err(RecipeError::at("distil")(error));
         let weight = |x: f64| x >= 0.0 && x.is_finite();
         let weights = [
             self.kd_weight,
@@ -204,45 +205,50 @@ impl Distil {
             self.attention.map_or(0.0, |a| a.weight),
         ];
         if !weights.into_iter().all(weight) {
-            return fail("weights of losses must be 0 or more".into());
+            return fail(RecipeError::must_be("weights of losses", "0 or more"));
         }
         if weights.iter().all(|&w| w == 0.0) {
-            return fail(
-                "every loss has weight 0: there is nothing to learn; set kd_weight, ce_weight, hidden, attention or embedding".into(),
-            );
+            return fail(RecipeError::conflict(
+                &["kd_weight", "ce_weight", "hidden", "attention", "embedding"],
+                "every loss has weight 0: there is nothing to learn; set kd_weight, ce_weight, hidden, attention or embedding",
+            ));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return fail(format!("temperature {} must be a positive number", self.temperature));
+            return fail(RecipeError::range("temperature", self.temperature, "a positive number"));
         }
         let inside = |x: f64| x > 0.0 && x < 1.0;
         match self.divergence {
             Divergence::JensenShannon(x) | Divergence::SkewedForwardKl(x) | Divergence::SkewedReverseKl(x) if !inside(x) => {
-                return fail(format!("divergence: {x} must be between 0 and 1, both excluded"));
+                return fail(RecipeError::Divergence(x));
             }
             Divergence::JensenShannon(_) | Divergence::SkewedForwardKl(_) | Divergence::SkewedReverseKl(_) => (),
             Divergence::ForwardKl | Divergence::ReverseKl | Divergence::SymmetricKl | Divergence::TotalVariation => (),
         }
         if !self.layers.is_empty() && self.layers.len() != student.blocks.len() {
-            return fail(format!(
-                "layers names {} blocks of the teacher, and the student has {} blocks",
-                self.layers.len(),
-                student.blocks.len()
-            ));
+            return fail(RecipeError::LayerCount { listed: self.layers.len(), blocks: student.blocks.len() });
         }
         let matched = self.hidden.is_some_and(|hidden| hidden.loss != HiddenLoss::LastCosine) || self.attention.is_some();
         match () {
-            () if !(0.0..=1.0).contains(&self.progressive) => return fail("progressive is a share of the tokens, from 0 to 1".into()),
+            () if !(0.0..=1.0).contains(&self.progressive) => {
+                return fail(RecipeError::NoShare { key: "progressive", of: "the tokens", range: "from 0 to 1" });
+            }
             () if self.progressive > 0.0 && !matched => {
-                return fail("progressive: there is nothing to match block by block; set hidden = { loss = \"normalised_mean_square\", weight = 1 } or attention".into());
+                return fail(RecipeError::conflict(
+                    &["progressive", "hidden", "attention"],
+                    "progressive: there is nothing to match block by block; set hidden = { loss = \"normalised_mean_square\", weight = 1 } or attention",
+                ));
             }
             () if self.progressive == 1.0 && (self.ce_weight > 0.0 || self.embedding > 0.0) => {
-                return fail("progressive = 1 trains each block alone, and ce_weight and embedding are learnt by all together: leave them out, or set progressive below 1".into());
+                return fail(RecipeError::conflict(
+                    &["progressive", "ce_weight", "embedding"],
+                    "progressive = 1 trains each block alone, and ce_weight and embedding are learnt by all together: leave them out, or set progressive below 1",
+                ));
             }
             () if self.progressive > 0.0 && self.progressive < 1.0 && self.kd_weight == 0.0 && self.ce_weight == 0.0 => {
-                return fail(
-                    "progressive: behind it the prediction is learnt, and kd_weight and ce_weight are both 0; set progressive = 1 for none"
-                        .into(),
-                );
+                return fail(RecipeError::conflict(
+                    &["progressive", "kd_weight", "ce_weight"],
+                    "progressive: behind it the prediction is learnt, and kd_weight and ce_weight are both 0; set progressive = 1 for none",
+                ));
             }
             () => (),
         }
@@ -250,14 +256,20 @@ impl Distil {
         if let Some(cache) = &self.cache {
             match () {
                 () if self.kd_weight == 0.0 => {
-                    return fail("cache: kd_weight is 0, so that the teacher is not asked; leave one of them out".into());
+                    return fail(RecipeError::conflict(
+                        &["cache", "kd_weight"],
+                        "cache: kd_weight is 0, so that the teacher is not asked; leave one of them out",
+                    ));
                 }
-                () if cache.top_k == 0 => return fail("cache: top_k must be at least 1".into()),
+                () if cache.top_k == 0 => return fail(RecipeError::must_be("cache: top_k", "at least 1")),
                 () if cache.top_k >= student.vocab_size => {
-                    return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size));
+                    return fail(RecipeError::must_be("cache: top_k", format!("below the vocabulary of {}", student.vocab_size)));
                 }
                 () if deep => {
-                    return fail("cache: hidden states and attention are not in the cache; leave it out to ask the teacher itself".into());
+                    return fail(RecipeError::conflict(
+                        &["cache", "hidden", "attention"],
+                        "cache: hidden states and attention are not in the cache; leave it out to ask the teacher itself",
+                    ));
                 }
                 () => (),
             }
@@ -266,26 +278,47 @@ impl Distil {
             let length = self.training.length.min(student.context);
             match () {
                 () if deep => {
-                    return fail("on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each".into());
+                    return fail(RecipeError::conflict(
+                        &["on_policy", "hidden", "attention"],
+                        "on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each",
+                    ));
                 }
-                () if self.cache.is_some() => return fail("on_policy: what the student writes is in no cache; leave it out".into()),
-                () if self.kd_weight == 0.0 => return fail("on_policy: kd_weight is its weight, and 0".into()),
+                () if self.cache.is_some() => {
+                    return fail(RecipeError::conflict(
+                        &["on_policy", "cache"],
+                        "on_policy: what the student writes is in no cache; leave it out",
+                    ));
+                }
+                () if self.kd_weight == 0.0 => {
+                    return fail(RecipeError::conflict(&["on_policy", "kd_weight"], "on_policy: kd_weight is its weight, and 0"));
+                }
                 () if self.training.patience > 0 => {
-                    return fail("on_policy: patience looks at texts of the corpus, which is not what is learnt; leave it out".into());
+                    return fail(RecipeError::conflict(
+                        &["on_policy", "patience"],
+                        "on_policy: patience looks at texts of the corpus, which is not what is learnt; leave it out",
+                    ));
                 }
                 () if own.method == OnPolicyMethod::MiniLlm && (self.temperature != 1.0 || own.temperature != 1.0) => {
-                    return fail("on_policy: minillm's gradient is that of temperature 1; leave both temperatures out".into());
+                    return fail(RecipeError::conflict(
+                        &["on_policy", "temperature"],
+                        "on_policy: minillm's gradient is that of temperature 1; leave both temperatures out",
+                    ));
                 }
                 () if own.prompt == 0 || own.prompt > length => {
-                    return fail(format!("on_policy: prompt must be from 1 to the length of {length}"));
+                    return fail(RecipeError::must_be("on_policy: prompt", format!("from 1 to the length of {length}")));
                 }
-                () if !(0.0..=1.0).contains(&own.share) => return fail("on_policy: share must be from 0 to 1".into()),
-                () if !(0.0..1.0).contains(&own.teacher_mix) => return fail("on_policy: teacher_mix must be from 0 to below 1".into()),
+                () if !(0.0..=1.0).contains(&own.share) => return fail(RecipeError::must_be("on_policy: share", "from 0 to 1")),
+                () if !(0.0..1.0).contains(&own.teacher_mix) => {
+                    return fail(RecipeError::must_be("on_policy: teacher_mix", "from 0 to below 1"));
+                }
                 () if !(own.temperature > 0.0 && own.temperature.is_finite()) => {
-                    return fail("on_policy: temperature must be a positive number".into());
+                    return fail(RecipeError::must_be("on_policy: temperature", "a positive number"));
                 }
                 () if own.method == OnPolicyMethod::MiniLlm && self.divergence != Divergence::ReverseKl => {
-                    return fail("on_policy: minillm minimises the reverse KL: set divergence = \"reverse_kl\"".into());
+                    return fail(RecipeError::conflict(
+                        &["on_policy", "divergence"],
+                        "on_policy: minillm minimises the reverse KL: set divergence = \"reverse_kl\"",
+                    ));
                 }
                 () => (),
             }

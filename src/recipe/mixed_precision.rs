@@ -1,5 +1,6 @@
 //! Two schemes in one stage: the layers that are most sensitive get more bits, within a budget.
 
+use super::error::{Checked, RecipeError};
 use super::raw::RawScheme;
 use super::resolve::scheme;
 use crate::model::{ModelSpec, ParameterKind, Part};
@@ -47,10 +48,10 @@ impl Candidate {
 }
 
 impl RawMixedPrecision {
-    pub fn checked(&self, schemes: &BTreeMap<String, Scheme>, spec: &ModelSpec) -> Result<MixedPrecision, String> {
+    pub fn checked(&self, schemes: &BTreeMap<String, Scheme>, spec: &ModelSpec) -> Checked<MixedPrecision> {
         // Sensitivity counts what a layer loses as planned, as if nothing were lost in more bits.
         if self.bits < 4 {
-            return Err(format!("mixed_precision: bits = {} lose much themselves; 4 at least", self.bits));
+            return Err(RecipeError::at("mixed_precision")(RecipeError::NarrowWideScheme { bits: self.bits }));
         }
         let raw = RawScheme { bits: self.bits, group_size: self.group_size, ..RawScheme::default() };
         let mixed = MixedPrecision { bits_per_weight: self.bits_per_weight, scheme: scheme("mixed_precision", raw)? };
@@ -61,7 +62,7 @@ impl RawMixedPrecision {
 
 impl MixedPrecision {
     /// Refuses a budget that changes nothing, or that nothing can keep.
-    pub fn check(&self, schemes: &BTreeMap<String, Scheme>, spec: &ModelSpec) -> Result<(), String> {
+    pub fn check(&self, schemes: &BTreeMap<String, Scheme>, spec: &ModelSpec) -> Checked<()> {
         let (mut weights, mut bits, mut wide_bits, mut least_more) = (0.0, 0.0, 0.0, f64::INFINITY);
         for candidate in self.candidates(schemes, spec) {
             weights += candidate.weights;
@@ -72,10 +73,12 @@ impl MixedPrecision {
         let (least, most) = ((bits + least_more) / weights, wide_bits / weights);
         match self.bits_per_weight {
             budget if budget >= least && budget < most => Ok(()),
-            budget => Err(format!(
-                "mixed_precision: bits_per_weight = {budget} must be at least {least:.4}, where the smallest layer has {}, and below {most:.4}, where all layers have",
-                self.scheme
-            )),
+            budget => {
+                let scheme = self.scheme;
+                let range =
+                    format!("at least {least:.4}, where the smallest layer has {scheme}, and below {most:.4}, where all layers have");
+                Err(RecipeError::at("mixed_precision")(RecipeError::range("bits_per_weight =", budget, range)))
+            }
         }
     }
 

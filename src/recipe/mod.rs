@@ -6,6 +6,7 @@
 
 mod data_type;
 mod distil;
+mod error;
 mod messages;
 mod mixed_precision;
 mod prune;
@@ -32,6 +33,8 @@ use crate::model::{ModelSpec, StudentShape};
 use crate::quant::Scheme;
 use crate::quant::quant_params::{GridChoice, GridSearch};
 use crate::runtime::Activations;
+use error::Checked;
+pub use error::RecipeError;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -321,8 +324,8 @@ impl Quantize {
     }
 
     /// With norms before what it quantises.
-    pub fn with_sub_norms(&self, spec: &ModelSpec) -> Result<ModelSpec, String> {
-        spec.with_sub_norms(|name| self.schemes.contains_key(name))
+    pub fn with_sub_norms(&self, spec: &ModelSpec) -> Checked<ModelSpec> {
+        Ok(spec.with_sub_norms(|name| self.schemes.contains_key(name))?)
     }
 }
 

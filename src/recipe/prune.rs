@@ -1,12 +1,11 @@
 //! `[stage.prune_depth]` and `[stage.prune_width]`: whole layers, heads and channels are
 //! taken out.
 
+use super::error::{Checked, RecipeError};
 use crate::forward::Inner;
 use crate::model::{Axis, ModelSpec, Selection};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-type Checked<T> = Result<T, String>;
 
 /// Layers are taken out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -273,21 +272,22 @@ impl std::fmt::Display for Target {
 impl PruneDepth {
     /// For a model.
     pub(super) fn checked(&self, spec: &ModelSpec) -> Checked<Self> {
-        let fail = |reason: String| Err(format!("prune_depth: {reason}"));
+        let fail = |error| Err(RecipeError::at("prune_depth")(error));
         if self.layers.is_some() == self.ratio.is_some() {
-            return fail("say how many with layers = 2, or which share with ratio = 0.25".into());
+            let reason = "say how many with layers = 2, or which share with ratio = 0.25";
+            return fail(RecipeError::Missing { key: "layers", reason });
         }
         if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio < 1.0)) {
-            return fail(format!("ratio = {ratio} must be above 0 and below 1; 0.25 takes out a quarter of the layers"));
+            return fail(RecipeError::range("ratio =", ratio, "above 0 and below 1; 0.25 takes out a quarter of the layers"));
         }
         let (out, of) = (self.count(spec), spec.blocks.len());
         if of == 1 {
-            return fail("this model has one layer, which must stay: leave the stage out".into());
+            return fail(RecipeError::OneLayer);
         }
         if out == 0 || out >= of {
-            return fail(format!("it would take out {out} of {of} layers: take out 1 to {}", of - 1));
+            return fail(RecipeError::PrunedLayers { out, of });
         }
-        self.stand_in(spec).apply(spec).map_err(|reason| format!("prune_depth: {reason}"))?;
+        self.stand_in(spec).apply(spec).map_err(|error| RecipeError::at("prune_depth")(error.into()))?;
         Ok(self.clone())
     }
 
@@ -308,7 +308,7 @@ impl PruneDepth {
 impl PruneWidth {
     /// For a model.
     pub(super) fn checked(&self, spec: &ModelSpec) -> Checked<Self> {
-        self.check(spec).map_err(|reason| format!("prune_width: {reason}"))?;
+        self.check(spec).map_err(RecipeError::at("prune_width"))?;
         Ok(self.clone())
     }
 
@@ -317,46 +317,64 @@ impl PruneWidth {
         let targets =
             [ratio.is_some(), parameters.is_some(), bytes.is_some(), multiply_adds.is_some(), target_ms.is_some(), !widths.is_empty()];
         if targets.iter().filter(|given| **given).count() != 1 {
-            return Err(
-                "say how far with exactly one of ratio, parameters, bytes, multiply_adds, target_ms and widths, such as ratio = 0.3".into(),
-            );
+            let reason =
+                "say how far with exactly one of ratio, parameters, bytes, multiply_adds, target_ms and widths, such as ratio = 0.3";
+            return Err(RecipeError::Missing { key: "ratio", reason });
         }
         if let Some(ratio) = ratio.filter(|ratio| !(*ratio > 0.0 && *ratio < 1.0)) {
-            return Err(format!("ratio = {ratio} must be above 0 and below 1; 0.3 takes out 30 % of the blocks' parameters"));
+            return Err(RecipeError::range("ratio =", ratio, "above 0 and below 1; 0.3 takes out 30 % of the blocks' parameters"));
         }
         match self.bits_per_weight {
-            Some(bits) if !(bits > 0.0 && bits <= 32.0) => return Err(format!("bits_per_weight = {bits} must be above 0 and at most 32")),
-            Some(_) if bytes.is_none() => return Err("bits_per_weight is what bytes counts: give bytes, or leave it out".into()),
+            Some(bits) if !(bits > 0.0 && bits <= 32.0) => {
+                return Err(RecipeError::range("bits_per_weight =", bits, "above 0 and at most 32"));
+            }
+            Some(_) if bytes.is_none() => {
+                return Err(RecipeError::conflict(
+                    &["bits_per_weight", "bytes"],
+                    "bits_per_weight is what bytes counts: give bytes, or leave it out",
+                ));
+            }
             _ => (),
         }
         match &self.cut {
-            Some(_) if !widths.is_empty() => return Err("widths says what is cut: leave cut out".into()),
-            Some(cut) if cut.is_empty() => return Err("cut is empty: say what may go, such as cut = [\"ffn\"]".into()),
+            Some(_) if !widths.is_empty() => {
+                return Err(RecipeError::conflict(&["widths", "cut"], "widths says what is cut: leave cut out"));
+            }
+            Some(cut) if cut.is_empty() => {
+                return Err(RecipeError::Missing { key: "cut", reason: "cut is empty: say what may go, such as cut = [\"ffn\"]" });
+            }
             _ => (),
         }
         if target_ms.is_some_and(|ms| !(ms > 0.0 && ms.is_finite())) {
-            return Err("target_ms must be a positive number of milliseconds".into());
+            return Err(RecipeError::must_be("target_ms", "a positive number of milliseconds"));
         }
         if target_ms.is_some() && self.cuts().contains(&Cut::Hidden) {
-            return Err("target_ms times layers, and hidden is the width between them: leave hidden out, or use multiply_adds".into());
+            return Err(RecipeError::conflict(
+                &["target_ms", "cut"],
+                "target_ms times layers, and hidden is the width between them: leave hidden out, or use multiply_adds",
+            ));
         }
         if let Some(damp) = self.damp_percent.filter(|damp| !(*damp > 0.0 && *damp <= 1.0)) {
-            return Err(format!("damp_percent = {damp} must be above 0 and at most 1"));
+            return Err(RecipeError::range("damp_percent =", damp, "above 0 and at most 1"));
         }
         if self.damp_percent.is_some() && !self.reconstruct {
-            return Err("damp_percent is for reconstruct = true; leave it out".into());
+            return Err(RecipeError::Unused { key: "damp_percent", only: "reconstruct = true" });
         }
         if self.multiple == 0 {
-            return Err("multiple must be at least 1".into());
+            return Err(RecipeError::must_be("multiple", "at least 1"));
         }
         if self.cuts().contains(&Cut::QueryHeads) && self.cuts().contains(&Cut::Heads) {
-            return Err("cut: query heads go with their key-value heads or by themselves: leave one of heads and query_heads out".into());
+            return Err(RecipeError::conflict(
+                &["cut"],
+                "cut: query heads go with their key-value heads or by themselves: leave one of heads and query_heads out",
+            ));
         }
         for cut in self.cuts() {
             let axes = self.axes_of(cut, spec);
             if axes.is_empty() {
                 let there: Vec<_> = Cut::ALL.iter().filter(|cut| !self.axes_of(**cut, spec).is_empty()).map(|cut| cut.name()).collect();
-                return Err(format!("cut: this model has no {} to take out; it has {}", cut.name(), there.join(", ")));
+                let (cut, there) = (cut.name(), there.join(", "));
+                return Err(RecipeError::at("cut")(RecipeError::NothingToCut { cut, there }));
             }
             let mut checked = axes.iter().map(|&axis| self.check_axis(cut, axis, spec));
             match widths.contains_key(&cut) {
@@ -371,9 +389,7 @@ impl PruneWidth {
             && least > target.limit()
         {
             let what = self.cuts().iter().map(|cut| cut.name()).collect::<Vec<_>>().join(", ");
-            return Err(format!(
-                "{target} cannot be reached: the least that cutting {what} leaves costs {least}; cut more kinds, or layers too"
-            ));
+            return Err(RecipeError::Unreachable { target: target.to_string(), cuts: what, least });
         }
         Ok(())
     }
@@ -382,25 +398,20 @@ impl PruneWidth {
         let (of, name) = (axis.size(spec), cut.name());
         if let Some(&width) = self.widths.get(&cut) {
             if !(1..=of).contains(&width) {
-                return Err(format!("widths: {name} = {width} must be from 1 to {of}, what there is"));
+                return Err(RecipeError::Width { cut: name, width, of });
             }
             let step = self.step(axis, spec);
             if cut == Cut::QueryHeads && !width.is_multiple_of(step) {
-                return Err(format!(
-                    "widths: query_heads = {width} must be a multiple of the {step} key-value heads, which serve as many each"
-                ));
+                return Err(RecipeError::QueryHeads { width, step });
             }
             return Ok(());
         }
         if of <= self.least(axis, spec) {
-            return Err(match cut {
-                Cut::Heads | Cut::QueryHeads => format!("cut: {axis} are {of}, and a unit of them must stay: leave {name} out"),
-                _ => format!(
-                    "cut: {axis} is {of} wide, and cannot be a smaller multiple of {}: set multiple = {}",
-                    self.multiple,
-                    (of / 4).max(1)
-                ),
-            });
+            let (axis, multiple) = (axis.to_string(), self.multiple);
+            return Err(RecipeError::at("cut")(match cut {
+                Cut::Heads | Cut::QueryHeads => RecipeError::NoUnitToSpare { axis, of, cut: name },
+                _ => RecipeError::NoSmallerMultiple { axis, of, multiple, smaller: (of / 4).max(1) },
+            }));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! From what is written to what will be done to one model.
 
 use super::data_type::{RawDataType, codes, symmetric};
+use super::error::{Checked, RecipeError};
 use super::raw::{
     GridName, OrderName, RawActOrder, RawGptq, RawGrid, RawLlmInt8, RawOthers, RawRecipe, RawRescale, RawRtn, RawScheme, RawStage,
     RescaleName, RescaleTold, SELF,
@@ -21,24 +22,28 @@ use crate::text::read::STANDARD_INPUT;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Range of `damp_percent`, for messages.
+pub(super) const DAMP_RANGE: &str = "above 0 and at most 1 (0.01 = 1 % of the mean diagonal)";
+
 /// Tokens of calibration or evaluation at most.
 const MAX_TOKENS: usize = 1 << 30;
 
 impl RawRecipe {
     /// Checks the recipe against a model, of which nothing but its spec is needed.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Recipe> {
-        self.checked(spec).map_err(|reason| Error::Recipe { path: self.path.clone(), reason })
+        self.checked(spec).map_err(|error| Error::Recipe { path: self.path.clone(), reason: error.to_string() })
     }
 
-    fn checked(&self, spec: &ModelSpec) -> std::result::Result<Recipe, String> {
+    fn checked(&self, spec: &ModelSpec) -> Checked<Recipe> {
+        let (calibration, evaluate) = (RecipeError::at("[calibration]"), RecipeError::at("[evaluate]"));
         let c = &self.calibration;
         let length = c.length.min(spec.context);
         if c.sequences == 0 || length < 2 {
-            return Err("[calibration]: sequences must be at least 1 and length at least 2".into());
+            return Err(calibration(RecipeError::must_be("sequences", "at least 1 and length at least 2")));
         }
-        at_most_max_tokens("[calibration]", c.sequences, length)?;
+        at_most_max_tokens(c.sequences, length).map_err(calibration)?;
         if self.stage.is_empty() {
-            return Err("it has no [[stage]]: say what to do, such as [stage.gptq]".into());
+            return Err(RecipeError::Missing { key: "stage", reason: "it has no [[stage]]: say what to do, such as [stage.gptq]" });
         }
         // A stage is checked against the model that the stages before it leave.
         let (mut stages, mut left) = (Vec::new(), spec.clone());
@@ -49,33 +54,31 @@ impl RawRecipe {
         }
         let first = stages.iter().position(Stage::leaves_codes);
         if let Some(after) = first.and_then(|first| stages.get(first + 1)) {
-            return Err(format!("{} comes behind a stage that quantises, which must be the last", after.method()));
+            return Err(RecipeError::Order { method: after.method(), before: "quantises, which must be the last" });
         }
         let mut from_sparse = stages.iter().skip_while(|s| !matches!(s, Stage::Sparsify(_)));
         let keeps_zeros = |s: &&Stage| matches!(s, Stage::Sparsify(_)) || s.leaves_codes() && s.distil().is_none();
         if let Some(after) = from_sparse.find(|s| !keeps_zeros(s)) {
-            return Err(format!(
-                "{} comes behind a stage that sparsifies, which only quantising without training may follow; put it before",
-                after.method()
-            ));
+            let before = "sparsifies, which only quantising without training may follow; put it before";
+            return Err(RecipeError::Order { method: after.method(), before });
         }
         let window = self.evaluate.window.unwrap_or_else(|| default_window(spec));
         if window > spec.context {
-            return Err(format!("[evaluate]: window {window} is longer than the model's context of {}", spec.context));
+            return Err(evaluate(RecipeError::LongWindow { window, context: spec.context }));
         }
         if window < MIN_WINDOW {
-            return Err(format!("[evaluate]: a window of {window} tokens is too short: {MIN_WINDOW} at least"));
+            return Err(evaluate(RecipeError::ShortWindow { window, least: MIN_WINDOW }));
         }
         if self.evaluate.max_windows == Some(0) {
-            return Err("[evaluate]: max_windows must be at least 1".into());
+            return Err(evaluate(RecipeError::must_be("max_windows", "at least 1")));
         }
-        at_most_max_tokens("[evaluate]", self.evaluate.max_windows.unwrap_or(1), window)?;
+        at_most_max_tokens(self.evaluate.max_windows.unwrap_or(1), window).map_err(evaluate)?;
         if self.gate.max_perplexity_increase.is_some_and(|x| !x.is_finite()) {
-            return Err("[gate]: max_perplexity_increase must be a number; 0.05 means 5 %".into());
+            return Err(RecipeError::at("[gate]")(RecipeError::must_be("max_perplexity_increase", "a number; 0.05 means 5 %")));
         }
         let tasks = self.evaluate.tasks.as_ref().map(|name| self.relative(name));
         check_tasks(tasks.as_deref(), self.evaluate.task_limit, &self.gate.min_accuracy)?;
-        let output = output_format(&self.output.format, &stages)?;
+        let output = output_format(&self.output.format, &stages).map_err(RecipeError::at("[output]"))?;
         Ok(Recipe {
             calibration: Calibration {
                 text: self.text(&self.texts.calibration, &c.text),
@@ -132,31 +135,33 @@ impl RawRecipe {
 }
 
 /// A format without codes takes nothing that was quantised.
-fn output_format(name: &str, stages: &[Stage]) -> std::result::Result<OutputFormat, String> {
+fn output_format(name: &str, stages: &[Stage]) -> Checked<OutputFormat> {
     let Some((_, format)) = OutputFormat::NAMES.into_iter().find(|(known, _)| *known == name) else {
         let known = OutputFormat::NAMES.map(|(known, _)| known).join(", ");
-        return Err(format!("[output]: format \"{name}\" is not known; known are {known}"));
+        return Err(RecipeError::Unknown { key: "format", value: format!("\"{name}\""), of: "", known });
     };
     match stages.iter().find(|stage| stage.leaves_codes()) {
-        Some(stage) if !format.is_packed() => Err(format!(
-            "[output]: format = \"{name}\" holds full-precision weights, and {} quantises: leave that stage out, or set format = \"native\"",
-            stage.method()
-        )),
+        Some(stage) if !format.is_packed() => Err(RecipeError::FormatWithoutCodes { format: name.to_owned(), method: stage.method() }),
         _ => Ok(format),
     }
 }
 
 /// A limit of accuracy must be on a task that is measured.
-fn check_tasks(tasks: Option<&Path>, limit: Option<usize>, least: &BTreeMap<String, f64>) -> std::result::Result<(), String> {
+fn check_tasks(tasks: Option<&Path>, limit: Option<usize>, least: &BTreeMap<String, f64>) -> Checked<()> {
+    let (evaluate, gate) = (RecipeError::at("[evaluate]"), RecipeError::at("[gate]"));
     if limit == Some(0) {
-        return Err("[evaluate]: task_limit must be at least 1".into());
+        return Err(evaluate(RecipeError::must_be("task_limit", "at least 1")));
     }
     let Some(tasks) = tasks else {
         return match (least.keys().next(), limit) {
             (Some(_), _) => {
-                Err("[gate]: min_accuracy needs tasks to measure: name a folder of *.jsonl with tasks = … in [evaluate]".into())
+                let reason = "min_accuracy needs tasks to measure: name a folder of *.jsonl with tasks = … in [evaluate]";
+                Err(gate(RecipeError::Missing { key: "tasks", reason }))
             }
-            (None, Some(_)) => Err("[evaluate]: task_limit needs tasks: name a folder of *.jsonl with tasks = …".into()),
+            (None, Some(_)) => {
+                let reason = "task_limit needs tasks: name a folder of *.jsonl with tasks = …";
+                Err(evaluate(RecipeError::Missing { key: "tasks", reason }))
+            }
             (None, None) => Ok(()),
         };
     };
@@ -164,27 +169,25 @@ fn check_tasks(tasks: Option<&Path>, limit: Option<usize>, least: &BTreeMap<Stri
         Ok(known) => known,
         // No fault of the recipe: reading the tasks fails with the same.
         Err(error) if error.exit_code() == 4 => return Ok(()),
-        Err(error) => return Err(format!("[evaluate]: tasks: {error}")),
+        Err(error) => return Err(evaluate(RecipeError::Tasks(Box::new(error)))),
     };
+    let min_accuracy = RecipeError::at("[gate]: min_accuracy");
     for (name, value) in least {
         if !known.contains(name) {
-            return Err(format!(
-                "[gate]: min_accuracy: there is no task \"{name}\" in {}; there are {}",
-                tasks.display(),
-                known.join(", ")
-            ));
+            let (folder, known) = (tasks.display().to_string(), known.join(", "));
+            return Err(min_accuracy(RecipeError::NoTask { name: name.clone(), folder, known }));
         }
         if !(0.0..=1.0).contains(value) {
-            return Err(format!("[gate]: min_accuracy: {name} = {value} is not a fraction; 0.25 means 25 %"));
+            return Err(min_accuracy(RecipeError::NoFraction { name: name.clone(), value: *value }));
         }
     }
     Ok(())
 }
 
-fn at_most_max_tokens(section: &str, count: usize, length: usize) -> std::result::Result<(), String> {
+fn at_most_max_tokens(count: usize, length: usize) -> Checked<()> {
     match count.checked_mul(length) {
         Some(..=MAX_TOKENS) => Ok(()),
-        _ => Err(format!("{section}: {count} times {length} tokens are more than {MAX_TOKENS}, the most that can be held")),
+        _ => Err(RecipeError::TooManyTokens { count, length, max: MAX_TOKENS }),
     }
 }
 
@@ -196,7 +199,7 @@ fn absolute(file: &Path) -> PathBuf {
 }
 
 /// For the model that the stages before it leave; paths are relative to a folder.
-fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::result::Result<Stage, String> {
+fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> Checked<Stage> {
     let (method, rescale, linear, others) = match stage {
         RawStage::Student(raw) => return Ok(Stage::Student(raw.checked(spec)?)),
         RawStage::Distil(raw) => return Ok(Stage::Distil(Box::new(raw.checked(spec, folder)?))),
@@ -213,7 +216,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         RawStage::Ternary(raw) => return raw.checked(spec, folder).map(Stage::Quantize),
     };
     if let Some(rescale) = rescale {
-        check_rescale(method.name(), rescale)?;
+        check_rescale(rescale).map_err(RecipeError::at(method.name()))?;
     }
     let linear = scheme(method.name(), linear)?;
     Ok(Stage::Quantize(Quantize {
@@ -234,29 +237,31 @@ fn told(raw: RawRescale) -> Rescale {
     }
 }
 
-fn check_rescale(method: &str, rescale: Rescale) -> std::result::Result<(), String> {
+fn check_rescale(rescale: Rescale) -> Checked<()> {
     match rescale {
         Rescale::Awq(AwqScales { points, .. }) if !(1..=1000).contains(&points) => {
-            Err(format!("{method}: points {points} must be from 1 to 1000"))
+            Err(RecipeError::range("points", points, "from 1 to 1000"))
         }
         Rescale::Smooth { alpha } if !(0.0..=1.0).contains(&alpha) => {
-            Err(format!("{method}: rescale: smooth = {alpha} must be from 0 (all difficulty stays with the activations) to 1"))
+            let range = "from 0 (all difficulty stays with the activations) to 1";
+            Err(RecipeError::at("rescale")(RecipeError::range("smooth =", alpha, range)))
         }
         Rescale::Awq(_) | Rescale::Smooth { .. } => Ok(()),
     }
 }
 
-fn rtn(raw: &RawRtn) -> std::result::Result<RtnOptions, String> {
+fn rtn(raw: &RawRtn) -> Checked<RtnOptions> {
     let options = RtnOptions { grid: grid("rtn", raw.grid, raw.linear())?, importance: raw.importance };
     if options.importance && options.grid == GridChoice::MinMax {
-        return Err("rtn: importance weighs the errors of a search, and there is none; set grid = \"least_error\"".into());
+        let reason = "importance weighs the errors of a search, and there is none; set grid = \"least_error\"";
+        return Err(RecipeError::at("rtn")(RecipeError::conflict(&["importance", "grid"], reason)));
     }
     Ok(options)
 }
 
-fn gptq(raw: &RawGptq) -> std::result::Result<GptqOptions, String> {
+fn gptq(raw: &RawGptq) -> Checked<GptqOptions> {
     if !(raw.damp_percent > 0.0 && raw.damp_percent <= 1.0) {
-        return Err(format!("gptq: damp_percent {} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)", raw.damp_percent));
+        return Err(RecipeError::at("gptq")(RecipeError::range("damp_percent", raw.damp_percent, DAMP_RANGE)));
     }
     Ok(GptqOptions {
         act_order: match raw.act_order {
@@ -272,47 +277,40 @@ fn gptq(raw: &RawGptq) -> std::result::Result<GptqOptions, String> {
     })
 }
 
-fn llm_int8(raw: &RawLlmInt8) -> std::result::Result<LlmInt8Options, String> {
+fn llm_int8(raw: &RawLlmInt8) -> Checked<LlmInt8Options> {
     if !(raw.threshold > 0.0 && raw.threshold.is_finite()) {
-        let t = raw.threshold;
-        return Err(format!(
-            "llm_int8: threshold {t} must be a positive number (the paper's is 6); for no outliers at all, use [stage.rtn]"
-        ));
+        let range = "a positive number (the paper's is 6); for no outliers at all, use [stage.rtn]";
+        return Err(RecipeError::at("llm_int8")(RecipeError::range("threshold", raw.threshold, range)));
     }
     Ok(LlmInt8Options { threshold: raw.threshold })
 }
 
-fn grid(method: &str, raw: RawGrid, linear: RawScheme) -> std::result::Result<GridChoice, String> {
+fn grid(method: &str, raw: RawGrid, linear: RawScheme) -> Checked<GridChoice> {
     let search = match raw {
         RawGrid::Named(GridName::MinMax) => return Ok(GridChoice::MinMax),
         RawGrid::Named(GridName::LeastError) => GridSearch::default(),
         RawGrid::Search(search) => search,
     };
     let GridSearch { shrink, steps, norm, zero_points } = search;
+    let fail = |error| Err(RecipeError::at(format!("{method}: grid"))(error));
     match () {
-        () if !(0.0..1.0).contains(&shrink) => Err(format!("{method}: grid: shrink {shrink} must be from 0 to below 1")),
-        () if !(1..=10_000).contains(&steps) => Err(format!("{method}: grid: steps {steps} must be from 1 to 10000")),
-        () if !(norm > 0.0 && norm.is_finite()) => {
-            Err(format!("{method}: grid: norm {norm} must be a positive number; 2 is the mean square"))
-        }
+        () if !(0.0..1.0).contains(&shrink) => fail(RecipeError::range("shrink", shrink, "from 0 to below 1")),
+        () if !(1..=10_000).contains(&steps) => fail(RecipeError::range("steps", steps, "from 1 to 10000")),
+        () if !(norm > 0.0 && norm.is_finite()) => fail(RecipeError::range("norm", norm, "a positive number; 2 is the mean square")),
         () if zero_points > 0 && (linear.symmetric || !matches!(linear.data_type, RawDataType::Int)) => {
-            Err(format!("{method}: grid: zero_points are for asymmetric integers; leave them out"))
+            let reason = "zero_points are for asymmetric integers; leave them out";
+            fail(RecipeError::conflict(&["zero_points", "symmetric", "data_type"], reason))
         }
-        () if zero_points > 8 => Err(format!("{method}: grid: zero_points {zero_points} must be at most 8")),
+        () if zero_points > 8 => fail(RecipeError::range("zero_points", zero_points, "at most 8")),
         () => Ok(GridChoice::LeastError(search)),
     }
 }
 
 /// The scheme of each matrix that is not skipped.
-pub(super) fn schemes(
-    method: &str,
-    linear: Scheme,
-    others: &RawOthers,
-    spec: &ModelSpec,
-) -> std::result::Result<BTreeMap<String, Scheme>, String> {
+pub(super) fn schemes(method: &str, linear: Scheme, others: &RawOthers, spec: &ModelSpec) -> Checked<BTreeMap<String, Scheme>> {
     let parameters = spec.parameters();
     let matrices = || parameters.iter().filter(|p| !matches!(p.kind, ParameterKind::Kept | ParameterKind::Vector));
-    check_skip(method, others.skip, matrices().map(|p| &p.name))?;
+    check_skip(others.skip, matrices().map(|p| &p.name)).map_err(RecipeError::at(method))?;
     let (embeddings, head) =
         (scheme(&format!("{method}: embeddings"), others.embeddings)?, scheme(&format!("{method}: head"), others.head)?);
     let kept = matrices().filter(|p| !others.skip.iter().any(|pattern| matches(pattern, &p.name)));
@@ -327,36 +325,30 @@ pub(super) fn schemes(
     Ok(schemes.collect())
 }
 
-pub(super) fn scheme(what: &str, raw: RawScheme) -> std::result::Result<Scheme, String> {
-    let (code, data_type) = codes(what, raw.bits, raw.data_type)?;
-    check_group_size(what, "group_size", raw.group_size, "0 for a whole row")?;
-    let symmetric = symmetric(what, data_type, raw.symmetric, raw.centred)?;
+pub(super) fn scheme(what: &str, raw: RawScheme) -> Checked<Scheme> {
+    let place = RecipeError::at(what);
+    let (code, data_type) = codes(raw.bits, raw.data_type).map_err(&place)?;
+    check_group_size("group_size", raw.group_size, "0 for a whole row").map_err(&place)?;
+    let symmetric = symmetric(data_type, raw.symmetric, raw.centred).map_err(&place)?;
     Ok(Scheme { code, group_size: raw.group_size, symmetric, data_type })
 }
 
 /// Refuses groups that lines of the packed layout would straddle; `or` is what a row is.
-pub(super) fn check_group_size(what: &str, key: &str, size: usize, or: &str) -> std::result::Result<(), String> {
+pub(super) fn check_group_size(key: &'static str, size: usize, or: &'static str) -> Checked<()> {
     if size.is_multiple_of(GROUP_MULTIPLE) {
         return Ok(());
     }
     let (below, above) = (size / GROUP_MULTIPLE * GROUP_MULTIPLE, size.next_multiple_of(GROUP_MULTIPLE));
-    Err(format!(
-        "{what}: {key} = {size} cannot work: it must be a multiple of {GROUP_MULTIPLE} (such as {}), or {or}",
-        if below == 0 { above } else { below }
-    ))
+    Err(RecipeError::GroupSize { key, size, multiple: GROUP_MULTIPLE, near: if below == 0 { above } else { below }, or })
 }
 
 /// Refuses patterns that none of the names of what a stage changes fits.
-pub(super) fn check_skip<'a>(
-    method: &str,
-    skip: &[String],
-    names: impl Iterator<Item = &'a String> + Clone,
-) -> std::result::Result<(), String> {
+pub(super) fn check_skip<'a>(skip: &[String], names: impl Iterator<Item = &'a String> + Clone) -> Checked<()> {
     let none = |pattern: &&String| !names.clone().any(|name| matches(pattern, name));
     match skip.iter().find(none) {
-        Some(pattern) => Err(format!(
-            "{method}: skip = \"{pattern}\" names no matrix of this model that it changes; names are like blocks.0.ffn.down, and * stands for anything"
-        )),
+        Some(pattern) => {
+            Err(RecipeError::NoSuchName { pattern: format!("skip = \"{pattern}\""), of: "matrix of this model that it changes" })
+        }
         None => Ok(()),
     }
 }

@@ -4,24 +4,49 @@
 use crate::error::{Error, Result};
 use toml::{Table, Value};
 
+/// An assignment that fits no key of the recipe.
+#[derive(Debug, thiserror::Error)]
+enum SetError {
+    #[error("expected KEY=VALUE")]
+    NoValue,
+    #[error("expected a section or a method before the key, such as gptq.bits=3")]
+    NoPlace,
+    #[error("the recipe has no stages")]
+    NoStages,
+    #[error("{0} is not a section")]
+    NotASection(String),
+    #[error("expected a method after the stage's number")]
+    NoMethod,
+    #[error("there is no stage {number}, only {count}")]
+    NoStage { number: usize, count: usize },
+    #[error("stage {number} is not {method}")]
+    OtherMethod { number: usize, method: String },
+    #[error("there is no stage or section {0}")]
+    Unknown(String),
+    #[error("there are several stages {0}: put a number before it, such as 1.{0}")]
+    Several(String),
+    #[error("the stage is not a table")]
+    NotATable,
+}
+
 /// Applies one assignment to a parsed recipe.
 pub fn apply(recipe: &mut Table, assignment: &str) -> Result<()> {
-    let fail = |reason: String| Error::Usage(format!("--set {assignment}: {reason}"));
-    let (path, value) = assignment.split_once('=').ok_or_else(|| fail("expected KEY=VALUE".into()))?;
+    let fail = |error: SetError| Error::Usage(format!("--set {assignment}: {error}"));
+    let (path, value) = assignment.split_once('=').ok_or_else(|| fail(SetError::NoValue))?;
     let keys: Vec<&str> = path.trim().split('.').collect();
     let (last, way) = keys.split_last().expect("split gives one part at least");
     let mut table = match way.first() {
-        None => return Err(fail("expected a section or a method before the key, such as gptq.bits=3".into())),
+        None => return Err(fail(SetError::NoPlace)),
         Some(first) if SECTIONS.contains(first) => recipe,
         Some(first) => {
-            let stages = recipe.get_mut("stage").and_then(Value::as_array_mut).ok_or_else(|| fail("the recipe has no stages".into()))?;
+            let stages = recipe.get_mut("stage").and_then(Value::as_array_mut).ok_or_else(|| fail(SetError::NoStages))?;
             find_stage(stages, first, way.get(1)).map_err(fail)?
         }
     };
     let way = if way[0].parse::<usize>().is_ok() { &way[1..] } else { way };
     for key in way {
         let inner = table.entry(*key).or_insert_with(|| Value::Table(Table::new()));
-        table = inner.as_table_mut().ok_or_else(|| fail(format!("{key} is not a section")))?;
+        table = inner.as_table_mut().ok_or_else(|| fail(SetError::NotASection((*key).to_owned())))?;
     }
     // Otherwise a key would be there under both of its names.
     for (old, new) in RENAMED {
@@ -40,25 +65,25 @@ const RENAMED: [(&str, &str); 5] =
 
 const SECTIONS: [&str; 4] = ["calibration", "evaluate", "gate", "output"];
 
-fn find_stage<'a>(stages: &'a mut [Value], first: &str, second: Option<&&str>) -> std::result::Result<&'a mut Table, String> {
+fn find_stage<'a>(stages: &'a mut [Value], first: &str, second: Option<&&str>) -> std::result::Result<&'a mut Table, SetError> {
     let count = stages.len();
     let at = match first.parse::<usize>() {
         Ok(number) => {
-            let method = second.ok_or("expected a method after the stage's number")?;
-            let stage = number.checked_sub(1).and_then(|i| stages.get(i)).ok_or(format!("there is no stage {number}, only {count}"))?;
-            stage.get(*method).ok_or(format!("stage {number} is not {method}"))?;
+            let method = second.ok_or(SetError::NoMethod)?;
+            let stage = number.checked_sub(1).and_then(|i| stages.get(i)).ok_or(SetError::NoStage { number, count })?;
+            stage.get(*method).ok_or_else(|| SetError::OtherMethod { number, method: (*method).to_owned() })?;
             number - 1
         }
         Err(_) => {
             let mut of_method = (0..count).filter(|&i| stages[i].get(first).is_some());
-            let at = of_method.next().ok_or(format!("there is no stage or section {first}"))?;
+            let at = of_method.next().ok_or_else(|| SetError::Unknown(first.to_owned()))?;
             if of_method.next().is_some() {
-                return Err(format!("there are several stages {first}: put a number before it, such as 1.{first}"));
+                return Err(SetError::Several(first.to_owned()));
             }
             at
         }
     };
-    stages[at].as_table_mut().ok_or("the stage is not a table".into())
+    stages[at].as_table_mut().ok_or(SetError::NotATable)
 }
 
 /// As TOML where it is that, and as a text otherwise.

@@ -1,7 +1,8 @@
 //! `[stage.sparsify]`: weights of linear layers become zero, by a fraction or N of M.
 
 use super::Precision;
-use super::resolve::check_skip;
+use super::error::{Checked, RecipeError};
+use super::resolve::{DAMP_RANGE, check_skip};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::pattern::matches;
 use serde::{Deserialize, Serialize, Serializer};
@@ -96,53 +97,55 @@ enum MethodName {
 
 impl RawSparsify {
     /// For a model.
-    pub fn checked(&self, spec: &ModelSpec) -> Result<Sparsify, String> {
-        let of = |reason: String| format!("sparsify: {reason}");
-        let sparsity = self.sparsity().map_err(of)?;
-        let method = self.method(sparsity).map_err(of)?;
+    pub fn checked(&self, spec: &ModelSpec) -> Checked<Sparsify> {
+        let of = RecipeError::at("sparsify");
+        let sparsity = self.sparsity().map_err(&of)?;
+        let method = self.method(sparsity).map_err(&of)?;
         let parameters = spec.parameters();
         let linear = || parameters.iter().filter(|p| p.kind == ParameterKind::Linear).map(|p| &p.name);
-        check_skip("sparsify", &self.skip, linear())?;
+        check_skip(&self.skip, linear()).map_err(&of)?;
         let layers = linear().filter(|name| !self.skip.iter().any(|pattern| matches(pattern, name))).cloned().collect();
         Ok(Sparsify { method, sparsity, layers })
     }
 
-    fn sparsity(&self) -> Result<Sparsity, String> {
+    fn sparsity(&self) -> Checked<Sparsity> {
         const HALF: f64 = 0.5;
         match (self.sparsity, &self.pattern) {
-            (Some(_), Some(_)) => Err("sparsity and pattern exclude each other; leave one out".into()),
+            (Some(_), Some(_)) => {
+                Err(RecipeError::conflict(&["sparsity", "pattern"], "sparsity and pattern exclude each other; leave one out"))
+            }
             (share, None) => match share.unwrap_or(HALF) {
                 share if (0.0..1.0).contains(&share) => Ok(Sparsity::Unstructured(share)),
-                share => Err(format!("sparsity = {share} must be from 0 to below 1; 0.5 makes half of the weights zero")),
+                share => Err(RecipeError::range("sparsity =", share, "from 0 to below 1; 0.5 makes half of the weights zero")),
             },
             (None, Some(pattern)) => {
                 let numbers = pattern.split_once(':').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
                 match numbers {
                     Some((n, m)) if 0 < n && n < m => Ok(Sparsity::Pattern { n, m }),
-                    _ => Err(format!("pattern = \"{pattern}\" must say how many of how many neighbours stay, such as \"2:4\" or \"4:8\"")),
+                    _ => Err(RecipeError::Pattern(pattern.clone())),
                 }
             }
         }
     }
 
-    fn method(&self, sparsity: Sparsity) -> Result<SparsityMethod, String> {
+    fn method(&self, sparsity: Sparsity) -> Checked<SparsityMethod> {
         let method = match self.method {
             MethodName::SparseGpt => return self.sparse_gpt(sparsity).map(SparsityMethod::SparseGpt),
             MethodName::Magnitude => SparsityMethod::Magnitude,
             MethodName::Wanda => SparsityMethod::Wanda,
         };
-        let given = [
+        let given: [(&'static str, bool); 3] = [
             ("damp_percent", self.damp_percent.is_some()),
             ("block_size", self.block_size.is_some()),
             ("precision", self.precision.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
-            Some((key, _)) => Err(format!("{key} is for method = \"sparsegpt\"; leave it out")),
+            Some((key, _)) => Err(RecipeError::Unused { key, only: "method = \"sparsegpt\"" }),
             None => Ok(method),
         }
     }
 
-    fn sparse_gpt(&self, sparsity: Sparsity) -> Result<SparseGptOptions, String> {
+    fn sparse_gpt(&self, sparsity: Sparsity) -> Checked<SparseGptOptions> {
         let defaults = SparseGptOptions::default();
         let options = SparseGptOptions {
             damp_percent: self.damp_percent.unwrap_or(defaults.damp_percent),
@@ -151,13 +154,11 @@ impl RawSparsify {
         };
         let SparseGptOptions { damp_percent, block_size, .. } = options;
         match sparsity {
-            _ if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
-                Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))
-            }
-            _ if block_size == 0 => Err("block_size must be at least 1 (the paper's is 128)".into()),
+            _ if !(damp_percent > 0.0 && damp_percent <= 1.0) => Err(RecipeError::range("damp_percent", damp_percent, DAMP_RANGE)),
+            _ if block_size == 0 => Err(RecipeError::must_be("block_size", "at least 1 (the paper's is 128)")),
             Sparsity::Pattern { m, .. } if !block_size.is_multiple_of(m) => {
                 let next = block_size.next_multiple_of(m);
-                Err(format!("block_size = {block_size} would split groups of {m}; set block_size = {next}"))
+                Err(RecipeError::SplitGroups { size: block_size, group: m, next })
             }
             _ => Ok(options),
         }

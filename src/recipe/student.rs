@@ -1,5 +1,6 @@
 //! `[stage.student]`: a smaller model, started from the one it is made of.
 
+use super::error::{Checked, RecipeError};
 use crate::model::student::{Initialise, Layers};
 use crate::model::{ModelSpec, StudentShape};
 use serde::Deserialize;
@@ -39,10 +40,10 @@ impl Default for RawStudent {
 
 impl RawStudent {
     /// For a teacher.
-    pub fn checked(&self, teacher: &ModelSpec) -> Result<StudentShape, String> {
-        let of = |reason: String| format!("student: {reason}");
+    pub fn checked(&self, teacher: &ModelSpec) -> Checked<StudentShape> {
+        let of = RecipeError::at("student");
         let shape = StudentShape {
-            layers: self.layers.choose(self.n_layers, teacher.blocks.len()).map_err(of)?,
+            layers: self.layers.choose(self.n_layers, teacher.blocks.len()).map_err(|error| of(error.into()))?,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             n_heads: self.n_heads,
@@ -52,9 +53,10 @@ impl RawStudent {
             initialise: self.initialise,
             seed: self.seed,
         };
-        match shape.apply(teacher).map_err(of)? {
+        match shape.apply(teacher).map_err(|error| of(error.into()))? {
             student if student == *teacher && shape.initialise == Initialise::Teacher => {
-                Err("student: it would be its teacher: say how much smaller it is, such as n_layers = 4".into())
+                let reason = "it would be its teacher: say how much smaller it is, such as n_layers = 4";
+                Err(of(RecipeError::Missing { key: "layers", reason }))
             }
             _ => Ok(shape),
         }

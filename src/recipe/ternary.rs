@@ -1,8 +1,9 @@
 //! `[stage.ternary]`: linear layers in −1, 0 and 1, embeddings and head in more bits.
 
+use super::error::{Checked, RecipeError};
 use super::mixed_precision::RawMixedPrecision;
 use super::raw::{RawOthers, RawScheme};
-use super::resolve::{check_group_size, schemes};
+use super::resolve::{DAMP_RANGE, check_group_size, schemes};
 use super::{Distil, Method, Quantize, Trainable};
 use crate::model::ModelSpec;
 use crate::quant::Code;
@@ -135,13 +136,14 @@ enum SolverName {
 
 impl RawTernary {
     /// For a model.
-    pub fn checked(&self, spec: &ModelSpec, folder: &Path) -> Result<Quantize, String> {
+    pub fn checked(&self, spec: &ModelSpec, folder: &Path) -> Checked<Quantize> {
+        let fail = RecipeError::at("ternary");
         let scale = match self.scale {
             RawShare::Named(ShareName::Tensor) => Share::Tensor,
             RawShare::Named(ShareName::Row) => Share::Row,
-            RawShare::Columns(0) => return Err("ternary: scale = 0 is no group; \"row\" is a scale a row".into()),
+            RawShare::Columns(0) => return Err(fail(RecipeError::NoGroup)),
             RawShare::Columns(columns) => {
-                check_group_size("ternary", "scale", columns, "\"row\" or \"tensor\"")?;
+                check_group_size("scale", columns, "\"row\" or \"tensor\"").map_err(&fail)?;
                 Share::Group(columns)
             }
         };
@@ -152,30 +154,28 @@ impl RawTernary {
         let others = RawOthers::new(self.embeddings, self.head, &self.skip);
         let schemes = schemes("ternary", scale.scheme(code), &others, spec)?;
         if !schemes.values().any(|scheme| scheme.code.is_ternary()) {
-            return Err("ternary: skip leaves no layer to be ternary; leave some of its names out".into());
+            let reason = "skip leaves no layer to be ternary; leave some of its names out";
+            return Err(fail(RecipeError::conflict(&["skip"], reason)));
         }
-        let fail = |reason: String| format!("ternary: {reason}");
-        let solver = self.solver().map_err(fail)?;
-        let mixed_precision = self.mixed_precision.map(|mixed| mixed.checked(&schemes, spec)).transpose().map_err(fail)?;
+        let solver = self.solver().map_err(&fail)?;
+        let mixed_precision = self.mixed_precision.map(|mixed| mixed.checked(&schemes, spec)).transpose().map_err(&fail)?;
         let plan =
             Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, qat: None };
-        let qat = self.qat(&plan, spec, folder).map_err(fail)?;
+        let qat = self.qat(&plan, spec, folder).map_err(&fail)?;
         Ok(Quantize { qat: qat.map(Box::new), ..plan })
     }
 
     /// How what a plan rounds is trained.
-    fn qat(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Qat>, String> {
+    fn qat(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Checked<Option<Qat>> {
         let Some(distil) = &self.distil else {
-            let given = [
+            let given: [(&'static str, bool); 4] = [
                 ("start", self.start.is_some()),
                 ("blend", self.blend.is_some()),
                 ("round_inputs", self.round_inputs.is_some()),
                 ("sub_norms", self.sub_norms.is_some()),
             ];
             return match given.into_iter().find(|(_, given)| *given) {
-                Some((key, _)) => {
-                    Err(format!("{key} is for training: leave it out, or say what is trained on with [stage.ternary.distil.training]"))
-                }
+                Some((key, _)) => Err(RecipeError::ForTraining { key }),
                 None => Ok(None),
             };
         };
@@ -189,43 +189,47 @@ impl RawTernary {
         let student = if sub_norms { plan.with_sub_norms(spec)? } else { spec.clone() };
         let distil = distil.checked(&student, folder)?;
         match () {
-            () if !(0.0..=1.0).contains(&blend) => Err(format!("blend {blend} is a share of the steps, from 0 to 1")),
-            () if distil.progressive > 0.0 => {
-                Err("distil: progressive trains blocks alone, which are rounded together; leave it out".into())
-            }
-            () if distil.on_policy.is_some() => Err("distil: on_policy writes with weights that are not rounded; leave it out".into()),
-            () if sub_norms && !matches!(distil.training.trainable, Trainable::Named(_)) => {
-                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trainable out".into())
-            }
+            () if !(0.0..=1.0).contains(&blend) => Err(RecipeError::NoShare { key: "blend", of: "the steps", range: "from 0 to 1" }),
+            () if distil.progressive > 0.0 => Err(RecipeError::conflict(
+                &["distil.progressive"],
+                "distil: progressive trains blocks alone, which are rounded together; leave it out",
+            )),
+            () if distil.on_policy.is_some() => Err(RecipeError::conflict(
+                &["distil.on_policy"],
+                "distil: on_policy writes with weights that are not rounded; leave it out",
+            )),
+            () if sub_norms && !matches!(distil.training.trainable, Trainable::Named(_)) => Err(RecipeError::conflict(
+                &["sub_norms", "trainable"],
+                "sub_norms inserts norms, which adapters do not train: leave sub_norms or trainable out",
+            )),
             () => Ok(Some(Qat { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }
     }
 
     /// What finds what is stored: what is trained is rounded as it was in training.
-    fn solver(&self) -> Result<TernarySolver, String> {
+    fn solver(&self) -> Checked<TernarySolver> {
         let trained = self.distil.is_some();
         let uses_gptq = [self.solver, self.start].contains(&Some(SolverName::Gptq));
         match self.solver.unwrap_or(if trained { SolverName::Absmean } else { SolverName::Gptq }) {
-            SolverName::Gptq if trained => {
-                Err("solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out, or set start = \"gptq\" to begin with them".into())
-            }
+            SolverName::Gptq if trained => Err(RecipeError::conflict(
+                &["solver", "distil"],
+                "solver = \"gptq\" finds other codes than those that were trained; leave solver or distil out, or set start = \"gptq\" to begin with them",
+            )),
             SolverName::Absmean if !uses_gptq && (self.damp_percent.is_some() || self.rounds.is_some()) => {
-                let key = if trained { "start" } else { "solver" };
-                Err(format!("damp_percent and rounds are for {key} = \"gptq\"; leave them out"))
+                let only = if trained { "start = \"gptq\"" } else { "solver = \"gptq\"" };
+                Err(RecipeError::Unused { key: "damp_percent and rounds", only })
             }
             SolverName::Absmean => Ok(TernarySolver::Absmean),
             SolverName::Gptq => self.gptq(),
         }
     }
 
-    fn gptq(&self) -> Result<TernarySolver, String> {
+    fn gptq(&self) -> Checked<TernarySolver> {
         let damp_percent = self.damp_percent.unwrap_or(TernarySolver::DAMP_PERCENT);
         let rounds = self.rounds.unwrap_or(TernarySolver::ROUNDS);
         match () {
-            () if !(damp_percent > 0.0 && damp_percent <= 1.0) => {
-                Err(format!("damp_percent {damp_percent} must be above 0 and at most 1 (0.01 = 1 % of the mean diagonal)"))
-            }
-            () if !(1..=100).contains(&rounds) => Err(format!("rounds {rounds} must be from 1 to 100")),
+            () if !(damp_percent > 0.0 && damp_percent <= 1.0) => Err(RecipeError::range("damp_percent", damp_percent, DAMP_RANGE)),
+            () if !(1..=100).contains(&rounds) => Err(RecipeError::range("rounds", rounds, "from 1 to 100")),
             () => Ok(TernarySolver::Gptq { damp_percent, rounds }),
         }
     }

@@ -1,5 +1,6 @@
 //! `[stage.….training]`: how a model is trained, whatever it is trained for.
 
+use super::error::{Checked, RecipeError};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::pattern::matches;
 use serde::{Deserialize, Serialize, Serializer};
@@ -171,61 +172,67 @@ impl Training {
     }
 
     /// For a model, with paths relative to a folder.
-    pub(super) fn checked(&self, what: &str, spec: &ModelSpec, folder: &Path) -> Result<Self, String> {
-        let fail = |reason: String| Err(format!("{what}: training: {reason}"));
+    pub(super) fn checked(&self, what: &str, spec: &ModelSpec, folder: &Path) -> Checked<Self> {
+        let fail = |error| Err(RecipeError::at(format!("{what}: training"))(error));
         let share = |x: f64| (0.0..1.0).contains(&x);
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let length = self.length.min(spec.context);
         let (default, adamw) = (Self::default(), self.optimizer == Optimizer::Adamw);
         match () {
             () if adamw && self.momentum != default.momentum => {
-                return fail("momentum is for optimizer = \"sgd\"; leave it out".into());
+                return fail(RecipeError::Unused { key: "momentum", only: "optimizer = \"sgd\"" });
             }
             () if !adamw && (self.betas, self.epsilon) != (default.betas, default.epsilon) => {
-                return fail("betas and epsilon are for optimizer = \"adamw\"; leave them out".into());
+                return fail(RecipeError::Unused { key: "betas and epsilon", only: "optimizer = \"adamw\"" });
             }
             () if self.schedule == Decay::Constant && self.min_lr_ratio != default.min_lr_ratio => {
-                return fail(
-                    "min_lr_ratio is what the learning rate falls to, and with schedule = \"constant\" it does not fall; leave it out"
-                        .into(),
-                );
+                let reason =
+                    "min_lr_ratio is what the learning rate falls to, and with schedule = \"constant\" it does not fall; leave it out";
+                return fail(RecipeError::conflict(&["min_lr_ratio", "schedule"], reason));
             }
-            () if self.text.is_empty() => return fail("text names nothing to train on: text = [\"some.txt\", \"a-folder\"]".into()),
-            () if length < 2 => return fail("length must be at least 2".into()),
-            () if self.tokens == 0 => return fail("tokens must be at least 1".into()),
-            () if self.batch == 0 || self.micro_batch == 0 => return fail("batch and micro_batch must be at least 1".into()),
+            () if self.text.is_empty() => {
+                let reason = "text names nothing to train on: text = [\"some.txt\", \"a-folder\"]";
+                return fail(RecipeError::Missing { key: "text", reason });
+            }
+            () if length < 2 => return fail(RecipeError::must_be("length", "at least 2")),
+            () if self.tokens == 0 => return fail(RecipeError::must_be("tokens", "at least 1")),
+            () if self.batch == 0 || self.micro_batch == 0 => return fail(RecipeError::must_be("batch and micro_batch", "at least 1")),
             () if self.batch.checked_mul(length).is_none_or(|n| n > 1 << 30) => {
-                return fail(format!("a batch of {} is too large", self.batch));
+                return fail(RecipeError::LargeBatch(self.batch));
             }
-            () if !positive(self.learning_rate) => return fail(format!("learning_rate {} must be a positive number", self.learning_rate)),
+            () if !positive(self.learning_rate) => {
+                return fail(RecipeError::range("learning_rate", self.learning_rate, "a positive number"));
+            }
             () if !(self.betas.iter().all(|&b| share(b)) && share(self.momentum) && share(self.ema_decay)) => {
-                return fail("betas, momentum and ema_decay must be from 0 to below 1".into());
+                return fail(RecipeError::must_be("betas, momentum and ema_decay", "from 0 to below 1"));
             }
-            () if !positive(self.epsilon) => return fail("epsilon must be a positive number, such as 1e-8".into()),
-            () if !share(self.warmup) => return fail("warmup is a share of the steps, from 0 to below 1".into()),
+            () if !positive(self.epsilon) => return fail(RecipeError::must_be("epsilon", "a positive number, such as 1e-8")),
+            () if !share(self.warmup) => return fail(RecipeError::NoShare { key: "warmup", of: "the steps", range: "from 0 to below 1" }),
             () if !(0.0..=1.0).contains(&self.min_lr_ratio) => {
-                return fail("min_lr_ratio is a share of the learning rate, from 0 to 1".into());
+                return fail(RecipeError::NoShare { key: "min_lr_ratio", of: "the learning rate", range: "from 0 to 1" });
             }
-            () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => return fail("weight_decay must be 0 or more".into()),
-            () if !(self.clip >= 0.0 && self.clip.is_finite()) => return fail("clip must be a norm, or 0 for none".into()),
+            () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => {
+                return fail(RecipeError::must_be("weight_decay", "0 or more"));
+            }
+            () if !(self.clip >= 0.0 && self.clip.is_finite()) => return fail(RecipeError::must_be("clip", "a norm, or 0 for none")),
             () if !(positive(self.save_minutes) && self.save_minutes <= 1e6) => {
-                return fail("save_minutes must be a positive number, a million at most".into());
+                return fail(RecipeError::must_be("save_minutes", "a positive number, a million at most"));
             }
             () if self.evaluate_every > 0 && self.held_out == 0 => {
-                return fail("evaluations need sequences: set held_out, or evaluate_every = 0".into());
+                let reason = "evaluations need sequences: set held_out, or evaluate_every = 0";
+                return fail(RecipeError::conflict(&["evaluate_every", "held_out"], reason));
             }
             () if self.patience > 0 && self.evaluate_every == 0 => {
-                return fail("patience counts evaluations, and there are none: set evaluate_every".into());
+                let reason = "patience counts evaluations, and there are none: set evaluate_every";
+                return fail(RecipeError::conflict(&["patience", "evaluate_every"], reason));
             }
             () => (),
         }
         if let Trainable::Adapters(adapters) = &self.trainable
             && (!(1..=spec.hidden_size).contains(&adapters.rank) || !positive(adapters.alpha))
         {
-            return fail(format!(
-                "an adapter's rank must be from 1 to the model's width of {}, and its alpha a positive number",
-                spec.hidden_size
-            ));
+            let range = format!("from 1 to the model's width of {}, and its alpha a positive number", spec.hidden_size);
+            return fail(RecipeError::must_be("an adapter's rank", range));
         }
         let checked = Self { text: self.text.iter().map(|file| folder.join(file)).collect(), length, ..self.clone() };
         let targets: &[String] = match &self.trainable {
@@ -234,12 +241,11 @@ impl Training {
         };
         let parameters = spec.parameters();
         if let Some(pattern) = self.freeze.iter().chain(targets).find(|pattern| !parameters.iter().any(|p| matches(pattern, &p.name))) {
-            return fail(format!(
-                "\"{pattern}\" names no parameter of this model; names are like blocks.0.ffn.down, and * stands for anything"
-            ));
+            return fail(RecipeError::NoSuchName { pattern: format!("\"{pattern}\""), of: "parameter of this model" });
         }
         if checked.variables(spec).is_empty() {
-            return fail("everything is frozen: there is nothing left to train".into());
+            let reason = "everything is frozen: there is nothing left to train";
+            return fail(RecipeError::conflict(&["freeze", "trainable"], reason));
         }
         Ok(checked)
     }

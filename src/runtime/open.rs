@@ -160,7 +160,9 @@ fn recognise(path: &Path, wanted: Wanted, verify: Verify) -> Result<Model> {
             Err(Error::format(path, "a llama2.c checkpoint of a later version than 0: export it with `export.py --version 0`"))
         }
         () if llama2c::Header::read(&bytes).is_some() => open_llama2c(path, wanted),
-        () => Err(Error::format(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)")),
+        () => {
+            Err(Error::truncated(path, "not a model that is known: neither a thimble file nor a llama2.c checkpoint (truncated or empty?)"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Source: transformers, `tokenization_utils_base.py` (`_from_pretrained`): what
 //! stands later in the list above counts more.
 
-use super::Sound;
+use super::error::AddedError;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -171,13 +171,13 @@ impl Beside {
 }
 
 /// Puts tokens into a vocabulary, under ids that are free or theirs already.
-pub fn insert(vocabulary: &mut Map<String, Value>, added: &[Added]) -> Sound<()> {
+pub fn insert(vocabulary: &mut Map<String, Value>, added: &[Added]) -> std::result::Result<(), AddedError> {
     let mut taken: HashSet<u64> = vocabulary.values().filter_map(Value::as_u64).collect();
     for Added { id, content, .. } in added {
         match vocabulary.get(content) {
             Some(other) if *other == *id => {}
-            Some(other) => return Err(format!("the token {content:?} has id {other}, but {id} beside the vocabulary")),
-            None if !taken.insert((*id).into()) => return Err(format!("the added token {content:?} has id {id}, which is taken")),
+            Some(other) => return Err(AddedError::OtherId { token: content.clone(), found: other.clone(), id: *id }),
+            None if !taken.insert((*id).into()) => return Err(AddedError::Taken { token: content.clone(), id: *id }),
             None => {
                 vocabulary.insert(content.clone(), (*id).into());
             }

@@ -4,8 +4,8 @@
 //! Sources: openai/gpt-2, `src/encoder.py`; transformers, `tokenization_gpt2.py`
 //! and `tokenization_qwen2.py`.
 
-use super::Sound;
 use super::added::{self, Added, Beside};
+use super::error::ByteLevelError;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -31,16 +31,16 @@ pub fn recognises(bytes: &[u8]) -> bool {
 
 /// From the bytes of a vocab.json; `path` is its own.
 pub fn tokenizer_json(bytes: &[u8], path: &Path) -> Result<Value> {
-    let error = |reason: String| Error::format(path, reason);
-    let mut vocabulary: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| error(format!("not a valid vocab.json: {e}")))?;
+    let error = |error: ByteLevelError| Error::broken(path, error);
+    let mut vocabulary: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| error(e.into()))?;
     let ids = check(&vocabulary).map_err(error)?;
     let merges_path = path.with_file_name(MERGES);
     if !crate::input::is_there(&merges_path) {
-        return Err(error(format!("not a valid tokenizer.json; a vocab.json needs {MERGES} beside it, which is not there")));
+        return Err(error(ByteLevelError::NoMerges(MERGES)));
     }
     let merges = crate::input::read(&merges_path)?;
     let merges = super::read::decode(&merges, &merges_path)?;
-    let merges = read_merges(merges, &ids).map_err(|reason| Error::format(&merges_path, reason))?;
+    let merges = read_merges(merges, &ids).map_err(|error| Error::broken(&merges_path, error))?;
 
     let beside = Beside::read(path)?;
     let mut added = beside.tokens(|token| ids.get(token).copied())?;
@@ -48,7 +48,7 @@ pub fn tokenizer_json(bytes: &[u8], path: &Path) -> Result<Value> {
         added.push(Added::special(id, END_OF_TEXT));
     }
     let (normalizer, pre_tokenizer) = reading(&beside).map_err(error)?;
-    added::insert(&mut vocabulary, &added).map_err(error)?;
+    added::insert(&mut vocabulary, &added).map_err(|e| error(e.into()))?;
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -74,14 +74,14 @@ pub fn tokenizer_json(bytes: &[u8], path: &Path) -> Result<Value> {
 }
 
 /// The ids of tokens, of which no two are the same.
-fn check(vocabulary: &Map<String, Value>) -> Sound<HashMap<String, u32>> {
+fn check(vocabulary: &Map<String, Value>) -> std::result::Result<HashMap<String, u32>, ByteLevelError> {
     let mut ids = HashMap::new();
     let mut tokens: HashMap<u32, &str> = HashMap::new();
     for (token, number) in vocabulary {
         let id = number.as_u64().and_then(|n| u32::try_from(n).ok());
-        let id = id.ok_or_else(|| format!("token {token:?}: expected an id of 32 bits, found {number}"))?;
+        let id = id.ok_or_else(|| ByteLevelError::Id { token: token.clone(), found: number.clone() })?;
         if let Some(other) = tokens.insert(id, token) {
-            return Err(format!("tokens {other:?} and {token:?} both have id {id}"));
+            return Err(ByteLevelError::SameId { other: other.to_owned(), token: token.clone(), id });
         }
         ids.insert(token.clone(), id);
     }
@@ -89,7 +89,7 @@ fn check(vocabulary: &Map<String, Value>) -> Sound<HashMap<String, u32>> {
 }
 
 /// Two tokens a line, the best first.
-fn read_merges<'a>(text: &'a str, ids: &HashMap<String, u32>) -> Sound<Vec<[&'a str; 2]>> {
+fn read_merges<'a>(text: &'a str, ids: &HashMap<String, u32>) -> std::result::Result<Vec<[&'a str; 2]>, ByteLevelError> {
     let mut merges = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         if line.starts_with("#version") || line.is_empty() {
@@ -98,16 +98,16 @@ fn read_merges<'a>(text: &'a str, ids: &HashMap<String, u32>) -> Sound<Vec<[&'a 
         let (left, right) = line
             .split_once(' ')
             .filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '))
-            .ok_or_else(|| format!("line {number}: expected two tokens with a blank between, found {line:?}"))?;
+            .ok_or_else(|| ByteLevelError::Merge { line: number, found: line.to_owned() })?;
         for token in [left, right, &format!("{left}{right}")] {
             if !ids.contains_key(token) {
-                return Err(format!("line {number}: token {token:?} is not in the vocab.json beside it"));
+                return Err(ByteLevelError::UnknownToken { line: number, token: token.to_owned() });
             }
         }
         merges.push([left, right]);
     }
     if merges.is_empty() {
-        return Err("holds no merges".into());
+        return Err(ByteLevelError::Empty);
     }
     Ok(merges)
 }
@@ -118,7 +118,7 @@ fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
 
 /// How texts are normalized and cut into words. The files do not say it, but the
 /// class that transformers reads them with does.
-fn reading(beside: &Beside) -> Sound<(Value, Value)> {
+fn reading(beside: &Beside) -> std::result::Result<(Value, Value), ByteLevelError> {
     const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let blank = beside.add_prefix_space();
     match beside.class() {
@@ -129,8 +129,6 @@ fn reading(beside: &Beside) -> Sound<(Value, Value)> {
             let split = json!({ "type": "Split", "pattern": { "Regex": QWEN2 }, "behavior": "Isolated", "invert": false });
             Ok((json!({ "type": "NFC" }), json!({ "type": "Sequence", "pretokenizers": [split, byte_level(blank, false)] })))
         }
-        Some(other) => Err(format!(
-            "tokenizer_config.json names a {other}, which cannot be read from this file; known are GPT2Tokenizer, CodeGenTokenizer, RobertaTokenizer, BartTokenizer and Qwen2Tokenizer"
-        )),
+        Some(other) => Err(ByteLevelError::Class(other.to_owned())),
     }
 }

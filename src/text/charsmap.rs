@@ -1,21 +1,21 @@
 //! sentencepiece's precompiled_charsmap, as the tokenizers crate reads it: the
 //! length of a trie, the trie, and the texts that it leads to.
 
-use super::Sound;
+use super::error::VocabularyError;
 use serde_json::{Value, json};
 
 /// The normalizer of a tokenizer.json that applies it.
-pub fn normalizer(charsmap: &[u8]) -> Sound<Value> {
+pub fn normalizer(charsmap: &[u8]) -> Result<Value, VocabularyError> {
     check(charsmap)?;
     Ok(json!({ "type": "Precompiled", "precompiled_charsmap": base64(charsmap) }))
 }
 
 /// The library reserves as much memory as the charsmap says that its trie takes.
-fn check(charsmap: &[u8]) -> Sound<()> {
+fn check(charsmap: &[u8]) -> Result<(), VocabularyError> {
     let size = charsmap.first_chunk().map(|size| u32::from_le_bytes(*size) as usize);
     match size {
         Some(size) if size >= 4 && size % 4 == 0 && size <= charsmap.len() - 4 => Ok(()),
-        _ => Err(format!("its precompiled_charsmap of {} bytes does not hold a trie of {} bytes", charsmap.len(), size.unwrap_or(0))),
+        _ => Err(VocabularyError::Charsmap { bytes: charsmap.len(), trie: size.unwrap_or(0) }),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Source: transformers, `convert_slow_tokenizer.py` (`XGLMConverter`).
 
-use super::Sound;
+use super::error::VocabularyError;
 use super::sentencepiece::{Kind, Piece, Vocabulary};
 
 /// The `model_type` this is for.
@@ -12,10 +12,10 @@ pub const FAMILY: &str = "xglm";
 pub const CLASS: &str = "XGLMTokenizer";
 
 /// The same vocabulary in fairseq's order.
-pub fn reorder(mut vocabulary: Vocabulary) -> Sound<Vocabulary> {
+pub fn reorder(mut vocabulary: Vocabulary) -> Result<Vocabulary, VocabularyError> {
     let special = ["<unk>", "<s>", "</s>"];
     if !vocabulary.pieces.iter().map(|p| p.text.as_str()).take(3).eq(special) {
-        return Err(format!("config.json says {FAMILY}; expected it to begin with the pieces {}", special.join(", ")));
+        return Err(VocabularyError::Order { family: FAMILY, pieces: special.join(", ") });
     }
     let piece = |text: String, kind| Piece { text, score: 0.0, kind };
     let first = [("<s>", Kind::Control), ("<pad>", Kind::Control), ("</s>", Kind::Control), ("<unk>", Kind::Unknown)];

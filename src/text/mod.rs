@@ -6,6 +6,7 @@ mod charsmap;
 pub mod corpus;
 mod cuts;
 mod decode_stream;
+mod error;
 mod fairseq;
 mod guard;
 mod hugging_face;
@@ -29,6 +30,7 @@ use crate::input;
 use crate::pattern::matches;
 use crate::progress::Silent;
 use added::Beside;
+use error::TokenizerError;
 use hugging_face::HuggingFace;
 use prefix::Prefix;
 use read::TextReader;
@@ -37,9 +39,6 @@ pub use source::{Ids, Text};
 use std::path::{Path, PathBuf};
 use stream::{Token, TokenStream};
 use world::World;
-
-/// What a file holds, or what is wrong with it.
-type Sound<T> = std::result::Result<T, String>;
 
 /// A tokenizer, whatever it was read from.
 pub struct Tokenizer {
@@ -144,7 +143,7 @@ impl Tokenizer {
         let (kind, end) = if is_json(&file) {
             (Kind::HuggingFace(Box::new(HuggingFace::read(&file, path, NOT_JSON)?)), None)
         } else if world::recognises(&file) {
-            let world = World::read(&file).map_err(|reason| Error::format(path, format!("not a sound world vocabulary: {reason}")))?;
+            let world = World::read(&file).map_err(|error| Error::broken(path, TokenizerError::World(error)))?;
             (Kind::World(world), Some(world::END_OF_TEXT))
         } else {
             let reason = format!("not a tokenizer that is known: neither {}", Self::READABLE);
@@ -155,7 +154,7 @@ impl Tokenizer {
     }
 
     fn open_sentencepiece(bytes: &[u8], path: &Path) -> Result<Self> {
-        let error = |reason| Error::format(path, format!("not a sentencepiece model that can be read: {reason}"));
+        let error = |error| Error::broken(path, TokenizerError::Sentencepiece(error));
         let beside = Beside::read(path)?;
         let mut vocabulary = model_proto::read(bytes).map_err(error)?;
         if beside.model_type() == Some(fairseq::FAMILY) {
@@ -170,7 +169,7 @@ impl Tokenizer {
 
     fn from_vocabulary(vocabulary: &Vocabulary, added: &[added::Added], path: &Path) -> Result<Self> {
         let json = sentencepiece::tokenizer_json(vocabulary, added);
-        let json = json.map_err(|reason| Error::format(path, format!("not a vocabulary that can be read: {reason}")))?;
+        let json = json.map_err(|error| Error::broken(path, TokenizerError::Vocabulary(error)))?;
         Ok(Self { bos: vocabulary.bos, eos: vocabulary.eos, ..Self::converted(&json, path)? })
     }
 

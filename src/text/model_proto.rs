@@ -3,7 +3,7 @@
 //! Source: google/sentencepiece, `src/sentencepiece_model.proto`; for what makes
 //! a file sound also `src/model_interface.cc` (`InitializePieces`).
 
-use super::Sound;
+use super::error::VocabularyError;
 use super::protobuf::{self, Value};
 use super::sentencepiece::{Algorithm, Kind, Normalizer, Piece, Vocabulary};
 
@@ -17,7 +17,7 @@ pub fn recognises(bytes: &[u8]) -> bool {
 
 /// The whole file. The specs are looked for, though every field of theirs has a
 /// default: where they are not there the file was cut.
-pub fn read(bytes: &[u8]) -> Sound<Vocabulary> {
+pub fn read(bytes: &[u8]) -> Result<Vocabulary, VocabularyError> {
     let mut vocabulary = Vocabulary {
         pieces: Vec::new(),
         algorithm: Algorithm::Unigram,
@@ -27,22 +27,22 @@ pub fn read(bytes: &[u8]) -> Sound<Vocabulary> {
     };
     let (mut trained, mut normalized) = (false, false);
     for field in protobuf::fields(bytes) {
-        let (number, value) = field.map_err(|_| format!("broken after {} pieces (truncated?)", vocabulary.pieces.len()))?;
+        let (number, value) = field.map_err(|_| VocabularyError::Cut { pieces: vocabulary.pieces.len() })?;
         match number {
-            1 => vocabulary.pieces.push(piece(value).ok_or_else(|| format!("piece {} is broken", vocabulary.pieces.len()))?),
+            1 => vocabulary.pieces.push(piece(value).ok_or(VocabularyError::BrokenPiece(vocabulary.pieces.len()))?),
             2 => {
                 trained = true;
                 trainer_spec(value, &mut vocabulary)?;
             }
             3 => {
                 normalized = true;
-                normalizer_spec(value, &mut vocabulary.normalizer).ok_or("its normalizer_spec is broken")?;
+                normalizer_spec(value, &mut vocabulary.normalizer).ok_or(VocabularyError::BrokenSpec("normalizer_spec"))?;
             }
             _ => {} // self-test data, a denormalizer
         }
     }
     if !(trained && normalized) {
-        return Err(format!("{} pieces, but not both a trainer_spec and a normalizer_spec (truncated?)", vocabulary.pieces.len()));
+        return Err(VocabularyError::NoSpecs { pieces: vocabulary.pieces.len() });
     }
     // An id that no piece has stands for "none", as -1 does.
     let exists = |id: &u32| (*id as usize) < vocabulary.pieces.len();
@@ -74,22 +74,22 @@ fn piece(value: Value) -> Option<Piece> {
     Some(piece)
 }
 
-fn trainer_spec(value: Value, vocabulary: &mut Vocabulary) -> Sound<()> {
-    const BROKEN: &str = "its trainer_spec is broken";
-    let id = |value: Value| value.integer().map(|id| u32::try_from(id).ok()).ok_or(BROKEN);
-    for field in protobuf::fields(value.bytes().ok_or(BROKEN)?) {
-        match field.map_err(|_| BROKEN)? {
+fn trainer_spec(value: Value, vocabulary: &mut Vocabulary) -> Result<(), VocabularyError> {
+    let broken = || VocabularyError::BrokenSpec("trainer_spec");
+    let id = |value: Value| value.integer().map(|id| u32::try_from(id).ok()).ok_or_else(broken);
+    for field in protobuf::fields(value.bytes().ok_or_else(broken)?) {
+        match field.map_err(|_| broken())? {
             (3, kind) => {
-                vocabulary.algorithm = match kind.integer().ok_or(BROKEN)? {
+                vocabulary.algorithm = match kind.integer().ok_or_else(broken)? {
                     1 => Algorithm::Unigram,
                     2 => Algorithm::Bpe,
-                    3 => return Err("a model of type word; unigram and bpe can be read".into()),
-                    4 => return Err("a model of type char; unigram and bpe can be read".into()),
-                    other => return Err(format!("a model of unknown type {other}; unigram and bpe can be read")),
+                    3 => return Err(VocabularyError::Algorithm("type word".into())),
+                    4 => return Err(VocabularyError::Algorithm("type char".into())),
+                    other => return Err(VocabularyError::Algorithm(format!("unknown type {other}"))),
                 }
             }
-            (24, suffix) if suffix.flag().ok_or(BROKEN)? => {
-                return Err("treat_whitespace_as_suffix is set, which cannot be read".into());
+            (24, suffix) if suffix.flag().ok_or_else(broken)? => {
+                return Err(VocabularyError::WhitespaceAsSuffix);
             }
             (41, bos) => vocabulary.bos = id(bos)?,
             (42, eos) => vocabulary.eos = id(eos)?,

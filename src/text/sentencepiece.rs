@@ -12,7 +12,8 @@
 //! (`generate_merges`, `SpmConverter`).
 
 use super::added::{self, Added};
-use super::{Sound, charsmap, cuts};
+use super::error::{PieceRule, VocabularyError};
+use super::{charsmap, cuts};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 
@@ -94,7 +95,7 @@ pub struct Normalizer {
 }
 
 /// A tokenizer.json over the pieces, with tokens that were added beside them.
-pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Sound<Value> {
+pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Result<Value, VocabularyError> {
     let unknown = check(vocabulary)?;
     let pieces = &vocabulary.pieces;
     let own = pieces.iter().enumerate().filter(|(_, p)| matches!(p.kind, Kind::Unknown | Kind::Control));
@@ -126,33 +127,33 @@ pub fn tokenizer_json(vocabulary: &Vocabulary, added: &[Added]) -> Sound<Value> 
 
 /// Fails where a vocabulary is not sound, or cannot be put as a tokenizer.json.
 /// The id of the unknown piece.
-fn check(vocabulary: &Vocabulary) -> Sound<usize> {
+fn check(vocabulary: &Vocabulary) -> Result<usize, VocabularyError> {
     let mut seen = HashSet::new();
     let mut unknown = None;
     for (id, piece) in vocabulary.pieces.iter().enumerate() {
         let Piece { text, score, kind } = piece;
-        let wrong = |what: &str| Err(format!("piece {id}, {text:?}, {what}"));
+        let wrong = |rule| Err(VocabularyError::Piece { id, text: text.clone(), rule });
         match kind {
-            _ if text.is_empty() => return wrong("is empty"),
-            _ if !score.is_finite() => return wrong("has a score that is not finite"),
-            _ if !seen.insert(text) => return wrong("is there twice"),
-            Kind::Unused => return wrong("is marked as unused, which cannot be read"),
+            _ if text.is_empty() => return wrong(PieceRule::Empty),
+            _ if !score.is_finite() => return wrong(PieceRule::Score),
+            _ if !seen.insert(text) => return wrong(PieceRule::Twice),
+            Kind::Unused => return wrong(PieceRule::Unused),
             Kind::Normal if vocabulary.algorithm == Algorithm::Bpe && text.len() > LONGEST => {
-                return Err(format!("piece {id} is of {} bytes; expected at most {LONGEST}", text.len()));
+                return Err(VocabularyError::LongPiece { id, bytes: text.len(), max: LONGEST });
             }
-            Kind::Unknown if unknown.is_some() => return wrong("is a second unknown piece"),
+            Kind::Unknown if unknown.is_some() => return wrong(PieceRule::SecondUnknown),
             Kind::Unknown => unknown = Some(id),
             _ => {}
         }
     }
-    unknown.ok_or_else(|| format!("none of {} pieces is the unknown one", vocabulary.pieces.len()))
+    unknown.ok_or(VocabularyError::NoUnknown { pieces: vocabulary.pieces.len() })
 }
 
 fn replace(pattern: Value, content: &str) -> Value {
     json!({ "type": "Replace", "pattern": pattern, "content": content })
 }
 
-fn normalizer(spec: &Normalizer) -> Sound<Value> {
+fn normalizer(spec: &Normalizer) -> Result<Value, VocabularyError> {
     let mut steps = Vec::new();
     if !spec.charsmap.is_empty() {
         steps.push(charsmap::normalizer(&spec.charsmap)?);
@@ -194,7 +195,7 @@ fn has(kind: Kind, pieces: &[Piece]) -> bool {
     pieces.iter().any(|p| p.kind == kind)
 }
 
-fn bpe(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
+fn bpe(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Result<Value, VocabularyError> {
     let pieces = &vocabulary.pieces;
     let mut ids: Map<String, Value> = pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect();
     added::insert(&mut ids, added)?;
@@ -229,7 +230,7 @@ fn merges(pieces: &[Piece]) -> Vec<[&str; 2]> {
     all.into_iter().map(|(_, left, right)| [pieces[left].text.as_str(), pieces[right].text.as_str()]).collect()
 }
 
-fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Value> {
+fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Result<Value, VocabularyError> {
     let pieces = &vocabulary.pieces;
     // A symbol of the user beats every split of it.
     let best = pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| p.score).fold(f32::NEG_INFINITY, f32::max);
@@ -243,7 +244,7 @@ fn unigram(vocabulary: &Vocabulary, unknown: usize, added: &[Added]) -> Sound<Va
         match pieces.get(token.id as usize) {
             Some(piece) if piece.text == token.content => {}
             None if token.id as usize == all.len() => all.push(json!([token.content, 0.0])),
-            _ => return Err(format!("the added token {:?} has id {}, where {} are taken", token.content, token.id, all.len())),
+            _ => return Err(VocabularyError::AddedBeyond { token: token.content.clone(), id: token.id, taken: all.len() }),
         }
     }
     Ok(json!({ "type": "Unigram", "unk_id": unknown, "byte_fallback": has(Kind::Byte, pieces), "vocab": all }))

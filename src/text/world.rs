@@ -5,7 +5,7 @@
 //!
 //! Source: BlinkDL/ChatRWKV, `tokenizer/rwkv_tokenizer.py`.
 
-use super::Sound;
+use super::error::{WorldError, WorldLineError};
 use super::stream::Token;
 use std::collections::HashMap;
 use std::str::Chars;
@@ -38,22 +38,22 @@ pub fn recognises(bytes: &[u8]) -> bool {
 
 impl World {
     /// From the whole file.
-    pub fn read(bytes: &[u8]) -> Sound<Self> {
-        let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}"))?;
+    pub fn read(bytes: &[u8]) -> Result<Self, WorldError> {
+        let text = std::str::from_utf8(bytes)?;
         let mut tokens = HashMap::new();
         let mut ids = HashMap::new();
         for (number, line) in (1..).zip(text.lines()) {
-            let wrong = |what: String| format!("line {number}: {what}");
+            let wrong = |error| WorldError::Line { line: number, error };
             let (id, token) = entry(line).map_err(wrong)?;
             if let Some(other) = ids.insert(token.clone(), id) {
-                return Err(wrong(format!("the token of id {id} is that of id {other}")));
+                return Err(wrong(WorldLineError::SameToken { id, other }));
             }
             if tokens.insert(id, token).is_some() {
-                return Err(wrong(format!("id {id} is there twice")));
+                return Err(wrong(WorldLineError::SameId(id)));
             }
         }
         if let Some(byte) = (0..=u8::MAX).find(|byte| !ids.contains_key(&[*byte][..])) {
-            return Err(format!("{} tokens, none of which is the byte {byte:#04x} (truncated?)", tokens.len()));
+            return Err(WorldError::NoByte { tokens: tokens.len(), byte });
         }
         let mut sorted: Vec<(Vec<u8>, u32)> = ids.into_iter().collect();
         sorted.sort_unstable();
@@ -143,15 +143,14 @@ fn tree(sorted: &[(Vec<u8>, u32)]) -> Vec<Node> {
     nodes
 }
 
-fn entry(line: &str) -> Sound<(u32, Vec<u8>)> {
-    const EXPECTED: &str = "expected an id, a literal and its length";
-    let (id, rest) = line.split_once(' ').ok_or(EXPECTED)?;
-    let (literal, length) = rest.rsplit_once(' ').ok_or(EXPECTED)?;
+fn entry(line: &str) -> Result<(u32, Vec<u8>), WorldLineError> {
+    let (id, rest) = line.split_once(' ').ok_or(WorldLineError::Fields)?;
+    let (literal, length) = rest.rsplit_once(' ').ok_or(WorldLineError::Fields)?;
     let id = id.parse().ok().filter(|id| *id != END_OF_TEXT);
-    let id = id.ok_or_else(|| format!("expected an id of 32 bits above 0 in {line:?}"))?;
-    let token = parse(literal).filter(|token| !token.is_empty()).ok_or_else(|| format!("{literal} is no literal of a token"))?;
+    let id = id.ok_or_else(|| WorldLineError::Id(line.to_owned()))?;
+    let token = parse(literal).filter(|token| !token.is_empty()).ok_or_else(|| WorldLineError::Literal(literal.to_owned()))?;
     if length.parse() != Ok(token.len()) {
-        return Err(format!("the token is of {} bytes, but the line says {length}", token.len()));
+        return Err(WorldLineError::Length { found: token.len(), says: length.to_owned() });
     }
     Ok((id, token))
 }

@@ -10,6 +10,7 @@
 //! Source: `torch/serialization.py` (`_save`, `_load`) and
 //! `caffe2/serialize/inline_container.h`, which describes the archive.
 
+mod error;
 mod globals;
 mod pickle;
 mod rebuild;
@@ -20,6 +21,7 @@ mod zip;
 
 use super::{Bytes, Checkpoint, DenseTensor, Unread, double};
 use crate::error::{Error, Result};
+use error::{ArchiveError, FileError, ViewError};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -31,9 +33,6 @@ pub const SINGLE: &str = "pytorch_model.bin";
 /// Name of the list of shards.
 pub const INDEX: &str = "pytorch_model.bin.index.json";
 
-/// Result of a parser that knows no file name; the caller adds the name to the error.
-type Parsed<T> = std::result::Result<T, String>;
-
 /// Whether this begins as a checkpoint does.
 pub fn recognises(bytes: &[u8]) -> bool {
     zip::recognises(bytes)
@@ -41,11 +40,11 @@ pub fn recognises(bytes: &[u8]) -> bool {
 
 /// The names of all tensors in the file.
 pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<String>> {
-    let fail = |reason: String| Error::format(path, reason);
+    let fail = |error: FileError| Error::broken(path, error);
     let bytes = Bytes::map(path)?;
-    let archive = Archive::open(&bytes).map_err(fail)?;
-    let (values, root) = pickle::read(&bytes[archive.pickle.clone()]).map_err(fail)?;
-    let tensors = state_dict::tensors(&values, root).map_err(fail)?;
+    let archive = Archive::open(&bytes).map_err(|error| fail(error.into()))?;
+    let (values, root) = pickle::read(&bytes[archive.pickle.clone()]).map_err(|error| fail(error.into()))?;
+    let tensors = state_dict::tensors(&values, root).map_err(|error| fail(error.into()))?;
     // Gathered tensors take memory: together no more than the file has bytes, for
     // a few bytes may claim to be any number of numbers.
     let mut budget = bytes.len();
@@ -59,7 +58,7 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
         };
         let size = tensor.dtype.size_bytes;
         let seen = archive.view(&bytes, tensor, size, &mut budget);
-        let mut bytes = seen.map_err(|reason| fail(format!("tensor {}: {reason}", shown(name))))?;
+        let mut bytes = seen.map_err(|error| fail(FileError::View { name: shown(name), error }))?;
         if size > float_type.size_bytes() {
             bytes = double::narrowed(bytes);
         }
@@ -76,30 +75,28 @@ struct Archive {
 }
 
 impl Archive {
-    fn open(bytes: &[u8]) -> Parsed<Self> {
+    fn open(bytes: &[u8]) -> std::result::Result<Self, ArchiveError> {
         if is_legacy(bytes) {
-            let reason =
-                "in the format of torch before 1.6, which is not read: save it again with a newer torch, or convert it to safetensors";
-            return Err(reason.into());
+            return Err(ArchiveError::Legacy);
         }
         if !zip::recognises(bytes) {
-            return Err(format!("truncated or not a checkpoint of torch.save: it has {} bytes and does not begin as one", bytes.len()));
+            return Err(ArchiveError::NotACheckpoint { bytes: bytes.len() });
         }
         let files = zip::read(bytes)?;
         // All lie in one folder, named as the file once was.
         let mut folders = files.keys().filter_map(|name| name.strip_suffix("/data.pkl")).filter(|folder| !folder.contains('/'));
-        let (folder, other) = (folders.next().ok_or("a zip archive, but none of torch.save: no data.pkl is in it")?, folders.next());
+        let (folder, other) = (folders.next().ok_or(ArchiveError::NoPickle)?, folders.next());
         if other.is_some() {
-            return Err("holds two files data.pkl".into());
+            return Err(ArchiveError::TwoPickles);
         }
         let file = |name: &str| files.get(format!("{folder}/{name}").as_str()).cloned();
         if file("constants.pkl").is_some() {
-            return Err("a TorchScript program: save the model's state_dict instead".into());
+            return Err(ArchiveError::TorchScript);
         }
         // Files older than the mark are of the machine that wrote them, and few were big-endian.
         match file("byteorder").map(|place| &bytes[place]) {
             None | Some(b"little") => {}
-            Some(other) => return Err(format!("its byteorder is {}: only little is read", shown(&String::from_utf8_lossy(other)))),
+            Some(other) => return Err(ArchiveError::ByteOrder(shown(&String::from_utf8_lossy(other)))),
         }
         let prefix = format!("{folder}/data/");
         let storage = |(name, place): (&&str, &Range<usize>)| Some((name.strip_prefix(&prefix)?.to_owned(), place.clone()));
@@ -107,29 +104,26 @@ impl Archive {
     }
 
     /// The numbers of a tensor, of `size` bytes each, row by row; `budget` bytes at most may be gathered.
-    fn view(&self, bytes: &Bytes, tensor: &Tensor, size: usize, budget: &mut usize) -> Parsed<Bytes> {
+    fn view(&self, bytes: &Bytes, tensor: &Tensor, size: usize, budget: &mut usize) -> std::result::Result<Bytes, ViewError> {
         let Tensor { storage, offset, shape, strides, .. } = tensor;
-        let key = shown(storage.key);
-        let place = self.storages.get(storage.key).ok_or_else(|| format!("its storage data/{key} is not in the archive"))?.clone();
+        let key = || shown(storage.key);
+        let place = self.storages.get(storage.key).ok_or_else(|| ViewError::NoStorage { key: key() })?.clone();
         let expected = storage.len.checked_mul(storage.dtype.map_or(1, |_| size));
         if expected != Some(place.len()) {
-            let expected = expected.map_or("more than there can be".to_owned(), |n| n.to_string());
-            return Err(format!("its storage data/{key} takes {expected} bytes, its file has {}", place.len()));
+            return Err(ViewError::StorageSize { key: key(), expected, found: place.len() });
         }
         let held = place.len() / size;
         let fits = strided::reach(*offset, shape, strides).is_some_and(|reach| reach <= held);
         let len = strided::len(shape).and_then(|len| len.checked_mul(size)).filter(|_| fits).ok_or_else(|| {
-            format!("shape {shape:?} with strides {strides:?} from number {offset} is not within its storage data/{key} of {held} numbers")
+            let (shape, strides) = (shape.clone(), strides.clone());
+            ViewError::Outside { key: key(), shape, strides, offset: *offset, held }
         })?;
         if strided::is_contiguous(shape, strides) {
             let start = if len == 0 { place.start } else { place.start + offset * size };
             return Ok(bytes.slice(start..start + len));
         }
-        *budget = budget.checked_sub(len).ok_or_else(|| {
-            format!(
-                "shape {shape:?} with strides {strides:?}: tensors that are no plain part of their storage take more bytes than the file"
-            )
-        })?;
+        let over_budget = || ViewError::TooLarge { shape: shape.clone(), strides: strides.clone() };
+        *budget = budget.checked_sub(len).ok_or_else(over_budget)?;
         let (source, offset, shape, strides) = (bytes.slice(place), *offset, shape.clone(), strides.clone());
         Ok(Bytes::made_late(len, move || strided::gather(&source, size, offset, &shape, &strides)))
     }

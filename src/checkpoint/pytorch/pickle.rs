@@ -5,8 +5,9 @@
 //! Source: the opcodes as Python's `pickletools.py` describes them, protocols 2 to
 //! 5; those that `torch.save` writes for dicts of tensors and plain values.
 
+use super::error::{FileError, PickleError};
 use super::value::{Id, Value, Values};
-use super::{Parsed, globals, number, rebuild, shown};
+use super::{globals, number, rebuild, shown};
 use std::collections::HashMap;
 
 /// Some 30 are needed for a tensor. A step adds one value at most, so this bounds
@@ -19,20 +20,22 @@ const MAX_TEXT: usize = 1 << 20;
 /// Bytes of a name.
 const MAX_NAME: usize = 256;
 
+type Result<T> = std::result::Result<T, PickleError>;
+
 /// Reads a pickle: its values, and which of them it is.
-pub fn read(bytes: &[u8]) -> Parsed<(Values<'_>, Id)> {
+pub fn read(bytes: &[u8]) -> std::result::Result<(Values<'_>, Id), FileError> {
     let mut machine = Machine { bytes, at: 0, values: Values::default(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     for _ in 0..MAX_STEPS {
         let at = machine.at;
-        let root = machine.step().map_err(|reason| format!("its pickle {reason} (byte {at})"))?;
+        let root = machine.step().map_err(|error| FileError::Opcode { error, at })?;
         if let Some(root) = root {
             return match bytes.len() - machine.at {
                 0 => Ok((machine.values, root)),
-                rest => Err(format!("its pickle ends {rest} bytes before its file does")),
+                rest => Err(FileError::Pickle(PickleError::Trailing { rest })),
             };
         }
     }
-    Err(format!("its pickle takes more than {MAX_STEPS} steps"))
+    Err(FileError::Pickle(PickleError::Steps { max: MAX_STEPS }))
 }
 
 struct Machine<'a> {
@@ -47,18 +50,18 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// One opcode; the value that the pickle is after the last.
-    fn step(&mut self) -> Parsed<Option<Id>> {
+    fn step(&mut self) -> Result<Option<Id>> {
         match self.byte()? {
             // STOP
             b'.' => return self.pop().map(Some),
             // PROTO
             0x80 => match self.byte()? {
                 2..=5 => {}
-                other => return Err(format!("is of protocol {other}: 2 to 5 are read")),
+                other => return Err(PickleError::Protocol(other)),
             },
             // FRAME
             0x95 => match self.number(8)? {
-                len if len > (self.bytes.len() - self.at) as u64 => return Err("is truncated".into()),
+                len if len > (self.bytes.len() - self.at) as u64 => return Err(PickleError::Truncated),
                 _ => {}
             },
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT
@@ -90,7 +93,7 @@ impl<'a> Machine<'a> {
             0x86 => self.tuple(2)?,
             0x87 => self.tuple(3)?,
             b'(' => match self.marks.len() {
-                MAX_DEPTH => return Err(format!("is nested deeper than {MAX_DEPTH}")),
+                MAX_DEPTH => return Err(PickleError::Depth { max: MAX_DEPTH }),
                 _ => self.marks.push(self.stack.len()),
             },
             b't' => {
@@ -119,7 +122,7 @@ impl<'a> Machine<'a> {
                 let dict = self.top()?;
                 match items.as_chunks() {
                     (pairs, []) => self.values.dict(dict)?.extend(pairs.iter().map(|&[key, value]| (key, value))),
-                    _ => return Err("sets a key without a value".into()),
+                    _ => return Err(PickleError::KeyWithoutValue),
                 }
             }
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
@@ -158,42 +161,42 @@ impl<'a> Machine<'a> {
                 let built = self.top()?;
                 self.values.dict(built)?;
             }
-            other => return Err(format!("has the opcode {other:#04x}, which torch.save does not write for tensors")),
+            other => return Err(PickleError::UnknownOpcode(other)),
         }
         Ok(None)
     }
 
-    fn take(&mut self, len: usize) -> Parsed<&'a [u8]> {
-        let end = self.at.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or("is truncated")?;
+    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or(PickleError::Truncated)?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Parsed<u8> {
+    fn byte(&mut self) -> Result<u8> {
         Ok(self.take(1)?[0])
     }
 
-    fn number(&mut self, width: usize) -> Parsed<u64> {
+    fn number(&mut self, width: usize) -> Result<u64> {
         let taken = self.take(width)?;
         Ok(number(taken, 0, width).expect("so many were taken"))
     }
 
     /// Bytes behind their length.
-    fn counted(&mut self, width: usize) -> Parsed<&'a [u8]> {
+    fn counted(&mut self, width: usize) -> Result<&'a [u8]> {
         match self.number(width)? {
-            len if len > MAX_TEXT as u64 => Err(format!("has a text of {len} bytes: {MAX_TEXT} at most are read")),
+            len if len > MAX_TEXT as u64 => Err(PickleError::LongText { len, max: MAX_TEXT }),
             len => self.take(len as usize),
         }
     }
 
     /// Text up to the end of its line.
-    fn line(&mut self) -> Parsed<&'a str> {
+    fn line(&mut self) -> Result<&'a str> {
         let rest = &self.bytes[self.at..];
-        let none = if rest.len() < MAX_NAME { "is truncated" } else { "has a name without an end" };
-        let len = rest.iter().take(MAX_NAME).position(|&b| b == b'\n').ok_or(none)?;
+        let no_end = if rest.len() < MAX_NAME { PickleError::Truncated } else { PickleError::EndlessName };
+        let len = rest.iter().take(MAX_NAME).position(|&b| b == b'\n').ok_or(no_end)?;
         self.at += len + 1;
-        std::str::from_utf8(&rest[..len]).map_err(|_| "has a name that is no text".into())
+        std::str::from_utf8(&rest[..len]).map_err(|_| PickleError::Name)
     }
 
     fn push(&mut self, value: Value<'a>) {
@@ -201,30 +204,30 @@ impl<'a> Machine<'a> {
         self.stack.push(id);
     }
 
-    fn top(&self) -> Parsed<Id> {
+    fn top(&self) -> Result<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        Ok(*self.stack[floor..].last().ok_or("takes from an empty stack")?)
+        Ok(*self.stack[floor..].last().ok_or(PickleError::EmptyStack)?)
     }
 
-    fn pop(&mut self) -> Parsed<Id> {
+    fn pop(&mut self) -> Result<Id> {
         let top = self.top()?;
         self.stack.pop();
         Ok(top)
     }
 
-    fn pop_mark(&mut self) -> Parsed<Vec<Id>> {
-        let mark = self.marks.pop().ok_or("closes a mark that is not open")?;
+    fn pop_mark(&mut self) -> Result<Vec<Id>> {
+        let mark = self.marks.pop().ok_or(PickleError::NoMark)?;
         Ok(self.stack.split_off(mark))
     }
 
-    fn int(&mut self, width: usize) -> Parsed<()> {
+    fn int(&mut self, width: usize) -> Result<()> {
         let n = self.number(width)?;
         self.push(Value::Int(n as i64));
         Ok(())
     }
 
     /// A signed number of any width.
-    fn long(&mut self) -> Parsed<()> {
+    fn long(&mut self) -> Result<()> {
         let width = self.byte()?.into();
         let bytes = self.take(width)?;
         let sign = if bytes.last().is_some_and(|&b| b >= 0x80) { 0xff } else { 0 };
@@ -240,48 +243,47 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn text(&mut self, width: usize) -> Parsed<()> {
-        let text = std::str::from_utf8(self.counted(width)?).map_err(|_| "has a text that is not UTF-8")?;
+    fn text(&mut self, width: usize) -> Result<()> {
+        let text = std::str::from_utf8(self.counted(width)?).map_err(|_| PickleError::Text)?;
         self.push(Value::Text(text));
         Ok(())
     }
 
-    fn blob(&mut self, width: usize) -> Parsed<()> {
+    fn blob(&mut self, width: usize) -> Result<()> {
         self.counted(width)?;
         self.push(Value::Other("bytes"));
         Ok(())
     }
 
-    fn tuple(&mut self, len: usize) -> Parsed<()> {
-        let mut items = (0..len).map(|_| self.pop()).collect::<Parsed<Vec<_>>>()?;
+    fn tuple(&mut self, len: usize) -> Result<()> {
+        let mut items = (0..len).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
         items.reverse();
         self.push(Value::Tuple(items));
         Ok(())
     }
 
-    fn append(&self) -> Parsed<()> {
+    fn append(&self) -> Result<()> {
         match self.values.get(self.top()?) {
             Value::List => Ok(()),
-            other => Err(format!("appends to {}", other.kind())),
+            other => Err(PickleError::NotAList(other.kind())),
         }
     }
 
-    fn put(&mut self, width: usize) -> Parsed<()> {
+    fn put(&mut self, width: usize) -> Result<()> {
         let (place, top) = (self.number(width)? as u32, self.top()?);
         self.memo.insert(place, top);
         Ok(())
     }
 
-    fn get(&mut self, width: usize) -> Parsed<()> {
+    fn get(&mut self, width: usize) -> Result<()> {
         let place = self.number(width)? as u32;
-        let id = self.memo.get(&place).ok_or_else(|| format!("reads place {place} of its memo, where nothing is"))?;
+        let id = self.memo.get(&place).ok_or(PickleError::Memo(place))?;
         self.stack.push(*id);
         Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Parsed<()> {
-        let global = globals::find(module, name)
-            .ok_or_else(|| format!("calls {}.{}: refused, a checkpoint may hold tensors only", shown(module), shown(name)))?;
+    fn global(&mut self, module: &str, name: &str) -> Result<()> {
+        let global = globals::find(module, name).ok_or_else(|| PickleError::Refused { module: shown(module), name: shown(name) })?;
         self.push(Value::Global(global));
         Ok(())
     }

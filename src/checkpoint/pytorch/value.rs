@@ -1,7 +1,7 @@
 //! What a pickle holds once it is read. Values refer to each other by number, so
 //! that one that holds itself, or is nested deeply, harms nobody.
 
-use super::Parsed;
+use super::error::PickleError;
 use super::globals::{Dtype, Global};
 
 /// The number of a value.
@@ -93,34 +93,34 @@ impl<'a> Values<'a> {
     }
 
     /// The pairs of a dict, to add to.
-    pub fn dict(&mut self, id: Id) -> Parsed<&mut Vec<(Id, Id)>> {
+    pub fn dict(&mut self, id: Id) -> Result<&mut Vec<(Id, Id)>, PickleError> {
         match &mut self.0[id as usize] {
             Value::Dict(pairs) => Ok(pairs),
-            other => Err(format!("sets an item of {}", other.kind())),
+            other => Err(PickleError::NotADict(other.kind())),
         }
     }
 
     /// A tuple's items.
-    pub fn tuple(&self, id: Id) -> Parsed<&[Id]> {
+    pub fn tuple(&self, id: Id) -> Result<&[Id], PickleError> {
         match self.get(id) {
             Value::Tuple(items) => Ok(items),
-            other => Err(format!("has {} where a tuple is expected", other.kind())),
+            other => Err(PickleError::Kind { found: other.kind(), expected: "a tuple" }),
         }
     }
 
     /// A text.
-    pub fn text(&self, id: Id) -> Parsed<&'a str> {
+    pub fn text(&self, id: Id) -> Result<&'a str, PickleError> {
         match self.get(id) {
             Value::Text(text) => Ok(text),
-            other => Err(format!("has {} where a text is expected", other.kind())),
+            other => Err(PickleError::Kind { found: other.kind(), expected: "a text" }),
         }
     }
 
     /// A number that counts something.
-    pub fn size(&self, id: Id) -> Parsed<usize> {
+    pub fn size(&self, id: Id) -> Result<usize, PickleError> {
         match self.get(id) {
-            Value::Int(n) => usize::try_from(*n).map_err(|_| format!("has {n} where a size, a stride or an offset is expected")),
-            other => Err(format!("has {} where a size, a stride or an offset is expected", other.kind())),
+            Value::Int(n) => usize::try_from(*n).map_err(|_| PickleError::Negative(*n)),
+            other => Err(PickleError::Kind { found: other.kind(), expected: "a size, a stride or an offset" }),
         }
     }
 }

@@ -6,9 +6,12 @@
 //! The directory at the end says what there is. The local headers are asked for
 //! their length only: PyTorch pads it, so that data begins at a multiple of 64.
 
-use super::{Parsed, number, shown};
+use super::error::ArchiveError;
+use super::{number, shown};
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+type Result<T> = std::result::Result<T, ArchiveError>;
 
 const LOCAL: &[u8] = b"PK\x03\x04";
 const ENTRY: &[u8] = b"PK\x01\x02";
@@ -27,7 +30,7 @@ pub fn recognises(bytes: &[u8]) -> bool {
 }
 
 /// File name -> where its bytes lie.
-pub fn read(bytes: &[u8]) -> Parsed<BTreeMap<&str, Range<usize>>> {
+pub fn read(bytes: &[u8]) -> Result<BTreeMap<&str, Range<usize>>> {
     let directory = directory(bytes)?;
     let mut files = BTreeMap::new();
     // From local header to last byte: two files must not share any.
@@ -38,24 +41,23 @@ pub fn read(bytes: &[u8]) -> Parsed<BTreeMap<&str, Range<usize>>> {
         let data = entry.data(bytes, directory.start)?;
         taken.push((entry.header..data.end, entry.name));
         if files.insert(entry.name, data).is_some() {
-            return Err(format!("holds two files named {}", shown(entry.name)));
+            return Err(ArchiveError::TwoFiles(shown(entry.name)));
         }
         at = entry.end;
     }
     taken.sort_by_key(|(place, _)| (place.start, place.end));
     match taken.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
-        Some(pair) => Err(format!("its files {} and {} overlap", shown(pair[0].1), shown(pair[1].1))),
+        Some(pair) => Err(ArchiveError::Overlap(shown(pair[0].1), shown(pair[1].1))),
         None => Ok(files),
     }
 }
 
 /// Where the central directory lies.
-fn directory(bytes: &[u8]) -> Parsed<Range<usize>> {
-    let truncated = || "truncated or not a zip archive: it does not end as one".to_owned();
+fn directory(bytes: &[u8]) -> Result<Range<usize>> {
     // A comment of up to 65535 bytes may follow.
-    let last = bytes.len().checked_sub(END_BYTES).ok_or_else(truncated)?;
+    let last = bytes.len().checked_sub(END_BYTES).ok_or(ArchiveError::NotAnArchive)?;
     let ends_here = |&at: &usize| bytes[at..].starts_with(END) && number(bytes, at + 20, 2) == Some((bytes.len() - at - END_BYTES) as u64);
-    let end = (last.saturating_sub(0xffff)..=last).rev().find(ends_here).ok_or_else(truncated)?;
+    let end = (last.saturating_sub(0xffff)..=last).rev().find(ends_here).ok_or(ArchiveError::NotAnArchive)?;
     let locator = end.checked_sub(LOCATOR_64_BYTES).filter(|&at| bytes[at..].starts_with(LOCATOR_64));
     // Where the end begins, the width of its numbers, and the place of the first.
     let (end, width, first) = match locator {
@@ -63,7 +65,7 @@ fn directory(bytes: &[u8]) -> Parsed<Range<usize>> {
             let at = number(bytes, locator + 8, 8).and_then(|at| usize::try_from(at).ok()).filter(|&at| {
                 bytes.get(at..).is_some_and(|b| b.starts_with(END_64)) && at.checked_add(END_64_BYTES).is_some_and(|end| end <= locator)
             });
-            (at.ok_or("its zip64 end is not where its locator says")?, 8, 40)
+            (at.ok_or(ArchiveError::Zip64End)?, 8, 40)
         }
         None => (end, 4, 12),
     };
@@ -72,7 +74,7 @@ fn directory(bytes: &[u8]) -> Parsed<Range<usize>> {
         .zip(field(1))
         .and_then(|(size, start)| Some(start..start.checked_add(size)?))
         .filter(|directory| directory.end <= end)
-        .ok_or_else(|| format!("its central directory is not before byte {end}, where its end is"))
+        .ok_or(ArchiveError::DirectoryOutside { end })
 }
 
 /// A line of the central directory.
@@ -86,8 +88,8 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn read(bytes: &'a [u8], at: usize) -> Parsed<Self> {
-        let broken = || format!("its central directory is broken at byte {at}");
+    fn read(bytes: &'a [u8], at: usize) -> Result<Self> {
+        let broken = || ArchiveError::Directory { at };
         if !bytes[at..].starts_with(ENTRY) {
             return Err(broken());
         }
@@ -99,10 +101,10 @@ impl<'a> Entry<'a> {
         let name = bytes.get(at + 46..name_end).and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(broken)?;
         let extra = bytes.get(name_end..extra_end).filter(|_| end <= bytes.len()).ok_or_else(broken)?;
         if field(8, 2)? & ENCRYPTED != 0 {
-            return Err(format!("its file {} is encrypted", shown(name)));
+            return Err(ArchiveError::Encrypted(shown(name)));
         }
         if field(10, 2)? != STORED {
-            return Err(format!("its file {} is compressed (method {}): only stored ones can be viewed", shown(name), field(10, 2)?));
+            return Err(ArchiveError::Compressed { name: shown(name), method: field(10, 2)? });
         }
         let mut wide = zip64_field(extra);
         let mut size = |offset: usize| match field(offset, 4)? {
@@ -116,20 +118,19 @@ impl<'a> Entry<'a> {
         };
         let (len, packed_len, header) = (size(24)?, size(20)?, size(42)?);
         if len != packed_len {
-            return Err(format!("its file {} is stored, and yet of {len} bytes that take {packed_len}", shown(name)));
+            return Err(ArchiveError::StoredLength { name: shown(name), len, packed_len });
         }
         Ok(Self { name, header, len, end })
     }
 
     /// Where the bytes of the file are, `limit` being where the directory begins.
-    fn data(&self, bytes: &[u8], limit: usize) -> Parsed<Range<usize>> {
-        let name = shown(self.name);
-        let outside = || format!("truncated or damaged: its file {name} of {} bytes at byte {} is not in it", self.len, self.header);
+    fn data(&self, bytes: &[u8], limit: usize) -> Result<Range<usize>> {
+        let outside = || ArchiveError::OutsideFile { name: shown(self.name), len: self.len, at: self.header };
         let local = bytes[..limit].get(self.header..).filter(|b| b.starts_with(LOCAL)).ok_or_else(outside)?;
         let lens = number(local, 26, 2).zip(number(local, 28, 2)).ok_or_else(outside)?;
         let start = 30 + (lens.0 + lens.1) as usize;
         if local.get(30..30 + lens.0 as usize) != Some(self.name.as_bytes()) {
-            return Err(format!("its file {name} has another name at byte {}", self.header));
+            return Err(ArchiveError::OtherName { name: shown(self.name), at: self.header });
         }
         match start.checked_add(self.len).filter(|&end| end <= local.len()) {
             Some(end) => Ok(self.header + start..self.header + end),

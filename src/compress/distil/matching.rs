@@ -33,16 +33,52 @@ pub struct Matching {
     projections: Option<[Variable; 2]>,
 }
 
+/// Reason why a student and a teacher cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum MatchingError {
+    /// A block of the teacher's that is named and not there.
+    #[error("layers: the teacher has no block {block}, it has {blocks}")]
+    NoBlock {
+        /// The block.
+        block: usize,
+        /// Number of the teacher's blocks.
+        blocks: usize,
+    },
+    /// Other numbers of heads, where scores are compared.
+    #[error(
+        "attention: block {block} has {heads} heads and the teacher's block {of} has {teacher_heads}; their scores can be compared where they are as many, their relations (loss = \"relations\") anywhere"
+    )]
+    Heads {
+        /// The student's block.
+        block: usize,
+        /// Its heads.
+        heads: usize,
+        /// The teacher's block.
+        of: usize,
+        /// Its heads.
+        teacher_heads: usize,
+    },
+    /// A block of another mixer.
+    #[error("attention: a block has none: it mixes tokens in another way")]
+    NoAttention,
+}
+
 impl Matching {
-    /// Of a student and a teacher; `only` one block, where it is learnt alone. Fails with
-    /// a reason where the two cannot be compared.
-    pub fn new(plan: &Distil, student: &ModelSpec, teacher: &ModelSpec, only: Option<usize>, device: Device) -> Result<Self, String> {
+    /// Of a student and a teacher; `only` one block, where it is learnt alone. Fails where
+    /// the two cannot be compared.
+    pub fn new(
+        plan: &Distil,
+        student: &ModelSpec,
+        teacher: &ModelSpec,
+        only: Option<usize>,
+        device: Device,
+    ) -> Result<Self, MatchingError> {
         let map = match plan.layers.as_slice() {
             [] => evenly(student.blocks.len(), teacher.blocks.len()),
             layers => layers.to_vec(),
         };
         if let Some(block) = map.iter().find(|&&block| block >= teacher.blocks.len()) {
-            return Err(format!("layers: the teacher has no block {block}, it has {}", teacher.blocks.len()));
+            return Err(MatchingError::NoBlock { block: *block, blocks: teacher.blocks.len() });
         }
         let mut relations = Vec::new();
         if let Some(wanted) = plan.attention {
@@ -52,12 +88,9 @@ impl Matching {
                         relations.push(common_divisor(own.n_kv_heads, its.n_kv_heads) as i64);
                     }
                     (Some(own), Some(its)) => {
-                        return Err(format!(
-                            "attention: block {i} has {} heads and the teacher's block {at} has {}; their scores can be compared where they are as many, their relations (loss = \"relations\") anywhere",
-                            own.n_heads, its.n_heads
-                        ));
+                        return Err(MatchingError::Heads { block: i, heads: own.n_heads, of: at, teacher_heads: its.n_heads });
                     }
-                    _ => return Err("attention: a block has none: it mixes tokens in another way".into()),
+                    _ => return Err(MatchingError::NoAttention),
                 }
             }
         }

@@ -65,6 +65,28 @@ pub struct Reader<'a> {
     tokenizer: &'a Tokenizer,
 }
 
+/// Reason why an item cannot be put to a model.
+#[derive(Debug, thiserror::Error)]
+pub enum WindowError {
+    /// The tokenizer makes nothing of it.
+    #[error("the continuation has no tokens")]
+    NoTokens,
+    /// It is never cut, as contexts are.
+    #[error("the continuation has {tokens} tokens, more than fit into the model's context of {context}")]
+    TooLong {
+        /// Tokens of the continuation.
+        tokens: usize,
+        /// Longest sequence of the model.
+        context: usize,
+    },
+    /// Nothing predicts the first token.
+    #[error("nothing comes before the continuation: the context is empty, and the model has no token that begins or ends a text")]
+    NoContext,
+    /// The tokenizer fails.
+    #[error(transparent)]
+    Tokenizer(#[from] Error),
+}
+
 /// Ids of a context and of the continuation that is scored behind it.
 type Pair = (Vec<u32>, Vec<u32>);
 
@@ -75,7 +97,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The windows of an item's answers, in their order; `examples` come before each.
-    pub fn windows(&self, item: &Item, examples: &str, spec: &ModelSpec) -> std::result::Result<Vec<Window>, String> {
+    pub fn windows(&self, item: &Item, examples: &str, spec: &ModelSpec) -> std::result::Result<Vec<Window>, WindowError> {
         let special = &spec.special;
         // Answers to one question share a context, which may be long.
         let mut last: Option<(&str, Vec<u32>)> = None;
@@ -83,10 +105,10 @@ impl<'a> Reader<'a> {
         for Answer { context, continuation } in &item.answers {
             let text = format!("{examples}{context}");
             if last.as_ref().is_none_or(|(other, _)| other != context) {
-                last = Some((context, self.given(&text, special).map_err(|e| e.to_string())?));
+                last = Some((context, self.given(&text, special)?));
             }
             let (_, given) = last.as_ref().expect("just encoded");
-            let pair = self.pair_behind(given, &text, continuation, special).map_err(|e| e.to_string())?;
+            let pair = self.pair_behind(given, &text, continuation, special)?;
             windows.push(window(spec, &pair)?);
         }
         Ok(windows)
@@ -145,22 +167,18 @@ fn is_blank(c: char) -> bool {
 
 /// A context, shortened at its beginning to what fits, and its continuation. What the tokenizer
 /// puts before a text stays.
-fn window(spec: &ModelSpec, (context, continuation): &Pair) -> std::result::Result<Window, String> {
+fn window(spec: &ModelSpec, (context, continuation): &Pair) -> std::result::Result<Window, WindowError> {
     let prefix = spec.special.prefix();
     let (first, context) = if context.starts_with(prefix) { context.split_at(prefix.len()) } else { context.split_at(0) };
     if continuation.is_empty() {
-        return Err("the continuation has no tokens".into());
+        return Err(WindowError::NoTokens);
     }
     let room = spec.context.checked_sub(first.len() + continuation.len());
-    let room = room.ok_or_else(|| {
-        format!("the continuation has {} tokens, more than fit into the model's context of {}", continuation.len(), spec.context)
-    })?;
+    let room = room.ok_or(WindowError::TooLong { tokens: continuation.len(), context: spec.context })?;
     let kept = &context[context.len() - context.len().min(room)..];
     let given = first.len() + kept.len();
     if given == 0 {
-        return Err(
-            "nothing comes before the continuation: the context is empty, and the model has no token that begins or ends a text".into()
-        );
+        return Err(WindowError::NoContext);
     }
     Ok(Window { ids: [first, kept, continuation].concat(), scored: given - 1..given + continuation.len() - 1 })
 }

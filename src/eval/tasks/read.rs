@@ -98,15 +98,11 @@ fn read_file(path: &Path) -> Result<Task> {
     let text = whole(path)?;
     let (mut kind, mut items) = (None, Vec::new());
     for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
-        let wrong = |reason| Error::format(path, format!("line {line}: {reason}"));
+        let wrong = |reason: ItemError| Error::format(path, format!("line {line}: {reason}"));
         let (of_line, answers, gold) = item(text).map_err(wrong)?;
         let of_task = *kind.get_or_insert(of_line);
         if of_line != of_task {
-            return Err(wrong(format!(
-                "it asks for {}, the lines before for {}: put each into a file of its own",
-                of_line.what(),
-                of_task.what()
-            )));
+            return Err(wrong(ItemError::OtherKind { found: of_line, before: of_task }));
         }
         items.push(Item { line, answers, gold });
     }
@@ -124,9 +120,29 @@ impl Kind {
     }
 }
 
-fn item(text: &str) -> std::result::Result<(Kind, Vec<Answer>, usize), String> {
+/// A line that is not an item.
+#[derive(Debug, thiserror::Error)]
+enum ItemError {
+    #[error("not a JSON object with the fields of a task: {0}")]
+    NotJson(#[from] serde_json::Error),
+    #[error("it must have query, choices and gold, or context_options, continuation and gold, or context and continuation")]
+    Fields,
+    #[error("{field} has {found} entries; it must have 2 at least")]
+    TooFew { field: &'static str, found: usize },
+    /// `index` is the entry of a field that is a list.
+    #[error("{field}{} is empty", index.map_or(String::new(), |index| format!("[{index}]")))]
+    Empty { field: &'static str, index: Option<usize> },
+    #[error("gold is missing: the number of the right answer, from 0")]
+    NoGold,
+    #[error("gold is {gold}, but {field} has {entries} entries: it must be 0 to {}", entries - 1)]
+    Gold { gold: i64, field: &'static str, entries: usize },
+    #[error("it asks for {}, the lines before for {}: put each into a file of its own", found.what(), before.what())]
+    OtherKind { found: Kind, before: Kind },
+}
+
+fn item(text: &str) -> std::result::Result<(Kind, Vec<Answer>, usize), ItemError> {
     let answer = |context: String, continuation: &str| Answer { context, continuation: format!(" {continuation}") };
-    match serde_json::from_str(text).map_err(|e| format!("not a JSON object with the fields of a task: {e}"))? {
+    match serde_json::from_str(text)? {
         Line { query: Some(query), choices: Some(choices), context_options: None, context: None, continuation: None, gold } => {
             let gold = gold_of(gold, &choices, "choices")?;
             let context = format!("{query}{CUE}");
@@ -134,31 +150,29 @@ fn item(text: &str) -> std::result::Result<(Kind, Vec<Answer>, usize), String> {
         }
         Line { context_options: Some(options), continuation: Some(end), query: None, choices: None, context: None, gold } => {
             let gold = gold_of(gold, &options, "context_options")?;
-            not_empty("continuation", &end)?;
+            not_empty("continuation", None, &end)?;
             Ok((Kind::Reversed, options.into_iter().map(|option| answer(option, &end)).collect(), gold))
         }
         Line { context: Some(context), continuation: Some(end), query: None, choices: None, context_options: None, gold: _ } => {
-            not_empty("continuation", &end)?;
+            not_empty("continuation", None, &end)?;
             Ok((Kind::Cloze, vec![answer(context, &end)], 0))
         }
-        _ => Err("it must have query, choices and gold, or context_options, continuation and gold, or context and continuation".into()),
+        _ => Err(ItemError::Fields),
     }
 }
 
-fn gold_of(gold: Option<i64>, answers: &[String], field: &str) -> std::result::Result<usize, String> {
-    if answers.len() < 2 {
-        return Err(format!("{field} has {} entries; it must have 2 at least", answers.len()));
+fn gold_of(gold: Option<i64>, answers: &[String], field: &'static str) -> std::result::Result<usize, ItemError> {
+    let entries = answers.len();
+    if entries < 2 {
+        return Err(ItemError::TooFew { field, found: entries });
     }
     for (i, answer) in answers.iter().enumerate() {
-        not_empty(&format!("{field}[{i}]"), answer)?;
+        not_empty(field, Some(i), answer)?;
     }
-    let gold = gold.ok_or("gold is missing: the number of the right answer, from 0")?;
-    usize::try_from(gold).ok().filter(|&gold| gold < answers.len()).ok_or_else(|| {
-        let last = answers.len() - 1;
-        format!("gold is {gold}, but {field} has {} entries: it must be 0 to {last}", answers.len())
-    })
+    let gold = gold.ok_or(ItemError::NoGold)?;
+    usize::try_from(gold).ok().filter(|&gold| gold < entries).ok_or(ItemError::Gold { gold, field, entries })
 }
 
-fn not_empty(field: &str, text: &str) -> std::result::Result<(), String> {
-    if text.trim().is_empty() { Err(format!("{field} is empty")) } else { Ok(()) }
+fn not_empty(field: &'static str, index: Option<usize>, text: &str) -> std::result::Result<(), ItemError> {
+    if text.trim().is_empty() { Err(ItemError::Empty { field, index }) } else { Ok(()) }
 }

@@ -37,30 +37,52 @@ impl Default for Layers {
     }
 }
 
+/// A number of layers that the rule, the list or the teacher does not allow.
+#[derive(Debug, thiserror::Error)]
+pub enum LayersError {
+    /// The list has another length.
+    #[error("n_layers = {count}, but layers names {}: {listed:?}; leave n_layers out", listed.len())]
+    Listed {
+        /// Layers that are asked for.
+        count: usize,
+        /// Layers of the list.
+        listed: Vec<usize>,
+    },
+    /// The rule needs a number.
+    #[error("layers needs n_layers beside it: how many")]
+    NoCount,
+    /// More than the teacher has, or none.
+    #[error("n_layers = {count} must be from 1 to {of}, the teacher's layers")]
+    OutOfRange {
+        /// Layers that are asked for.
+        count: usize,
+        /// The teacher's.
+        of: usize,
+    },
+}
+
 impl Layers {
     /// The layers of a teacher that has `of`, where `count` are asked for.
-    pub fn choose(&self, count: Option<usize>, of: usize) -> Result<Vec<usize>, String> {
+    pub fn choose(&self, count: Option<usize>, of: usize) -> Result<Vec<usize>, LayersError> {
         let chosen = match self {
             Layers::Listed(layers) => layers.clone(),
             Layers::Named(rule) => rule.choose(count, of)?,
         };
         match count {
-            Some(count) if count != chosen.len() => {
-                Err(format!("n_layers = {count}, but layers names {}: {chosen:?}; leave n_layers out", chosen.len()))
-            }
+            Some(count) if count != chosen.len() => Err(LayersError::Listed { count, listed: chosen }),
             _ => Ok(chosen),
         }
     }
 }
 
 impl LayerRule {
-    fn choose(self, count: Option<usize>, of: usize) -> Result<Vec<usize>, String> {
+    fn choose(self, count: Option<usize>, of: usize) -> Result<Vec<usize>, LayersError> {
         let count = match (self, count) {
             (Self::EverySecond, _) => of.div_ceil(2),
             (Self::Spread, None) => of,
-            (Self::First | Self::Last | Self::FirstLast, None) => return Err("layers needs n_layers beside it: how many".into()),
+            (Self::First | Self::Last | Self::FirstLast, None) => return Err(LayersError::NoCount),
             (_, Some(count)) if (1..=of).contains(&count) => count,
-            (_, Some(count)) => return Err(format!("n_layers = {count} must be from 1 to {of}, the teacher's layers")),
+            (_, Some(count)) => return Err(LayersError::OutOfRange { count, of }),
         };
         let gaps = (count - 1).max(1);
         let layer = |i| match self {

@@ -7,7 +7,7 @@ mod layers;
 mod reshape;
 mod select;
 
-pub use layers::{LayerRule, Layers};
+pub use layers::{LayerRule, Layers, LayersError};
 
 use super::{ModelSpec, Parameter};
 use crate::error::Result;

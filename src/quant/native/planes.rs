@@ -137,7 +137,7 @@ impl Planes<'_> {
         let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let own = *name == own_codebook(weight);
         let codebook = Codebook::new((!own).then(|| name.clone()), values);
-        let codebook = Arc::new(codebook.map_err(|found| self.mismatch(name, Codebook::EXPECTED.into(), found))?);
+        let codebook = Arc::new(codebook.map_err(|found| self.mismatch(name, Codebook::EXPECTED.into(), found.to_string()))?);
         if !own {
             codebooks.insert(name.clone(), codebook.clone());
         }
@@ -159,8 +159,8 @@ impl Planes<'_> {
         }
         let columns = read[columns_name].clone();
         // For each weight: one that is narrower may name the columns of another.
-        let wrong = |found| self.mismatch(name, format!("ascending columns below {width} in {columns_name}"), found);
-        columns.check(width).map_err(wrong)?;
+        let expected = || format!("ascending columns below {width} in {columns_name}");
+        columns.check(width).map_err(|found| self.mismatch(name, expected(), found.to_string()))?;
         let values = self.numbers(format!("{name}.outliers"), rows * columns.places.len())?;
         Ok(Some(PackedOutliers { columns, values }))
     }

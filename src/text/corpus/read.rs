@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
             Kind::Raw => {
                 if !bytes.len().is_multiple_of(2) {
                     let reason = format!("truncated, or no token ids of two bytes each: it has {} bytes", bytes.len());
-                    return Err(Error::format(path, reason));
+                    return Err(Error::truncated(path, reason));
                 }
                 let ids = self.ids(Dtype::U16, &bytes, path)?.expect("ids come in u16");
                 stream.add(Document { ids, unscored: 0 }, self.eos());
