@@ -314,7 +314,7 @@ fn what_cannot_be_is_refused_before_anything_is_read() {
         (folder.distil("progressive = 0.5", ""), "nothing to match"),
         (
             folder.distil("progressive = 1.0\nce_weight = 0.5\nhidden = { loss = 'mean_square', weight = 1.0 }", ""),
-            "hard and embedding are learnt by all together",
+            "ce_weight and embedding are learnt by all together",
         ),
         (folder.distil("kd_weight = 0.0\nce_weight = 1.0\ncache = { file = 'x' }", ""), "the teacher is not asked"),
         (folder.distil("", "momentum = 0.5"), "momentum is for optimizer = \"sgd\""),
