@@ -242,7 +242,9 @@ impl Statistics {
         if sums.tokens == 0.0 {
             sums.power = far_power(&x.abs());
         }
-        match (weights, lent_bf16(&x), gram::kernel()) {
+        // SAFETY: activations are written by the operation that makes them alone, and the slice
+        // does not outlive this call.
+        match (weights, unsafe { lent_bf16(&x) }, gram::kernel()) {
             (None, Some(numbers), Some(kernel)) if sums.power == 1.0 => sums.add_bf16(numbers, tokens, kernel),
             _ => sums.add(x.to_kind(Kind::Float), tokens, weights),
         }
@@ -321,7 +323,9 @@ impl Sums {
     /// the other way, at twice its speed.
     fn add_bf16(&mut self, x: &[bf16], tokens: i64, kernel: gram::Kernel) {
         let pairs = gram::Pairs::new(x, self.magnitudes.numel());
-        kernel.add(&pairs, in_place(&mut self.products).expect("made here"));
+        // SAFETY: `products` was allocated by `Sums::none` and has no other handle.
+        let products = unsafe { in_place(&mut self.products) };
+        kernel.add(&pairs, products.expect("a contiguous f32 tensor on the CPU"));
         let _ = self.magnitudes.g_add_(&Tensor::from_slice(&pairs.magnitudes));
         self.greatest = self.greatest.maximum(&Tensor::from_slice(&pairs.greatest));
         self.tokens += tokens as f64;
