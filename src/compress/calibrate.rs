@@ -194,17 +194,33 @@ impl Stream {
         progress: &dyn Progress,
         solve: &mut dyn FnMut(&'static str, Statistics) -> Result<()>,
     ) -> Result<()> {
+        self.advance_abreast(spec, weights, inputs, is_read, progress, &mut |input, x, tokens| {
+            let mut statistics = Statistics::default();
+            x.iter().zip(tokens).for_each(|(x, tokens)| statistics.add(input, x, tokens.as_ref()));
+            solve(input, statistics)
+        })
+    }
+
+    /// The same where `solve` is given the input itself: `[batch, tokens, in]` and the weights of
+    /// its tokens `[batch · tokens]`, of each batch.
+    pub fn advance_abreast(
+        &mut self,
+        spec: &Block,
+        weights: &Parameters,
+        inputs: &[&str],
+        is_read: bool,
+        progress: &dyn Progress,
+        solve: &mut dyn FnMut(&'static str, &[Tensor], &[Option<Tensor>]) -> Result<()>,
+    ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let steps = self.len();
         let tokens: Vec<Option<Tensor>> = (0..self.batches.len()).map(|batch| self.importance(batch)).collect();
         let (mut solved, mut left) = (Ok(()), inputs.len());
         let behind = block_until(spec, weights, std::mem::take(&mut self.batches), &mut |input, x| {
             if inputs.contains(&input) {
-                let mut statistics = Statistics::default();
-                x.iter().zip(&tokens).for_each(|(x, tokens)| statistics.add(input, x, tokens.as_ref()));
                 progress.advance(steps);
                 left -= 1;
-                solved = solve(input, statistics);
+                solved = solve(input, x, &tokens);
             }
             if solved.is_err() || (left == 0 && !is_read) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

@@ -45,6 +45,11 @@ impl Parameter {
         Self { tensor, weight: Some(weight) }
     }
 
+    /// From a tensor in memory, in the number format of `compute`.
+    pub fn of_tensor(tensor: &Tensor, compute: Compute) -> Self {
+        Self { tensor: tensor.to_kind(compute.kind).to_device(compute.device), weight: None }
+    }
+
     /// The numbers. Not to be cloned beyond the life of `self`, whence private to
     /// this crate.
     pub(crate) fn tensor(&self) -> &Tensor {
@@ -123,6 +128,12 @@ impl Parameters {
     /// Whether a weight had to be decoded, which is worth doing once.
     pub fn any_packed(&self) -> bool {
         self.by_role.borrow().values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
+    }
+
+    /// Bytes of all tensors.
+    pub fn len_bytes(&self) -> usize {
+        let bytes = |p: &Parameter| p.tensor.numel() * p.tensor.kind().elt_size_in_bytes();
+        self.by_role.borrow().values().map(bytes).sum()
     }
 
     /// Puts a parameter in the place of that name; none may be lent out.

@@ -13,12 +13,12 @@ use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::solve::relative_error::energy;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::QuantizedTensor;
 use crate::quant::grid::{Grid, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
+use crate::quant::{QuantizedTensor, Scheme, exponents};
 use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use tch::{Kind, Tensor};
 
 /// The method.
@@ -32,7 +32,7 @@ impl LayerMethod for Ternary {
         let share = self.options.scale;
         match self.options.solver {
             TernarySolver::Absmean => {
-                let measured = |site: &Site| Outcome::measured(site, absmean(site, share), &input.hessian, Vec::new());
+                let measured = |site: &Site| Outcome::measured(site, absmean_of(site, share), &input.hessian, Vec::new());
                 Ok(sites.iter().map(measured).collect())
             }
             TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(sites, &input.hessian, share, damp_percent, rounds),
@@ -40,10 +40,21 @@ impl LayerMethod for Ternary {
     }
 }
 
-fn absmean(site: &Site, share: Share) -> QuantizedTensor {
+fn absmean_of(site: &Site, share: Share) -> QuantizedTensor {
     let weight = to_array(&site.weight);
-    let scales = mean_magnitudes(weight.view(), share);
-    round(weight.view(), site.scheme, scales)
+    round(weight.view(), site.scheme, mean_magnitudes(weight.view(), share))
+}
+
+/// Codes of a weight `[out, in]` on scales that are mean magnitudes. Rows that f16 scales cannot
+/// hold get [`exponents`].
+pub fn absmean(weight: ArrayView2<f32>, scheme: Scheme, share: Share) -> QuantizedTensor {
+    let on_scales = |weight: ArrayView2<f32>| round(weight, scheme, mean_magnitudes(weight, share));
+    let Some(exponents) = exponents::of_rows(&exponents::greatest_of_rows(weight), scheme, share == Share::Tensor) else {
+        return on_scales(weight);
+    };
+    let mut divided = weight.as_standard_layout().into_owned();
+    exponents::divide(&mut divided, &exponents);
+    QuantizedTensor { exponents: Some(exponents), ..on_scales(divided.view()) }
 }
 
 /// All sites of one input, with one factorisation, in the precision of `T`: `rounds` times
@@ -58,7 +69,7 @@ pub fn in_turn<T: Number>(sites: &[Site], hessian: &Tensor, share: Share, damp_p
         let target = weight.matmul(&hessian);
         let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
         let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
-        let (error, tensor) = solver.run::<T>(absmean(site, share), rounds);
+        let (error, tensor) = solver.run::<T>(absmean_of(site, share), rounds);
         let squared_error = error * solver.energy;
         Outcome { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };

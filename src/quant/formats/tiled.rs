@@ -294,10 +294,13 @@ impl PackedTensor {
         let mut codes = vec![0i8; self.tiling.columns];
         self.tiling.get(tile, r, &mut codes);
         for (group, codes) in codes.chunks(width).enumerate() {
-            let grid = self.grid(row, group);
-            for (column, &code) in (group * width..).zip(codes) {
-                let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = grid.decode_by(self.book.as_deref(), code);
+            let (grid, first) = (self.grid(row, group), group * width);
+            match &self.permutation {
+                None => grid.decode_all(self.book.as_deref(), codes, &mut out[first..first + codes.len()]),
+                Some(permutation) => {
+                    let places = &permutation.order[first..first + codes.len()];
+                    places.iter().zip(codes).for_each(|(&place, &code)| out[place as usize] = grid.decode_by(self.book.as_deref(), code));
+                }
             }
         }
         if let Some(outliers) = &self.outliers {
