@@ -13,6 +13,7 @@ use crate::checkpoint::{Bytes, header_bytes, open_exclusive, part_of};
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
+use crate::model::rows_at_a_time;
 use crate::progress::{Progress, Unit};
 use crate::text::corpus::{Piece, Pieces};
 use half::f16;
@@ -203,9 +204,11 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
     let hidden = run(teacher, &sequences, Recording::whole(teacher), &mut |_, _| ());
     let exit = teacher.exit();
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
-    // A sequence at a time: of a large vocabulary no more is held.
-    for i in 0..pieces.len() as i64 {
-        let logits = first(&exit.forward(teacher.spec(), &hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
+    let flat = hidden.flatten(0, 1);
+    let (tokens, at_a_time) = (flat.size()[0], rows_at_a_time(teacher.spec()) as i64);
+    for start in (0..tokens).step_by(at_a_time as usize) {
+        let some = flat.narrow(0, start, at_a_time.min(tokens - start));
+        let logits = first(&exit.forward(teacher.spec(), &some), contents.vocab_size as i64).to_kind(Kind::Float);
         let log_p = (logits / contents.temperature).log_softmax(-1, None);
         let (top, ids) = log_p.topk(contents.top_k as i64, -1, true, true);
         let rests = to_vec(&log_of_rest(&top));

@@ -1,12 +1,14 @@
 //! Gradients of the calibration's loss with respect to weights.
 
-use crate::compress::tensors::{Compute, wide};
+use crate::compress::distil::divergence::cross_entropy;
+use crate::compress::distil::head::{Weighted, predict};
+use crate::compress::tensors::Compute;
 use crate::compress::train::{Network, Recording, Tape, Trained};
 use crate::error::Result;
 use crate::progress::{Progress, Unit};
 use crate::quant::WeightStore;
 use std::collections::BTreeMap;
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Tensor};
 
 /// Means over sequences, by canonical name of a matrix.
 pub struct Gradients(BTreeMap<String, Of>);
@@ -37,13 +39,17 @@ impl Gradients {
             progress.may_go_on()?;
             let sequences = [sequence.as_slice()];
             let tape = Tape::record(&network, &sequences, Recording { checkpointing: true, ..Recording::whole(&network) });
-            let hidden = tape.hidden().detach().set_requires_grad(true);
-            let logits = wide(&network.exit().forward(spec, &hidden)).squeeze_dim(0);
             let next: Vec<i64> = sequence[1..].iter().map(|&id| id.into()).collect();
-            let next = Tensor::from_slice(&next).to_device(compute.device);
-            let heard = logits.narrow(0, 0, next.size()[0]);
-            heard.cross_entropy_loss::<Tensor>(&next, None, Reduction::Mean, -100, 0.0).backward();
-            tape.backward(Some(hidden.grad()), &|_| false, &mut |_, _| None);
+            let scored = next.len() as i64;
+            // Nothing follows the last token.
+            let next = Tensor::from_slice(&[&next[..], &[0]].concat()).to_device(compute.device);
+            let shares = Tensor::full([scored + 1], 1.0 / scored as f64, (Kind::Float, compute.device));
+            let _ = shares.get(scored).fill_(0.0);
+            let (_, gradient) = predict(&network, tape.hidden(), true, &mut |start, count, logits| {
+                let slope = cross_entropy(logits, &next.narrow(0, start, count));
+                vec![Weighted { name: "loss", slope, weights: shares.narrow(0, start, count) }]
+            });
+            tape.backward(Some(gradient), &|_| false, &mut |_, _| None);
             let _no_grad = tch::no_grad_guard();
             for mut variable in network.variables() {
                 let gradient = variable.tensor.grad();
