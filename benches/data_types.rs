@@ -30,7 +30,7 @@ const SETTINGS: [(usize, usize, bool); 8] =
 /// A name of [`NAMES`] at a width; centred integers are those with zero points.
 fn scheme(name: &str, bits: usize, group_size: usize, centred: bool) -> Scheme {
     let data_type = if name == "fp" { DataType::float(bits) } else { name.parse().expect("a name") };
-    let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_book(bits) };
+    let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_codebook(bits) };
     Scheme { code: code.expect("bits"), group_size, symmetric: !centred, data_type }
 }
 
@@ -117,7 +117,7 @@ fn table(subject: &Subject, before: f64, points: &[Point]) -> String {
         };
         let block = if centred { format!("{group}, centred") } else { group.to_string() };
         let cells: Vec<_> = row.iter().map(cell).collect();
-        // That of a shared book: a weight's own adds to small models what it would not to large ones.
+        // That of a shared codebook: a weight's own adds to small models what it would not to large ones.
         writeln!(page, "| {bits} | {block} | {:.2} | {} |", row[1].bits_per_weight, cells.join(" | ")).unwrap();
     }
     page

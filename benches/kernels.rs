@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use thimble::kernels::{Int8Rows, Kernels, Tile, supported};
 use thimble::quant::formats::tiled::{PackedTensor, TILE_ROWS};
-use thimble::quant::{Book, Code, DataType, Layout, QuantizedTensor, Scheme};
+use thimble::quant::{Code, Codebook, DataType, Layout, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
 const SIZE: usize = 2048;
@@ -19,12 +19,12 @@ fn activations(tokens: usize) -> Vec<f32> {
 }
 
 fn weight(code: Code) -> PackedTensor {
-    let data_type = if code.has_book() { DataType::Normal } else { DataType::Int };
+    let data_type = if code.has_codebook() { DataType::Normal } else { DataType::Int };
     let scheme = Scheme { data_type, ..Scheme::integers(code, 128, true) };
     let random = Random::new(2, 0);
     let (first, last) = code.range();
     let mut tensor = QuantizedTensor::blank(scheme, SIZE, SIZE);
-    tensor.book = Book::shared(data_type, code.bits()).map(Arc::new);
+    tensor.codebook = Codebook::shared(data_type, code.bits()).map(Arc::new);
     for (code, i) in tensor.codes.iter_mut().zip(0..) {
         *code = (first + random.below((last - first + 1) as u64, i) as i32) as i8;
     }
@@ -62,7 +62,7 @@ fn packed(c: &mut Criterion) {
             let x = activations(tokens);
             let int8 = Int8Rows::quantize(&x, SIZE, supported().next().expect("scalar"));
             let name = match code {
-                Code::Ternary | Code::Trits => format!("{code:?}").to_lowercase(),
+                Code::Ternary | Code::Base3 => format!("{code:?}").to_lowercase(),
                 _ => weight.tiling.scheme.data_type.at(code.bits()),
             };
             if code.is_whole() {

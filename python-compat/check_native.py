@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 TOLERANCE = 1e-3
-# By the bits of a code: "int4" is a number itself, "book4" a place in a book.
+# By the bits of a code: "int4" is a number itself, "book4" an index into a codebook.
 PLANES = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}
 SPAN = {2: 16, 3: 32, 4: 8, 5: 32, 6: 32, 7: 32, 8: 4}
 MODULES = {
@@ -41,7 +41,7 @@ def unpack_codes(data, scheme):
     tile_rows = 16 if scheme["layout"] == "tiles" else 1
     tiles = -(-rows // 16) * 16 // tile_rows
     if scheme["code"] == "trits":
-        return unpack_trits(data.reshape(tiles, -1, tile_rows, 4))[:rows, :columns]
+        return unpack_base3(data.reshape(tiles, -1, tile_rows, 4))[:rows, :columns]
     width = bits_of(scheme)
     spans = -(-columns // SPAN[width])
     units = SPAN[width] // 4
@@ -63,7 +63,7 @@ def unpack_codes(data, scheme):
     return codes[:rows, :columns]
 
 
-def unpack_trits(data):
+def unpack_base3(data):
     """Bytes [tiles, spans, tile_rows, 4] of five units each, the first in the first digit -> codes [rows, columns]"""
     digits, rest = [], data.astype(np.int32)
     for _ in range(5):

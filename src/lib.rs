@@ -15,7 +15,9 @@
 //! | [`runtime`] | the device: decoder, cache, sampler |
 //! | [`kernels`] | arithmetic of the device, one file or folder an instruction set; second moments, for what compresses |
 //! | [`quant`] | schemes, rounding, packed layout, native file |
-//! | [`model`] | what a model is, and the families that read checkpoints |
+//! | [`model`] | parameters by canonical name, and the families that read checkpoints |
+//! | [`forward`] | the forward pass of every model, written once over a backend |
+//! | [`spec`] | what a model is, as data |
 //! | [`text`] | tokenizers, and the corpus to train on |
 //! | [`checkpoint`] | mapped weights, atomic writing |
 //! | [`json`] | JSON files: byte-order marks, NaN and Infinity |
@@ -32,6 +34,7 @@ pub mod error;
 pub mod eval;
 pub mod exit;
 pub mod export;
+pub mod forward;
 pub mod input;
 pub mod json;
 pub mod kernels;
@@ -49,6 +52,7 @@ pub mod recipe;
 #[cfg(feature = "torch")]
 pub mod report;
 pub mod runtime;
+pub mod spec;
 pub mod text;
 pub mod threads;
 

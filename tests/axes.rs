@@ -3,8 +3,9 @@
 #[path = "common/data.rs"]
 mod data;
 
-use thimble::model::spec::Mixer;
-use thimble::model::{Axis, DenseModel, Inner, ModelSpec};
+use thimble::forward::Inner;
+use thimble::model::{Axis, DenseModel, ModelSpec};
+use thimble::spec::Op;
 
 fn spec(fixture: &str) -> ModelSpec {
     DenseModel::open_hugging_face(&data::fixture(fixture)).unwrap().spec().clone()
@@ -15,13 +16,15 @@ fn all_sizes_apart(mut spec: ModelSpec) -> ModelSpec {
     (spec.vocab_size, spec.context, spec.hidden_size) = (1009, 1013, 1019);
     spec.embedding.width = spec.embedding.width.map(|_| 1021);
     for (i, block) in spec.blocks.iter_mut().enumerate() {
-        block.ffn.width = 2003 + i;
-        match &mut block.mixer {
-            Mixer::Attention(attention) => {
-                (attention.n_kv_heads, attention.head_dim) = (31 + i, 307 + i);
-                attention.n_heads = 7 * attention.n_kv_heads;
+        for sub_layer in &mut block.sub_layers {
+            match &mut sub_layer.op {
+                Op::Attention(attention) => {
+                    (attention.n_kv_heads, attention.head_dim) = (31 + i, 307 + i);
+                    attention.n_heads = 7 * attention.n_kv_heads;
+                }
+                Op::Wkv(wkv) => wkv.width = 3001 + i,
+                Op::FeedForward(ffn) => ffn.width = 2003 + i,
             }
-            Mixer::Wkv(wkv) => wkv.width = 3001 + i,
         }
     }
     spec

@@ -582,7 +582,7 @@ fn each_file(write: impl Fn(&Path), cases: Vec<Case>, check: impl Fn(&str, &Path
 /// A table of numbers is looked into without another thought: none may pass that is
 /// shorter than its codes reach, or of numbers that kernels do not take.
 #[test]
-fn books_that_lie_are_refused() {
+fn codebooks_that_lie_are_refused() {
     const OWN: &str = "blocks.0.ffn.down.book";
     let golden = |path: &Path| {
         std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden-books.thimble"), path).unwrap();
@@ -590,22 +590,22 @@ fn books_that_lie_are_refused() {
     };
     let tensors = |what, edit: fn(&mut damage::Tensors), says| case(what, move |path| edit_tensors(path, edit), says);
     let scheme = |key: &str, value, says| metadata(SCHEMES, format!("/blocks.0.ffn.gate/{key}"), value, says);
-    let put = |t: &mut damage::Tensors, book: &str, place: usize, value: f32| t.put(book, place, &value.to_le_bytes());
-    let value = |what, book: &'static str, place, value: f32, says| {
-        case(what, move |path| edit_tensors(path, |t| put(t, book, place, value)), says)
+    let put = |t: &mut damage::Tensors, codebook: &str, place: usize, value: f32| t.put(codebook, place, &value.to_le_bytes());
+    let value = |what, codebook: &'static str, place, value: f32, says| {
+        case(what, move |path| edit_tensors(path, |t| put(t, codebook, place, value)), says)
     };
     let cases = vec![
-        tensors("book absent", |t| t.remove("book.nf6"), &["book.nf6", "is missing"]),
-        tensors("own book absent", |t| t.remove(OWN), &[OWN, "is missing"]),
+        tensors("codebook absent", |t| t.remove("book.nf6"), &["book.nf6", "is missing"]),
+        tensors("own codebook absent", |t| t.remove(OWN), &[OWN, "is missing"]),
         tensors(
-            "book cut",
+            "codebook cut",
             |t| {
                 t.resize("book.nf6", 128);
                 t.header["book.nf6"]["shape"] = json!([32]);
             },
             &["book.nf6", "64 × F32", "[32]"],
         ),
-        tensors("book of another type", |t| t.header["book.nf6"]["dtype"] = "I32".into(), &["book.nf6", "× F32", "× I32"]),
+        tensors("codebook of another type", |t| t.header["book.nf6"]["dtype"] = "I32".into(), &["book.nf6", "× F32", "× I32"]),
         value("NaN", "book.nf6", 9, f32::NAN, &["book.nf6", "ascend", "NaN"]),
         value("infinite", "book.nf6", 63, f32::INFINITY, &["book.nf6", "finite", "inf"]),
         value("out of order", "book.nf6", 9, 0.5, &["book.nf6", "ascend", "0.5 before"]),
@@ -617,15 +617,15 @@ fn books_that_lie_are_refused() {
             &["ffn.gate.zeros", "index 5"],
         ),
         tensors("offsets of integers", |t| t.header["blocks.0.ffn.gate.zeros"]["dtype"] = "U16".into(), &["ffn.gate.zeros", "F16", "U16"]),
-        scheme("book", Value::Null, &["blocks.0.ffn.gate", "a book"]),
+        scheme("book", Value::Null, &["blocks.0.ffn.gate", "a codebook"]),
         scheme("book", json!("book.nf4"), &["book.nf4", "64 × F32", "[16]"]),
         scheme("book", json!("blocks.0.ffn.gate.codes"), &["blocks.0.ffn.gate.codes", "F32", "U8"]),
-        scheme("code", json!("int6"), &["blocks.0.ffn.gate", "no book"]),
+        scheme("code", json!("int6"), &["blocks.0.ffn.gate", "no codebook"]),
         scheme("code", json!("book9"), &[SCHEMES, "book9", "book8"]),
-        metadata(SCHEMES, "/blocks.1.ffn.down/book".into(), json!("book.nf4"), &["blocks.1.ffn.down", "no book"]),
+        metadata(SCHEMES, "/blocks.1.ffn.down/book".into(), json!("book.nf4"), &["blocks.1.ffn.down", "no codebook"]),
     ];
     each_file(golden, cases, opening_is_refused);
-    // A name is for people: one that is not known runs by its book.
+    // A name is for people: one that is not known runs by its codebook.
     let unknown = vec![scheme("data_type", json!("posit"), &[])];
     each_file(golden, unknown, |what, path, _| open_and_run(path).unwrap_or_else(|e| panic!("{what}: {e}")));
 }

@@ -89,14 +89,17 @@ fn a_student_learns_and_comes_nearer_to_its_teacher() {
 fn every_objective_learns_and_repeats() {
     let folder = Folder::new();
     let objectives = [
-        ("hard = 1.0\nsoft = 0.0", ""),
+        ("ce_weight = 1.0\nkd_weight = 0.0", ""),
         ("divergence = { skewed_reverse_kl = 0.1 }\ntemperature = 2.0", "optimizer = 'sgd'\nlearning_rate = 0.5"),
-        ("soft = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\nattention = { loss = 'scores', weight = 0.1 }", ""),
-        ("hidden = { loss = 'last_cosine', weight = 1.0 }\nhard = 0.5", "average = 0.9"),
+        (
+            "kd_weight = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\nattention = { loss = 'scores', weight = 0.1 }",
+            "",
+        ),
+        ("hidden = { loss = 'last_cosine', weight = 1.0 }\nce_weight = 0.5", "ema_decay = 0.9"),
         ("on_policy = { method = 'gkd', prompt = 4 }\ndivergence = { jensen_shannon = 0.5 }", ""),
-        ("on_policy = { method = 'minillm', prompt = 4 }\ndivergence = 'reverse_kl'\nhard = 0.1", ""),
-        ("divergence = 'forward_kl'", "trains = { rank = 4, targets = ['*.attn.*'] }"),
-        ("divergence = 'forward_kl'", "trains = 'norms'\ncheckpointing = true"),
+        ("on_policy = { method = 'minillm', prompt = 4 }\ndivergence = 'reverse_kl'\nce_weight = 0.1", ""),
+        ("divergence = 'forward_kl'", "trainable = { rank = 4, targets = ['*.attn.*'] }"),
+        ("divergence = 'forward_kl'", "trainable = 'norms'\ncheckpointing = true"),
     ];
     for (keys, training) in objectives {
         let rate = if training.contains("learning_rate") { "" } else { "learning_rate = 0.01\n" };
@@ -159,7 +162,7 @@ fn a_cached_teacher_is_the_teacher() {
 fn micro_batches_are_one_batch() {
     let folder = Folder::new();
     let lines = |micro: usize| {
-        let keys = "hard = 0.5\nembedding = 0.1\nattention = { loss = 'distributions', weight = 0.1 }";
+        let keys = "ce_weight = 0.5\nembedding = 0.1\nattention = { loss = 'distributions', weight = 0.1 }";
         let distil = folder.distil(keys, "tokens = 1500").replace("micro_batch = 3", &format!("micro_batch = {micro}"));
         let report = folder.run(&format!("{STUDENT}{distil}"), &micro.to_string()).unwrap();
         report.stages[1].training[0].lines.iter().map(|line| line.loss).collect::<Vec<_>>()
@@ -193,7 +196,7 @@ fn a_changed_text_is_another_run() {
 fn a_run_that_diverges_is_stopped_and_its_best_state_restored() {
     let folder = Folder::new();
     let untrained = folder.run(STUDENT, "untrained").unwrap();
-    let distil = folder.distil("hard = 1.0", "tokens = 60000\nevaluate_every = 1000\nclip = 0\nweight_decay = 0\nwarmup = 0");
+    let distil = folder.distil("ce_weight = 1.0", "tokens = 60000\nevaluate_every = 1000\nclip = 0\nweight_decay = 0\nwarmup = 0");
     let report = folder.run(&format!("{STUDENT}{}", distil.replace("learning_rate = 0.01", "learning_rate = 1e18")), "out").unwrap();
     let training = &report.stages[1].training[0];
     assert_eq!(training.end, End::Diverged);
@@ -206,7 +209,8 @@ fn a_run_that_diverges_is_stopped_and_its_best_state_restored() {
 #[test]
 fn training_stops_where_nothing_gets_better() {
     let folder = Folder::new();
-    let distil = folder.distil("hard = 1.0\nsoft = 0.0", "tokens = 60000\nevaluate_every = 5\npatience = 3\nschedule = 'constant'");
+    let distil =
+        folder.distil("ce_weight = 1.0\nkd_weight = 0.0", "tokens = 60000\nevaluate_every = 5\npatience = 3\nschedule = 'constant'");
     let report = folder.run(&format!("{STUDENT}{}", distil.replace("0.01", "1e-30")), "out").unwrap();
     let training = &report.stages[1].training[0];
     assert_eq!(training.end, End::NoProgress);
@@ -218,8 +222,8 @@ fn training_stops_where_nothing_gets_better() {
 #[test]
 fn a_killed_training_goes_on_bit_for_bit() {
     let folder = Folder::new();
-    let keys = "hard = 0.3\nhidden = { loss = 'mean_square', weight = 0.1 }";
-    let training = "tokens = 60000\nevaluate_every = 25\naverage = 0.95\nsave_minutes = 0.002";
+    let keys = "ce_weight = 0.3\nhidden = { loss = 'mean_square', weight = 0.1 }";
+    let training = "tokens = 60000\nevaluate_every = 25\nema_decay = 0.95\nsave_minutes = 0.002";
     let recipe = folder.path("recipe.toml");
     std::fs::write(&recipe, folder.recipe(&format!("{STUDENT}{}", folder.distil(keys, training)))).unwrap();
     let start = |out: &str| -> Child {
@@ -304,28 +308,28 @@ fn what_cannot_be_is_refused_before_anything_is_read() {
         ("[[stage]]\n[stage.student]\n".to_owned(), "it would be its teacher"),
         ("[[stage]]\n[stage.student]\nlayers = [0, 7]\n".to_owned(), "7"),
         ("[[stage]]\n[stage.distil]\n".to_owned(), "names nothing to train on"),
-        (folder.distil("soft = 0.0", ""), "every loss has weight 0"),
+        (folder.distil("kd_weight = 0.0", ""), "every loss has weight 0"),
         (folder.distil("temperature = 0.0", ""), "temperature 0"),
         (folder.distil("divergence = { jensen_shannon = 1.0 }", ""), "between 0 and 1"),
         (folder.distil("progressive = 0.5", ""), "nothing to match"),
         (
-            folder.distil("progressive = 1.0\nhard = 0.5\nhidden = { loss = 'mean_square', weight = 1.0 }", ""),
+            folder.distil("progressive = 1.0\nce_weight = 0.5\nhidden = { loss = 'mean_square', weight = 1.0 }", ""),
             "hard and embedding are learnt by all together",
         ),
-        (folder.distil("soft = 0.0\nhard = 1.0\ncache = { file = 'x' }", ""), "the teacher is not asked"),
+        (folder.distil("kd_weight = 0.0\nce_weight = 1.0\ncache = { file = 'x' }", ""), "the teacher is not asked"),
         (folder.distil("", "momentum = 0.5"), "momentum is for optimizer = \"sgd\""),
         (folder.distil("", "optimizer = 'sgd'\nbetas = [0.9, 0.99]"), "betas and epsilon are for optimizer = \"adamw\""),
-        (folder.distil("", "schedule = 'constant'\nlast = 0.5"), "it does not fall"),
+        (folder.distil("", "schedule = 'constant'\nmin_lr_ratio = 0.5"), "it does not fall"),
         (folder.distil("layers = [0]", ""), "the student has 2 blocks"),
         (folder.distil("cache = { file = 'x', top_k = 96 }", ""), "below the vocabulary"),
         (folder.distil("on_policy = { method = 'minillm' }", ""), "reverse_kl"),
         (folder.distil("on_policy = { method = 'gkd', prompt = 99 }", ""), "prompt must be"),
         (folder.distil("", "freeze = ['*']"), "nothing left to train"),
         (folder.distil("", "freeze = ['nothing']"), "names no parameter"),
-        (folder.distil("", "trains = { rank = 0 }"), "rank"),
+        (folder.distil("", "trainable = { rank = 0 }"), "rank"),
         (folder.distil("", "patience = 1\nevaluate_every = 0"), "patience"),
         (folder.distil("", "warmup = 1.0"), "warmup"),
-        (folder.distil("", "trains = { rank = 1000000 }"), "rank must be from 1 to"),
+        (folder.distil("", "trainable = { rank = 1000000 }"), "rank must be from 1 to"),
         (folder.distil("", "save_minutes = 1e300"), "save_minutes"),
         (folder.distil("divergence = 'reverse_kl'\ntemperature = 2.0\non_policy = { method = 'minillm' }", ""), "temperature 1"),
         (folder.distil("layers = [0, 9]\nhidden = { loss = 'mean_square', weight = 1.0 }", ""), "has no block 9"),

@@ -11,9 +11,9 @@ use normal::normal;
 use obq::Problem;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
-use thimble::compress::quantize::{Site, gptq};
-use thimble::compress::solve::relative_error::{energy as energy_of, relative_error};
-use thimble::quant::grid::{Grid, GridChoice, GridSearch};
+use thimble::compress::quantize::{TargetLayer, gptq};
+use thimble::compress::solve::relative_error::{quadratic_form, relative_error};
+use thimble::quant::quant_params::{GridChoice, GridSearch, QuantParams};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::{Code, DataType, Scheme};
 use thimble::random::Random;
@@ -35,8 +35,8 @@ fn tensor(array: &Array2<f64>) -> Tensor {
     Tensor::from_slice(&array.iter().copied().collect::<Vec<_>>()).view([array.nrows() as i64, array.ncols() as i64])
 }
 
-fn site(weight: &Array2<f64>, scheme: Scheme) -> Site {
-    Site { name: "w".into(), scheme, weight: tensor(weight) }
+fn layer(weight: &Array2<f64>, scheme: Scheme) -> TargetLayer {
+    TargetLayer { name: "w".into(), scheme, weight: tensor(weight) }
 }
 
 /// A layer, and how it is to be solved.
@@ -66,7 +66,7 @@ fn cases() -> Vec<Case> {
         (3, 130, 32, 4, true, GroupAware),
         (2, 210, 160, 4, false, GroupAware),
     ];
-    let books = [
+    let codebooks = [
         (5, 100, 32, 4, true, On, DataType::Normal),
         (4, 172, 64, 4, false, GroupAware, DataType::Normal),
         (3, 96, 0, 3, true, Off, DataType::float(3)),
@@ -88,7 +88,7 @@ fn cases() -> Vec<Case> {
             options: GptqOptions { act_order, static_groups, grid, ..GptqOptions::default() },
         })
     };
-    shapes.into_iter().chain(books).flat_map(case).collect()
+    shapes.into_iter().chain(codebooks).flat_map(case).collect()
 }
 
 fn search() -> GridChoice {
@@ -98,17 +98,17 @@ fn search() -> GridChoice {
 /// The search of GPTQ's `quant.py`.
 const PUBLISHED: GridSearch = GridSearch { steps: 100, norm: 2.4, ..GridSearch::DEFAULT };
 
-/// In every order, with grids fixed at first or as their group is reached, of all
+/// In every order, with quantisation parameters fixed at first or as their group is reached, of all
 /// values or searched.
 #[test]
 fn equals_optimal_brain_quantisation_with_explicit_inverses() {
     let difference = |(seed, Case { rows, columns, group_size, bits, symmetric, data_type, options }): (usize, Case)| {
         let mut greatest = 0.0f64;
-        let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_book(bits) }.unwrap();
+        let code = if data_type.is_int() { Code::from_bits(bits) } else { Code::of_codebook(bits) }.unwrap();
         let scheme = Scheme { data_type, ..Scheme::integers(code, group_size, symmetric) };
         let weight = normal(Random::new(seed as u64, 1), (rows, columns));
         let hessian = hessian(seed as u64, columns);
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
+        let outcome = gptq::<f64>(&[layer(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
         assert!(outcome.remarks.is_empty());
 
         let group = if group_size == 0 { columns } else { group_size };
@@ -127,7 +127,7 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             weight: weight.select(Axis(1), &order),
             hessian: damped,
             levels: high - low,
-            book: outcome.tensor.book.iter().flat_map(|book| book.values()).map(|v| f64::from(*v)).collect(),
+            codebook: outcome.tensor.codebook.iter().flat_map(|codebook| codebook.values()).map(|v| f64::from(*v)).collect(),
             group,
             symmetric,
             fixed: options.static_groups,
@@ -137,14 +137,14 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
             },
         });
 
-        // Decoded in f64, where every value is exact, or next to it where a book has
+        // Decoded in f64, where every value is exact, or next to it where a codebook has
         // fractions.
         let tensor = &outcome.tensor;
         let width = scheme.group_columns(columns);
         for (solved, &column) in order.iter().enumerate() {
             let place = if by_order { solved } else { column };
             for row in 0..rows {
-                let fast: f64 = tensor.grid(row, place / width).decode_by(tensor.book.as_deref(), tensor.codes[[row, place]]);
+                let fast: f64 = tensor.quant_params(row, place / width).decode_by(tensor.codebook.as_deref(), tensor.codes[[row, place]]);
                 greatest = greatest.max((fast - naive[[row, solved]]).abs());
             }
         }
@@ -158,35 +158,36 @@ fn equals_optimal_brain_quantisation_with_explicit_inverses() {
 /// Columns by what the options say, written out.
 fn expected_order(hessian: &Array2<f64>, by: ActOrder, group: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..hessian.nrows()).collect();
-    let energy = |i: usize| hessian[[i, i]];
+    let moment = |i: usize| hessian[[i, i]];
     let mean = |i: usize| {
-        let members: Vec<f64> = (0..hessian.nrows()).filter(|j| j / group == i / group).map(energy).collect();
+        let members: Vec<f64> = (0..hessian.nrows()).filter(|j| j / group == i / group).map(moment).collect();
         members.iter().sum::<f64>() / members.len() as f64
     };
     match by {
         ActOrder::Off => (),
-        ActOrder::On => order.sort_by(|&a, &b| energy(b).total_cmp(&energy(a))),
+        ActOrder::On => order.sort_by(|&a, &b| moment(b).total_cmp(&moment(a))),
         ActOrder::GroupAware => order.sort_by(|&a, &b| {
             let groups = mean(b).total_cmp(&mean(a)).then((a / group).cmp(&(b / group)));
-            groups.then(energy(b).total_cmp(&energy(a)))
+            groups.then(moment(b).total_cmp(&moment(a)))
         }),
     }
     order
 }
 
-/// A searched grid is never worse than that of all values, by its own measure, and
+/// The result of a grid search is never worse than the range of all values, by its own measure, and
 /// importance moves it towards what counts.
 #[test]
 fn searched_grids_lower_the_error_they_are_judged_by() {
     let scheme = Scheme::integers(Code::Int3, 0, false);
-    let found = |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, book: None, choice }.grid(values, importance);
+    let found =
+        |choice, values: &[f64], importance: Option<&[f64]>| Rounding { scheme, codebook: None, choice }.quant_params(values, importance);
     let norm = GridSearch::DEFAULT.norm;
     let mut better = 0;
     for seed in 0..20 {
         let values = normal(Random::new(seed, 1), (1, 64)).mapv(|v| v * v * v).into_raw_vec_and_offset().0;
         let importance: Vec<f64> = normal(Random::new(seed, 2), (1, 64)).iter().map(|v| v * v).collect();
-        let error = |grid: Grid, importance: &[f64], norm: f64| -> f64 {
-            let rounded = |v: f64| grid.decode::<f64>(grid.encode(scheme, v));
+        let error = |params: QuantParams, importance: &[f64], norm: f64| -> f64 {
+            let rounded = |v: f64| params.decode::<f64>(params.encode(scheme, v));
             values.iter().zip(importance).map(|(&v, i)| i * (rounded(v) - v).abs().powf(norm)).sum()
         };
         let even = vec![1.0; 64];
@@ -199,12 +200,12 @@ fn searched_grids_lower_the_error_they_are_judged_by() {
         let weighted = found(search(), &values, Some(&importance));
         assert!(error(weighted, &importance, norm) <= error(narrow, &importance, norm), "seed {seed}");
     }
-    assert!(better >= 15, "a search finds better grids nearly always: {better} of 20");
+    assert!(better >= 15, "a search finds better parameters nearly always: {better} of 20");
     // Nothing to search.
     for values in [vec![0.0; 5], vec![-2.5; 5], vec![3.0]] {
-        let grid = found(search(), &values, None);
-        assert!(grid.scale > half::f16::ZERO && grid.scale.is_finite());
-        let rounded: f64 = grid.decode(grid.encode(scheme, values[0]));
+        let params = found(search(), &values, None);
+        assert!(params.scale > half::f16::ZERO && params.scale.is_finite());
+        let rounded: f64 = params.decode(params.encode(scheme, values[0]));
         assert!((rounded - values[0]).abs() < 2e-3, "{rounded} for {}", values[0]);
     }
 }
@@ -216,12 +217,12 @@ fn single_precision_loses_nothing_that_matters() {
         let (weight, hessian) = (normal(Random::new(seed, 1), (16, 256)), hessian(seed, 256));
         let scheme = Scheme::integers(Code::Int3, 64, false);
         let options = GptqOptions::default();
-        let (weight, hessian_tensor) = (site(&weight, scheme).weight, tensor(&hessian));
+        let (weight, hessian_tensor) = (layer(&weight, scheme).weight, tensor(&hessian));
         let error = |dequantized: Array2<f32>| {
             let q = tensor(&dequantized.mapv(f64::from));
             relative_error(&weight, &q, &hessian_tensor)
         };
-        let solve = |kind| Site { name: "w".into(), scheme, weight: weight.to_kind(kind) };
+        let solve = |kind| TargetLayer { name: "w".into(), scheme, weight: weight.to_kind(kind) };
         let single = error(gptq::<f32>(&[solve(Kind::Float)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
         let double = error(gptq::<f64>(&[solve(Kind::Double)], hessian_tensor.copy(), options, "p").unwrap()[0].tensor.dequantize());
         println!("relative error {single:.5} in f32, {double:.5} in f64");
@@ -229,7 +230,7 @@ fn single_precision_loses_nothing_that_matters() {
     }
 }
 
-/// Columns of inputs that calibration never met are rounded to nearest on the grids of their groups,
+/// Columns of inputs that calibration never met are rounded to nearest by the quantisation parameters of their groups,
 /// and all others are what optimal-brain quantisation makes of them alone: no error is made good by
 /// a column that meets nothing, nor by its leave.
 #[test]
@@ -244,30 +245,30 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
     let live: Vec<usize> = (0..80).filter(|column| !dead.contains(column)).collect();
     for act_order in [ActOrder::Off, ActOrder::On, ActOrder::GroupAware] {
         let options = GptqOptions { act_order, static_groups: true, grid: GridChoice::MinMax, ..GptqOptions::default() };
-        let outcome = gptq::<f64>(&[site(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
-        // Grids are those of the weight as it was, those of plain rounding.
+        let outcome = gptq::<f64>(&[layer(&weight, scheme)], tensor(&hessian), options, "p").unwrap().remove(0);
+        // Parameters are those of the weight as it was, those of plain rounding.
         let plain = thimble::quant::rounding::round_to_nearest(weight.mapv(|v| v as f32).view(), scheme);
         let solved = outcome.tensor.dequantize();
         for &column in &dead {
             assert_eq!(solved.column(column), plain.dequantize().column(column), "{act_order:?}, column {column}");
         }
-        // The live ones alone, on the grids of their groups, in float64.
+        // The live ones alone, by the quantisation parameters of their groups, in float64.
         let damp = DAMP * live.iter().map(|&i| hessian[[i, i]]).sum::<f64>() / live.len() as f64;
         let mut order = live.clone();
-        let energy = |i: &usize| hessian[[*i, *i]];
+        let moment = |i: &usize| hessian[[*i, *i]];
         let group_mean = |i: &usize| {
             // A column that meets nothing counts as the mean of the others.
             let mean = damp / DAMP;
             let members: Vec<f64> =
-                (0..80).filter(|j| j / 32 == i / 32).map(|j| if dead.contains(&j) { mean } else { energy(&j) }).collect();
+                (0..80).filter(|j| j / 32 == i / 32).map(|j| if dead.contains(&j) { mean } else { moment(&j) }).collect();
             members.iter().sum::<f64>() / members.len() as f64
         };
         match act_order {
             ActOrder::Off => (),
-            ActOrder::On => order.sort_by(|a, b| energy(b).total_cmp(&energy(a))),
+            ActOrder::On => order.sort_by(|a, b| moment(b).total_cmp(&moment(a))),
             ActOrder::GroupAware => {
                 order.sort_by(|a, b| {
-                    group_mean(b).total_cmp(&group_mean(a)).then((a / 32).cmp(&(b / 32))).then(energy(b).total_cmp(&energy(a)))
+                    group_mean(b).total_cmp(&group_mean(a)).then((a / 32).cmp(&(b / 32))).then(moment(b).total_cmp(&moment(a)))
                 });
             }
         }
@@ -277,8 +278,8 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
         for i in 0..order.len() {
             let inverse = obq::inverse(&damped.slice(ndarray::s![i.., i..]).to_owned());
             for row in 0..4 {
-                let grid = plain.grid(row, order[i] / 32);
-                let rounded: f64 = grid.decode(grid.encode(scheme, values[[row, i]]));
+                let params = plain.quant_params(row, order[i] / 32);
+                let rounded: f64 = params.decode(params.encode(scheme, values[[row, i]]));
                 let error = (values[[row, i]] - rounded) / inverse[[0, 0]];
                 let update = inverse.row(0).mapv(|v| error * v);
                 values.slice_mut(ndarray::s![row, i..]).zip_mut_with(&update, |value, u| *value -= u);
@@ -286,7 +287,7 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
                 assert!((ours - rounded).abs() < 1e-6, "{act_order:?}, column {}: {ours}, not {rounded}", order[i]);
             }
         }
-        let lost = energy_of(&(tensor(&weight) - tensor(&solved.mapv(f64::from))), &tensor(&hessian));
+        let lost = quadratic_form(&(tensor(&weight) - tensor(&solved.mapv(f64::from))), &tensor(&hessian));
         assert!((outcome.squared_error / lost - 1.0).abs() < 1e-5, "{act_order:?}: {} is lost, {} said", lost, outcome.squared_error);
         let error = |q: &Array2<f32>| relative_error(&tensor(&weight), &tensor(&q.mapv(f64::from)), &tensor(&hessian));
         let (error, rtn) = (error(&solved), error(&plain.dequantize()));
@@ -296,12 +297,12 @@ fn columns_of_inputs_that_were_never_met_are_rounded_plainly() {
 
 /// q, k and v share one permutation.
 #[test]
-fn sites_of_one_input_share_the_permutation() {
+fn layers_of_one_input_share_the_permutation() {
     let hessian = hessian(3, 64);
     let scheme = Scheme::integers(Code::Int4, 32, false);
-    let sites = [1, 2].map(|seed| site(&normal(Random::new(seed, 1), (8, 64)), scheme));
+    let layers = [1, 2].map(|seed| layer(&normal(Random::new(seed, 1), (8, 64)), scheme));
     let options = GptqOptions::default();
-    let outcomes = gptq::<f32>(&sites, tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
+    let outcomes = gptq::<f32>(&layers, tensor(&hessian), options, "blocks.0.attn.q.perm").unwrap();
     let [a, b] = [&outcomes[0], &outcomes[1]].map(|o| o.tensor.permutation.as_ref().unwrap());
     assert!(std::sync::Arc::ptr_eq(a, b));
     assert_eq!(a.name, "blocks.0.attn.q.perm");

@@ -15,12 +15,12 @@ use std::path::Path;
 use thimble::checkpoint::open_directory;
 use thimble::export::{Format, HuggingFace};
 use thimble::model::families::read_config;
-use thimble::model::spec::SpecialTokens;
 use thimble::model::student::Initialise;
 use thimble::model::{Axis, DenseModel, ModelSpec, Selection, StudentShape};
 use thimble::quant::native::Notes;
 use thimble::quant::{Assembled, Weight};
 use thimble::runtime;
+use thimble::spec::SpecialTokens;
 
 /// Writes a model as it is.
 fn write_again(source: &Path, out: &Path) -> Vec<String> {
@@ -98,7 +98,7 @@ fn layers_of_every_fixture_are_written() {
         StudentShape {
             layers: layers.split_off(layers.len() / 2),
             repeat: if spec.blocks.iter().any(|block| block.weights_of.is_some()) { 2 } else { 1 },
-            shared_ffn: spec.blocks.iter().any(|block| block.ffn.weights_of.is_some()),
+            shared_ffn: spec.blocks.iter().any(|block| block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some())),
             ..StudentShape::of_layers(Vec::new())
         }
     });
@@ -116,7 +116,7 @@ fn narrow_feed_forwards_are_written() {
     let refused = refused(|spec| StudentShape {
         intermediate_size: Some(10),
         repeat: if spec.blocks.iter().any(|block| block.weights_of.is_some()) { 2 } else { 1 },
-        shared_ffn: spec.blocks.iter().any(|block| block.ffn.weights_of.is_some()),
+        shared_ffn: spec.blocks.iter().any(|block| block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some())),
         ..StudentShape::of_layers(owners(spec))
     });
     for (name, reason) in &refused {
@@ -180,12 +180,12 @@ fn what_one_configuration_cannot_say_is_named() {
     let model = runtime::open(&data::fixture("llama-gqa-tied"), None).unwrap();
     let format = HuggingFace::of(&model).unwrap();
     let mut spec = model.spec().clone();
-    spec.blocks[1].ffn.width -= 4;
+    spec.blocks[1].feed_forward_mut().unwrap().width -= 4;
     let reason = format.check(&spec).err().unwrap().to_string();
-    let width = spec.blocks[1].ffn.width;
+    let width = spec.blocks[1].feed_forward().unwrap().width;
     assert!(reason.contains(&format!("llama family cannot say blocks.1.ffn.width = {width}")), "{reason}");
-    spec.blocks[1].ffn.weights_of = Some(0);
-    spec.blocks[1].ffn.width += 4;
+    spec.blocks[1].feed_forward_mut().unwrap().weights_of = Some(0);
+    spec.blocks[1].feed_forward_mut().unwrap().width += 4;
     let reason = format.check(&spec).err().unwrap().to_string();
     assert!(reason.contains("blocks.1.ffn.weights_of = 0"), "{reason}");
 }
@@ -197,7 +197,7 @@ fn widths_of_each_block_are_written_where_a_family_lists_them() {
     let model = runtime::open(&dir, None).unwrap();
     let mut spec = model.spec().clone();
     let (n, widths) = (spec.blocks.len(), [24usize, 40, 56]);
-    (0..n).for_each(|i| spec.blocks[i].ffn.width = widths[i % 3]);
+    (0..n).for_each(|i| spec.blocks[i].feed_forward_mut().unwrap().width = widths[i % 3]);
     HuggingFace::of(&model).unwrap().check(&spec).unwrap();
 }
 
@@ -320,7 +320,7 @@ mod runs {
         let out = tempfile::tempdir().unwrap();
         compress::run(&recipe(&pruned("")), &data::fixture("llama-gqa-tied"), out.path()).unwrap();
         let written = runtime::open(out.path(), None).unwrap();
-        let widths: BTreeSet<_> = written.spec().blocks.iter().map(|block| block.ffn.width).collect();
+        let widths: BTreeSet<_> = written.spec().blocks.iter().map(|block| block.feed_forward().unwrap().width).collect();
         assert!(widths.len() == 1 && *widths.first().unwrap() < 44, "{widths:?}");
         // Without a table of heads that shares out the hidden size, nothing can say fewer.
         let heads = pruned("").replace("['ffn']", "['heads']");
@@ -335,7 +335,7 @@ mod runs {
         let stages = "[[stage]]\n[stage.student]\nlayers = [0, 2]\nshared_ffn = true\n";
         compress::run(&recipe(stages), &data::fixture("mobillama-copies"), out.path()).unwrap();
         let written = runtime::open(out.path(), None).unwrap();
-        assert_eq!(written.spec().blocks[1].ffn.weights_of, Some(0));
+        assert_eq!(written.spec().blocks[1].feed_forward().unwrap().weights_of, Some(0));
     }
 
     /// Whatever a stage does, each tensor has the number format that it has in the source, and the

@@ -130,7 +130,7 @@ proptest! {
     ) {
         let Case { weight, x, outliers } = case;
         let width = weight.ncols();
-        let data_type = if code.has_book() { DataType::Normal } else { DataType::Int };
+        let data_type = if code.has_codebook() { DataType::Normal } else { DataType::Int };
         let mut tensor = decompose(&weight, Scheme { code, group_size, symmetric, data_type }, &outliers);
         if permuted {
             let mut order: Vec<u32> = (0..width as u32).collect();
@@ -148,7 +148,7 @@ proptest! {
         let values = 2 * outliers.len() * weight.nrows();
         prop_assert_eq!(packed.len_bytes(), PackedTensor { outliers: None, ..packed.clone() }.len_bytes() + values);
 
-        // A kernel may sum the numbers of a book and their offset apart, and an offset may
+        // A kernel may sum the numbers of a codebook and their offset apart, and an offset may
         // undo a number: both count in what roundings are relative to.
         let mut scaled = tensor.clone();
         scaled.offsets.iter_mut().flatten().for_each(|offset| *offset = f16::ZERO);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Once};
 use thimble::checkpoint::FloatType;
 use thimble::kernels::{BLOCK, Int8Rows, Kernels, Pool, Tile, supported};
 use thimble::quant::formats::tiled::TILE_ROWS;
-use thimble::quant::{Book, Code, DataType, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
+use thimble::quant::{Code, Codebook, DataType, Layout, PackedTensor, Permutation, QuantizedTensor, Scheme};
 use thimble::random::Random;
 
 const COLUMNS: [usize; 15] = [1, 3, 4, 5, 16, 31, 32, 33, 44, 64, 100, 128, 172, 256, 576];
@@ -110,14 +110,14 @@ impl Pattern {
         let (first, last) = scheme.code.range();
         let any = |i: u64| (first + random.below((last - first + 1) as u64, i) as i32) as i8;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
-        tensor.book = Book::shared(scheme.data_type, scheme.code.bits()).map(Arc::new);
+        tensor.codebook = Codebook::shared(scheme.data_type, scheme.code.bits()).map(Arc::new);
         // Whole, as sums are to be with scales of 1.
         let offset = |i: u64| f16::from_f64(random.below(255, 1 << 42 | i) as f64 - 127.0);
         tensor.offsets.iter_mut().flatten().zip(0..).for_each(|(o, i)| *o = offset(i));
         if !unit_scales {
             tensor.scales.iter_mut().zip(0..).for_each(|(s, i)| *s = f16::from_f64(0.001 + 0.1 * random.uniform(1 << 40 | i)));
         }
-        if !scheme.symmetric && tensor.book.is_none() {
+        if !scheme.symmetric && tensor.codebook.is_none() {
             for (zero, i) in tensor.zero_points.iter_mut().zip(0..) {
                 *zero = if self == Pattern::Random { any(1 << 41 | i) } else { first as i8 };
             }
@@ -128,7 +128,9 @@ impl Pattern {
                 Pattern::Random | Pattern::ZeroActivations => any((row * columns + column) as u64),
                 Pattern::Greatest | Pattern::GreatestNegative => last as i8,
                 Pattern::Alternating => (if (row + column).is_multiple_of(2) { first } else { last }) as i8,
-                Pattern::ZeroGroups => tensor.book.as_ref().map_or(tensor.zero_points[[row, column / width]], |book| book.nearest(0.0)),
+                Pattern::ZeroGroups => {
+                    tensor.codebook.as_ref().map_or(tensor.zero_points[[row, column / width]], |codebook| codebook.nearest(0.0))
+                }
             };
         }
         tensor
@@ -149,10 +151,10 @@ impl Pattern {
     }
 }
 
-/// A book that fills its range, where codes are places in one: whole numbers from
+/// A codebook that fills its range, where codes are indices into one: whole numbers from
 /// −127 to 127, or fractions over seven powers of ten.
 fn scheme(code: Code, group_size: usize, symmetric: bool) -> Scheme {
-    let data_type = match (code.has_book(), code.is_whole()) {
+    let data_type = match (code.has_codebook(), code.is_whole()) {
         (false, _) => DataType::Int,
         (true, true) => DataType::Normal,
         (true, false) => DataType::Dynamic,
@@ -170,8 +172,8 @@ fn schemes(codes: &[Code]) -> impl Iterator<Item = Scheme> {
 /// What a code stands for before scale and offset.
 fn level(tensor: &QuantizedTensor, row: usize, column: usize) -> f64 {
     let code = tensor.codes[[row, column]];
-    match &tensor.book {
-        Some(book) => book.values()[usize::from(code as u8)].into(),
+    match &tensor.codebook {
+        Some(codebook) => codebook.values()[usize::from(code as u8)].into(),
         None => f64::from(code) - f64::from(tensor.zero_points[[row, column / tensor.scheme.group_columns(tensor.codes.ncols())]]),
     }
 }
@@ -225,11 +227,11 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
             sum.add(BEFORE.into());
             for block in 0..quantized.blocks {
                 let (codes, x_scale, x_sum) = quantized.block(token, block);
-                let grid = tensor.grid(row, block * BLOCK / width);
+                let params = tensor.quant_params(row, block * BLOCK / width);
                 let places = block * BLOCK..((block + 1) * BLOCK).min(columns);
                 let whole: f64 = places.zip(codes).map(|(c, &x)| level(tensor, row, c) * f64::from(x)).sum();
-                sum.add(f64::from(grid.scale) * f64::from(x_scale) * whole);
-                sum.add(f64::from(grid.offset) * f64::from(x_scale) * f64::from(x_sum));
+                sum.add(f64::from(params.scale) * f64::from(x_scale) * whole);
+                sum.add(f64::from(params.offset) * f64::from(x_scale) * f64::from(x_sum));
             }
             let roundings = 2 * quantized.blocks + 2;
             sum.check(found[token][row], roundings, || format!("{} row {row} token {token}: {what}", kernels.isa));
@@ -243,7 +245,7 @@ fn check_int8(kernels: &Kernels, tensor: &QuantizedTensor, packed: &PackedTensor
 }
 
 /// With scales of 1 all sums are whole numbers, and up to 512 columns below 2²⁴
-/// (254 · 127 · 512 = 16,516,096, of books too: 127 and an offset of 127): every set
+/// (254 · 127 · 512 = 16,516,096, of codebooks too: 127 and an offset of 127): every set
 /// must be exact.
 #[test]
 fn int8_tiles_are_exact_in_whole_numbers() {
@@ -260,7 +262,7 @@ fn int8_tiles_are_exact_in_whole_numbers() {
                             (kernels.int8_tile[scheme.code as usize])(tile, &quantized, out);
                         });
                         for (token, row) in (0..tokens).flat_map(|t| (0..ROWS).map(move |r| (t, r))) {
-                            let offset = |c| f64::from(tensor.grid(row, c / scheme.group_columns(columns)).offset);
+                            let offset = |c| f64::from(tensor.quant_params(row, c / scheme.group_columns(columns)).offset);
                             let weights = (0..columns).map(|c| level(&tensor, row, c) + offset(c));
                             let whole: f64 = weights.zip(&x[token * columns..]).map(|(w, x)| w * f64::from(*x)).sum();
                             assert_eq!(
@@ -289,8 +291,8 @@ fn f32_tiles_are_within_the_bound() {
                     let tensor = pattern.weight(scheme, ROWS, columns, false);
                     let packed = PackedTensor::pack(&tensor, Layout::Tiles);
                     let terms = |row: usize, c: usize| {
-                        let grid = tensor.grid(row, c / scheme.group_columns(columns));
-                        [f64::from(grid.scale) * level(&tensor, row, c), grid.offset.into()]
+                        let params = tensor.quant_params(row, c / scheme.group_columns(columns));
+                        [f64::from(params.scale) * level(&tensor, row, c), params.offset.into()]
                     };
                     for tokens in TOKENS {
                         // What lies between the rows must not be read as activations.
@@ -585,14 +587,14 @@ fn packed_bytes_are_those_of_the_format() {
                 let (tile_rows, code) = (if layout == Layout::Tiles { 16 } else { 1 }, scheme.code);
                 // Columns that share a line of the widest plane: padded to those.
                 let span = match code.bits() {
-                    _ if code == Code::Trits => 20,
+                    _ if code == Code::Base3 => 20,
                     8 => 4,
                     4 => 8,
                     2 => 16,
                     _ => 32,
                 };
                 let padded = columns.next_multiple_of(span);
-                let bytes = if code == Code::Trits { 32 * padded / 5 } else { 32 * padded * code.bits() / 8 };
+                let bytes = if code == Code::Base3 { 32 * padded / 5 } else { 32 * padded * code.bits() / 8 };
                 assert_eq!(packed.codes.len(), bytes, "rows are padded to 16");
                 let width = scheme.group_columns(columns);
                 let groups = columns.div_ceil(width);
@@ -600,7 +602,7 @@ fn packed_bytes_are_those_of_the_format() {
                     let tile = packed.tile(row / tile_rows);
                     let mut shift = 0;
                     let mut found = 0u8;
-                    if code == Code::Trits {
+                    if code == Code::Base3 {
                         found = digit_by_the_table(tile, tile_rows, row % tile_rows, column);
                     } else {
                         for (byte, at, bits) in places_by_the_table(code, tile_rows, row % tile_rows, column) {

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. Modules on one line do not use each other.
-const FLOORS: [&[&str]; 16] = [
+const FLOORS: [&[&str]; 18] = [
     &["error"],
     &["random", "progress", "memory", "threads", "paths", "pattern", "notice", "allocator", "exit"],
     &["input"],
     &["json"],
     &["checkpoint"],
     &["text"],
+    &["spec"],
+    &["forward"],
     &["model"],
     &["quant"],
     &["kernels"],

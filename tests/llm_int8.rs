@@ -15,7 +15,7 @@ use ndarray::Array2;
 use statistics::{statistics, tensor};
 use std::sync::Arc;
 use thimble::checkpoint::FloatType;
-use thimble::compress::quantize::{LayerMethod, LlmInt8, Site};
+use thimble::compress::quantize::{LayerMethod, LlmInt8, TargetLayer};
 use thimble::eval::{Protocol, evaluate, windows};
 use thimble::kernels::supported;
 use thimble::progress::Silent;
@@ -42,10 +42,13 @@ fn layers_are_those_of_the_paper() {
     x[[22, 10]] = -5.99;
     x[[0, 76]] = -41.0;
     let weights = [uniform(2, (19, width)), uniform(3, (16, width)), uniform(4, (1, width))];
-    let sites: Vec<Site> =
-        weights.iter().zip(["q", "k", "v"]).map(|(w, name)| Site { name: name.into(), scheme: VECTOR_WISE, weight: tensor(w) }).collect();
+    let layers: Vec<TargetLayer> = weights
+        .iter()
+        .zip(["q", "k", "v"])
+        .map(|(w, name)| TargetLayer { name: name.into(), scheme: VECTOR_WISE, weight: tensor(w) })
+        .collect();
     let method = LlmInt8 { options: LlmInt8Options { threshold: 6.0 } };
-    let outcomes = method.compress(&sites, statistics(&x)).unwrap();
+    let outcomes = method.compress(&layers, statistics(&x)).unwrap();
     let columns = |i: usize| &outcomes[i].tensor.outliers.as_ref().unwrap().columns;
     assert_eq!((&columns(0).name[..], &columns(0).places[..]), ("q.outlier_columns", &[9, 76][..]));
     assert!(Arc::ptr_eq(columns(0), columns(1)) && Arc::ptr_eq(columns(0), columns(2)));
@@ -70,13 +73,13 @@ fn layers_are_those_of_the_paper() {
 
     // Nothing reaches a greater one, all columns a small one, and more than half of them
     // one between: codes beside so many would take more than 16 bits.
-    let none = LlmInt8 { options: LlmInt8Options { threshold: 41.5 } }.compress(&sites, statistics(&x)).unwrap();
+    let none = LlmInt8 { options: LlmInt8Options { threshold: 41.5 } }.compress(&layers, statistics(&x)).unwrap();
     assert!(none.iter().all(|o| o.tensor.outliers.is_none() && o.remarks.is_empty()));
     let mut greatest: Vec<f32> = x.columns().into_iter().map(|c| c.iter().fold(0.0, |m: f32, v| m.max(v.abs()))).collect();
     greatest.sort_by(f32::total_cmp);
     for (reach, crowded) in [(77, true), (39, true), (37, false)] {
         let threshold = f64::from(greatest[77 - reach]);
-        let outcomes = LlmInt8 { options: LlmInt8Options { threshold } }.compress(&sites, statistics(&x)).unwrap();
+        let outcomes = LlmInt8 { options: LlmInt8Options { threshold } }.compress(&layers, statistics(&x)).unwrap();
         for outcome in &outcomes {
             assert!(outcome.tensor.is_kept() == crowded && (outcome.tensor.bits_per_weight() == 16.0) == crowded);
             assert!(matches!(Weight::pack("w", &outcome.tensor, Layout::Tiles), Weight::Dense(_)) == crowded);

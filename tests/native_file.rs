@@ -39,38 +39,38 @@ const GOLDEN: [Golden; 3] = [
     (
         "golden-books",
         &[
-            ("embeddings", of_book(Code::Book8, DataType::Dynamic, 32, false)),
-            ("head", of_book(Code::Book4, DataType::Normal, 0, true)),
-            ("blocks.0.attn.q", of_book(Code::Book3, E2M0, 32, false)),
-            ("blocks.0.attn.k", of_book(Code::Book4, DataType::Normal, 32, true)),
-            ("blocks.0.attn.v", of_book(Code::Book4, DataType::Quantile, 32, false)),
-            ("blocks.0.attn.o", of_book(Code::Book5, DataType::Quantile, 32, true)),
-            ("blocks.0.ffn.gate", of_book(Code::Book6, DataType::Normal, 0, false)),
-            ("blocks.0.ffn.up", of_book(Code::Book7, DataType::Dynamic, 64, true)),
-            ("blocks.0.ffn.down", of_book(Code::Book8, DataType::Quantile, 32, true)),
-            ("blocks.1.ffn.gate", of_book(Code::Book4, DataType::Normal, 32, false)),
+            ("embeddings", of_codebook(Code::Codebook8, DataType::Dynamic, 32, false)),
+            ("head", of_codebook(Code::Codebook4, DataType::Normal, 0, true)),
+            ("blocks.0.attn.q", of_codebook(Code::Codebook3, E2M0, 32, false)),
+            ("blocks.0.attn.k", of_codebook(Code::Codebook4, DataType::Normal, 32, true)),
+            ("blocks.0.attn.v", of_codebook(Code::Codebook4, DataType::Quantile, 32, false)),
+            ("blocks.0.attn.o", of_codebook(Code::Codebook5, DataType::Quantile, 32, true)),
+            ("blocks.0.ffn.gate", of_codebook(Code::Codebook6, DataType::Normal, 0, false)),
+            ("blocks.0.ffn.up", of_codebook(Code::Codebook7, DataType::Dynamic, 64, true)),
+            ("blocks.0.ffn.down", of_codebook(Code::Codebook8, DataType::Quantile, 32, true)),
+            ("blocks.1.ffn.gate", of_codebook(Code::Codebook4, DataType::Normal, 32, false)),
             ("blocks.1.ffn.down", Scheme::integers(Code::Int4, 32, false)),
         ],
     ),
     (
         "golden-ternary",
         &[
-            ("embeddings", Scheme::integers(Code::Trits, 0, true)),
+            ("embeddings", Scheme::integers(Code::Base3, 0, true)),
             ("head", Scheme::integers(Code::Ternary, 0, true)),
-            ("blocks.0.attn.q", Scheme::integers(Code::Trits, 32, true)),
+            ("blocks.0.attn.q", Scheme::integers(Code::Base3, 32, true)),
             ("blocks.0.attn.k", Scheme::integers(Code::Ternary, 0, true)),
             ("blocks.0.attn.v", Scheme::integers(Code::Ternary, 32, true)),
-            ("blocks.0.attn.o", Scheme::integers(Code::Trits, 0, true)),
-            ("blocks.0.ffn.gate", Scheme::integers(Code::Trits, 0, true)),
+            ("blocks.0.attn.o", Scheme::integers(Code::Base3, 0, true)),
+            ("blocks.0.ffn.gate", Scheme::integers(Code::Base3, 0, true)),
             ("blocks.0.ffn.up", Scheme::integers(Code::Ternary, 64, true)),
-            ("blocks.0.ffn.down", Scheme::integers(Code::Trits, 64, true)),
+            ("blocks.0.ffn.down", Scheme::integers(Code::Base3, 64, true)),
             ("blocks.1.ffn.down", Scheme::integers(Code::Int4, 32, false)),
         ],
     ),
 ];
 const E2M0: DataType = DataType::Float { exponent: 2, mantissa: 0 };
 
-const fn of_book(code: Code, data_type: DataType, group_size: usize, symmetric: bool) -> Scheme {
+const fn of_codebook(code: Code, data_type: DataType, group_size: usize, symmetric: bool) -> Scheme {
     Scheme { code, group_size, symmetric, data_type }
 }
 
@@ -281,11 +281,11 @@ fn keeps_its_promises(name: &str) {
     assert!(!names.contains(&"blocks.0.attn.k.zeros"), "symmetric weights have no zero points");
     assert_eq!(names.iter().filter(|n| n.ends_with(".perm")).count(), 1, "one order for q, k and v");
     assert_eq!(header.tensors()["blocks.0.attn.q.scales"].shape, [3, 1, 16], "[tiles, groups, 16]");
-    let books: Vec<_> = by_place.iter().filter(|(_, name, _)| name.starts_with("book.") || name.ends_with(".book")).collect();
-    assert!(books.iter().all(|(_, _, info)| info.dtype == safetensors::Dtype::F32), "books are f32");
-    let shared = books.iter().filter(|(_, name, _)| name.starts_with("book.")).count();
+    let codebooks: Vec<_> = by_place.iter().filter(|(_, name, _)| name.starts_with("book.") || name.ends_with(".book")).collect();
+    assert!(codebooks.iter().all(|(_, _, info)| info.dtype == safetensors::Dtype::F32), "codebooks are f32");
+    let shared = codebooks.iter().filter(|(_, name, _)| name.starts_with("book.")).count();
     let all = if name == "golden-books" { (8, 5) } else { (0, 0) };
-    assert_eq!((books.len(), shared), all, "a book that weights share is stored once: {books:?}");
+    assert_eq!((codebooks.len(), shared), all, "a codebook that weights share is stored once: {codebooks:?}");
 }
 
 /// Every layout at once in a running model: the device against its own decoded

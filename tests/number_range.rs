@@ -14,11 +14,11 @@ mod tiny;
 use ndarray::Array2;
 use statistics::{statistics, tensor};
 use std::collections::BTreeMap;
-use thimble::compress::quantize::{self, Site};
-use thimble::compress::solve::relative_error::energy;
+use thimble::compress::quantize::{self, TargetLayer};
+use thimble::compress::solve::relative_error::quadratic_form;
 use thimble::kernels;
-use thimble::quant::grid::{GridChoice, GridSearch};
 use thimble::quant::native::{NativeFile, Notes, write};
+use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::rounding::round_to_nearest;
 use thimble::quant::ternary::Share;
 use thimble::quant::{Code, DataType, Layout, PackedTensor, QuantizedTensor, Scheme, Weight, WeightStore};
@@ -41,13 +41,13 @@ fn times(weight: &Array2<f32>, k: i32) -> Array2<f32> {
 fn methods() -> Vec<(Method, Scheme)> {
     let of = |code| Scheme::integers(code, 32, false);
     let searched = RtnOptions { grid: GridChoice::LeastError(GridSearch::default()), importance: true };
-    let book = Scheme { data_type: DataType::Normal, ..Scheme::integers(Code::Book4, 32, false) };
+    let codebook = Scheme { data_type: DataType::Normal, ..Scheme::integers(Code::Codebook4, 32, false) };
     let ternary = |scale: Share, solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Ternary));
     let gptq = TernarySolver::Gptq { damp_percent: 0.01, rounds: 2 };
     vec![
         (Method::Rtn(RtnOptions::default()), of(Code::Int4)),
         (Method::Rtn(RtnOptions::default()), of(Code::Int8)),
-        (Method::Rtn(RtnOptions::default()), book),
+        (Method::Rtn(RtnOptions::default()), codebook),
         (Method::Rtn(searched), of(Code::Int3)),
         (Method::Gptq(GptqOptions::default()), of(Code::Int4)),
         (Method::Gptq(GptqOptions { static_groups: true, ..GptqOptions::default() }), of(Code::Int2)),
@@ -70,9 +70,9 @@ fn powers_of_two_change_nothing() {
     for (method, scheme) in methods() {
         let solve = |k: i32| {
             let weight = times(&weight, k);
-            let whole = energy(&tensor(&weight), &statistics(&x).hessian);
-            let site = Site { name: "w".into(), scheme, weight: tensor(&weight) };
-            let outcome = quantize::compress(method, &[site], statistics(&x)).unwrap().0.remove(0);
+            let whole = quadratic_form(&tensor(&weight), &statistics(&x).hessian);
+            let layer = TargetLayer { name: "w".into(), scheme, weight: tensor(&weight) };
+            let outcome = quantize::compress(method, &[layer], statistics(&x)).unwrap().0.remove(0);
             ((outcome.squared_error / whole).sqrt(), outcome.tensor)
         };
         let outputs = |tensor: &QuantizedTensor, activations| {

@@ -68,7 +68,7 @@ fn every_data_type_runs_packed_as_it_was_solved() {
     }
 }
 
-/// The same on a real model, and int8 activations cost next to nothing where books
+/// The same on a real model, and int8 activations cost next to nothing where codebooks
 /// are of whole numbers.
 #[test]
 fn house_runs_data_types_as_they_were_solved() {

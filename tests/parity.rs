@@ -78,9 +78,9 @@ fn torch_decoder_runs_in_bf16() {
         let mut source = TorchLogits::new(model.store.clone(), Compute { kind: tch::Kind::BFloat16, ..Compute::CPU });
         source.run_window(&expected.ids).unwrap();
         let logits = source.logits(0..expected.ids.len()).unwrap();
-        let energy = |x: f64| x * x;
-        let error: f64 = logits.iter().zip(&expected.logits).map(|(a, b)| energy(f64::from(a - b))).sum();
-        let whole: f64 = expected.logits.iter().map(|b| energy(f64::from(*b))).sum();
+        let square = |x: f64| x * x;
+        let error: f64 = logits.iter().zip(&expected.logits).map(|(a, b)| square(f64::from(a - b))).sum();
+        let whole: f64 = expected.logits.iter().map(|b| square(f64::from(*b))).sum();
         let relative = (error / whole).sqrt();
         println!("bf16: {name}: relative error {relative:.4}");
         assert!(relative < 0.05, "{name}: {relative}");

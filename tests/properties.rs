@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::from_array;
-use thimble::compress::quantize::{Outcome, Site, layer_method};
-use thimble::compress::solve::relative_error::energy;
-use thimble::quant::grid::{GridChoice, GridSearch};
+use thimble::compress::quantize::{LayerResult, TargetLayer, layer_method};
+use thimble::compress::solve::relative_error::quadratic_form;
+use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::ternary::Share;
 use thimble::quant::{Code, Scheme};
 use thimble::random::Random;
@@ -37,7 +37,7 @@ fn ternary_methods() -> impl Iterator<Item = (Method, Scheme)> {
     let shares = [Share::Tensor, Share::Row, Share::Group(32)];
     shares
         .into_iter()
-        .flat_map(move |scale| solvers.map(|solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Trits))))
+        .flat_map(move |scale| solvers.map(|solver| (Method::Ternary(TernaryOptions { scale, solver }), scale.scheme(Code::Base3))))
 }
 
 /// What is peculiar about a weight or its inputs.
@@ -99,10 +99,10 @@ fn case(seed: u64, kind: Peculiar, rows: usize, columns: usize) -> Case {
     Case { weight, input }
 }
 
-fn run(method: Method, case: &Case, scheme: Scheme) -> Outcome {
+fn run(method: Method, case: &Case, scheme: Scheme) -> LayerResult {
     let (rows, columns) = case.weight.dim();
     let weight = Tensor::from_slice(case.weight.as_slice().unwrap()).view([rows as i64, columns as i64]);
-    layer_method(method).compress(&[Site { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
+    layer_method(method).compress(&[TargetLayer { name: "w".into(), scheme, weight }], case.input.copy()).unwrap().remove(0)
 }
 
 proptest! {
@@ -122,7 +122,7 @@ proptest! {
         let case = case(seed, KINDS[kind], rows, columns);
         for (method, scheme) in methods().into_iter().map(|method| (method, scheme)).chain(ternary_methods()) {
             let name = format!("{method:?}, {:?}", KINDS[kind]);
-            let Outcome { tensor, squared_error, .. } = run(method, &case, scheme);
+            let LayerResult { tensor, squared_error, .. } = run(method, &case, scheme);
             let (first, last) = scheme.code.range();
             prop_assert!(tensor.codes.iter().all(|&c| (first..=last).contains(&i32::from(c))), "{name}: codes");
             prop_assert!(tensor.zero_points.iter().all(|&z| (first..=last).contains(&i32::from(z))), "{name}: zero points");
@@ -132,7 +132,7 @@ proptest! {
             // What a method says it costs is what it costs.
             let hessian = case.input.hessian.to_kind(Kind::Double);
             let weight = from_array(&case.weight).to_kind(Kind::Double);
-            let [lost, whole] = [&weight - from_array(&made).to_kind(Kind::Double), weight].map(|of| energy(&of, &hessian));
+            let [lost, whole] = [&weight - from_array(&made).to_kind(Kind::Double), weight].map(|of| quadratic_form(&of, &hessian));
             // Squares of f32 below that are none.
             let bound = 1e-3 * lost + 1e-5 * whole + f64::from(f32::MIN_POSITIVE);
             prop_assert!((squared_error - lost).abs() <= bound, "{name}: {lost} is lost, {squared_error} said, of {whole}");

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
-use thimble::compress::decoder::{Entrance, block_forward};
+use thimble::compress::libtorch::{EmbeddingLayer, block_forward};
 use thimble::compress::prune::depth;
 use thimble::compress::prune::gradients::Gradients;
 use thimble::compress::prune::latency::Latency;
@@ -28,7 +28,8 @@ use thimble::compress::prune::saliency::{Judge, Scores, Tallies, comparable};
 use thimble::compress::prune::search::search;
 use thimble::compress::solve::least_squares::{Paired, Solved, solve};
 use thimble::compress::{Compute, Parameters, TorchLogits};
-use thimble::model::{Axis, DenseModel, Inner, LogitSource, ModelSpec, Parameter, Selection};
+use thimble::forward::Inner;
+use thimble::model::{Axis, DenseModel, LogitSource, ModelSpec, Parameter, Selection};
 use thimble::progress::Silent;
 use thimble::quant::{Assembled, Weight, WeightStore};
 use thimble::random::Random;
@@ -289,7 +290,7 @@ fn widths_are_searched_to_the_target() {
             assert!(left <= 1.0 - ratio && left > 0.95 - ratio, "{left} is left of {ratio}, uniform {uniform}");
             assert!((left * 1e9) as usize <= last);
             last = (left * 1e9) as usize;
-            let widths: Vec<usize> = smaller.blocks.iter().map(|block| block.ffn.width).collect();
+            let widths: Vec<usize> = smaller.blocks.iter().map(|block| block.feed_forward().unwrap().width).collect();
             assert!(widths.iter().all(|width| width.is_multiple_of(4)), "{widths:?}");
             assert!(!uniform || widths.iter().all(|width| *width == widths[0]), "{widths:?}");
             // Those that stay are those that score highest.
@@ -380,7 +381,7 @@ fn what_stays_is_nearer_to_the_original_when_solved() {
 /// sequence.
 fn states(store: &dyn WeightStore, ids: &[u32]) -> Vec<Array2<f64>> {
     let spec = store.spec();
-    let mut x = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap().forward(&[ids]);
+    let mut x = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap().forward(&[ids]);
     let mut all = vec![array(&x.squeeze_dim(0))];
     for (i, block) in spec.blocks.iter().enumerate() {
         x = block_forward(block, &Parameters::block(store, i, Compute::CPU).unwrap(), &x, &mut |_, _| ());

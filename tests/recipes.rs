@@ -233,3 +233,42 @@ fn data_types_have_names() {
     assert_eq!(quantiles, ["4 bits, e3m0, groups of 64", "7 bits, quantile, groups of 32"]);
     assert_eq!(stored("data_type = 'dynamic'\nbits = 6")[0], "6 bits, dynamic, groups of 64");
 }
+
+/// Old names of keys parse to the same resolved recipe as the new ones, in a file and with `--set`, which replaces
+/// a key under either name; both names at once are an error.
+#[test]
+fn old_names_of_keys_are_still_read() {
+    let spec = thimble::model::DenseModel::open_hugging_face(&data::fixture("llama-gqa-tied")).unwrap();
+    let resolve = |keys: &str, training: &str, sets: &[&str]| {
+        let text = format!("[[stage]]\n[stage.distil]\n{keys}\n[stage.distil.training]\ntext = ['a.txt']\n{training}\n");
+        let sets: Vec<String> = sets.iter().map(|set| format!("distil.{set}")).collect();
+        let recipe = thimble::recipe::RawRecipe::parse(&text, Path::new("r.toml"), &sets)?.resolve(spec.spec())?;
+        Ok::<_, thimble::error::Error>(serde_json::to_value(&recipe).unwrap())
+    };
+    let default = resolve("", "", &[]).unwrap();
+    for (section, old, new, value) in [
+        ("", "soft", "kd_weight", "0.25"),
+        ("", "hard", "ce_weight", "0.75"),
+        ("training.", "last", "min_lr_ratio", "0.3"),
+        ("training.", "average", "ema_decay", "0.9"),
+        ("training.", "trains", "trainable", "'norms'"),
+    ] {
+        let with = |lines: &str, sets: &[&str]| if section.is_empty() { resolve(lines, "", sets) } else { resolve("", lines, sets) };
+        let [of_old, of_new] = [old, new].map(|key| format!("{key} = {value}"));
+        let expected = with(&of_new, &[]).unwrap();
+        assert_ne!(expected, default, "{new}");
+        assert!(
+            expected.to_string().contains(&format!("\"{new}\"")) && !expected.to_string().contains(&format!("\"{old}\"")),
+            "{expected}"
+        );
+        assert_eq!(with(&of_old, &[]).unwrap(), expected, "{old}");
+        for key in [old, new] {
+            let set = format!("{section}{key}={value}");
+            for written in ["", &of_old, &of_new] {
+                assert_eq!(with(written, &[&set]).unwrap(), expected, "--set {set} over {written:?}");
+            }
+        }
+        let both = with(&format!("{of_old}\n{of_new}"), &[]).unwrap_err().to_string();
+        assert!(both.contains(&format!("duplicate field `{new}`")), "{both}");
+    }
+}

@@ -16,14 +16,16 @@ use ndarray::{Array1, Array2, Axis};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
-use thimble::compress::quantize::{Site, layer_method};
+use thimble::compress::quantize::{TargetLayer, layer_method};
 use thimble::compress::rescale::{Channels, Reader, divided, rescaling};
 use thimble::compress::{Compute, TorchLogits, dense, to_vec};
-use thimble::model::{FedBy, Fold, LogitSource, ModelSpec};
+use thimble::forward::trace::{Producer, ScaleMigration};
+use thimble::model::{LogitSource, ModelSpec};
 use thimble::quant::{Assembled, Code, Scheme, Weight, WeightStore};
 use thimble::random::Random;
 use thimble::recipe::{AwqOptions, AwqScales, Method, Rescale};
 use thimble::runtime;
+use thimble::spec::LayerName;
 
 fn tensor(weight: &Weight) -> Tensor {
     let shape: Vec<i64> = weight.shape().iter().map(|&n| n as i64).collect();
@@ -40,31 +42,31 @@ fn scaled(store: &dyn WeightStore) -> (Assembled, usize) {
         if block.weights_of.is_some() {
             continue;
         }
-        for (f, fold) in spec.folds(i).into_iter().enumerate() {
-            if matches!(fold.fed_by, FedBy::Nothing(_)) {
+        for (f, migration) in spec.scale_migrations(i).into_iter().enumerate() {
+            if matches!(migration.producer, Producer::Nothing(_)) {
                 continue;
             }
             count += 1;
             let random = Random::new(i as u64, f as u64);
-            let channels = Channels::of(&fold);
-            let n = fold.channels.iter().max().unwrap() + 1;
+            let channels = Channels::of(&migration);
+            let n = migration.channels.iter().max().unwrap() + 1;
             let scales: Vec<f32> = (0..n).map(|c| (2.0 * random.uniform(c as u64) - 1.0).exp2() as f32).collect();
             let scales = Tensor::from_slice(&scales);
-            let name = |role: &str| spec.block_name(i, role);
+            let name = |layer: LayerName| spec.block_name(i, layer);
             let groups = block.input_groups(spec.hidden_size).into_iter();
-            for linear in groups.filter(|group| fold.inputs.contains(&group.input)).flat_map(|group| group.linears) {
-                let weight = tensor(&weights[&name(linear.role)]) * channels.spread(&scales);
-                weights.insert(name(linear.role), dense("", &weight));
+            for linear in groups.filter(|group| migration.inputs.contains(&group.input)).flat_map(|group| group.linears) {
+                let weight = tensor(&weights[&name(linear.name)]) * channels.spread(&scales);
+                weights.insert(name(linear.name), dense("", &weight));
             }
-            for (role, numbers) in divided(&fold.fed_by, &scales, |role| Ok(tensor(&weights[&name(role)]))).unwrap() {
-                weights.insert(name(&role), dense("", &numbers));
+            for (role, numbers) in divided(&migration.producer, &scales, |role| Ok(tensor(&weights[&spec.block_name(i, role)]))).unwrap() {
+                weights.insert(spec.block_name(i, &role), dense("", &numbers));
             }
         }
     }
     (Assembled::new(spec.clone(), weights), count)
 }
 
-/// The sharp test of [`ModelSpec::folds`]: what it says can be divided is divided, on
+/// The sharp test of [`ModelSpec::scale_migrations`]: what it says can be divided is divided, on
 /// every family, and the logits stay.
 #[test]
 fn scaling_what_feeds_an_input_changes_nothing() {
@@ -81,7 +83,7 @@ fn scaling_what_feeds_an_input_changes_nothing() {
         let (before, after) = (logits(model.store.clone()), logits(std::sync::Arc::new(changed)));
         let (difference, greatest) =
             before.iter().zip(&after).fold((0.0f32, 0.0f32), |(d, g), (a, b)| (d.max((a - b).abs()), g.max(a.abs())));
-        println!("{name}: {count} folds, logits differ by {difference:.1e} of {greatest:.1}");
+        println!("{name}: {count} scale migrations, logits differ by {difference:.1e} of {greatest:.1}");
         if difference.is_nan() || difference > 1e-4 * greatest.max(1.0) {
             failed.push(format!("{name}: logits differ by {difference} of {greatest}"));
         }
@@ -89,16 +91,17 @@ fn scaling_what_feeds_an_input_changes_nothing() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// What can be folded where, of families that differ in it.
+/// Producers of inputs, of families that differ in them.
 #[test]
-fn folds_follow_from_the_spec() {
+fn scale_migrations_follow_from_the_forward() {
     let of = |fixture: &str| -> Vec<(String, String)> {
         let model = runtime::open(&data::fixture(fixture), None).unwrap();
-        let fed_by = |fold: &Fold| match fold.fed_by {
-            FedBy::Norm { role, .. } | FedBy::Rows { role, .. } => role.to_owned(),
-            FedBy::Nothing(why) => format!("nothing: {why}"),
+        let producer = |migration: &ScaleMigration| match migration.producer {
+            Producer::Norm { name, .. } | Producer::Rows { name, .. } => name.to_string(),
+            Producer::Nothing(why) => format!("nothing: {why}"),
         };
-        model.spec().folds(0).iter().map(|fold| (fold.inputs.join(" "), fed_by(fold))).collect()
+        let inputs = |migration: &ScaleMigration| migration.inputs.iter().map(LayerName::to_string).collect::<Vec<_>>().join(" ");
+        model.spec().scale_migrations(0).iter().map(|migration| (inputs(migration), producer(migration))).collect()
     };
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
     let llama = [("attn.input", "attn_norm"), ("attn.context", "attn.v"), ("ffn.input", "ffn_norm"), ("ffn.hidden", "ffn.up")];
@@ -108,7 +111,7 @@ fn folds_follow_from_the_spec() {
     assert!(of("olmo2-biases").iter().filter(|(_, by)| by == "nothing: it reads the residual stream itself").count() == 2);
 }
 
-/// A family without anything to fold into says so, layer by layer.
+/// A family without producers that can be divided says so, layer by layer.
 #[test]
 fn what_cannot_be_rescaled_is_reported() {
     let out = tempfile::tempdir().unwrap();
@@ -178,9 +181,10 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
         let input = statistics(&x);
         let readers: Vec<Reader> =
             layers.iter().map(|layer| Reader { weight: f32s(&layer.weight), scheme: Some(scheme), input: &input }).collect();
-        let fold = Fold { inputs: vec!["x"], fed_by: FedBy::Nothing(""), channels: (0..columns).collect() };
+        let migration =
+            ScaleMigration { inputs: vec![LayerName::outside("x")], producer: Producer::Nothing(""), channels: (0..columns).collect() };
         let method = rescaling(Rescale::Awq(AwqScales { points: 20, duo_scaling: duo }));
-        let ours = array(&method.scales(&readers, &Channels::of(&fold)).expect("scales help"));
+        let ours = array(&method.scales(&readers, &Channels::of(&migration)).expect("scales help"));
         let naive = awq::scales(&layers, &x, 20, duo).expect("scales help");
         let apart = ours.iter().zip(&naive).fold(0.0f64, |most, (a, b)| most.max((a / b - 1.0).abs()));
         let (of_ours, of_naive) = (awq::loss(&layers, &x, &ours), awq::loss(&layers, &x, &naive));
@@ -190,9 +194,9 @@ fn awq_chooses_the_scales_of_its_naive_restatement() {
         assert!(of_ours < without);
 
         for layer in &layers {
-            let site = Site { name: "w".into(), scheme, weight: f32s(&layer.weight) };
+            let target = TargetLayer { name: "w".into(), scheme, weight: f32s(&layer.weight) };
             let method = layer_method(Method::Awq(AwqOptions { clip: true }));
-            let outcome = method.compress(&[site], input.copy()).unwrap().remove(0);
+            let outcome = method.compress(&[target], input.copy()).unwrap().remove(0);
             let (ours, naive) = (outcome.tensor.dequantize().mapv(f64::from), awq::clipped(layer, &x));
             let apart = (&ours - &naive).mapv(f64::abs).iter().copied().fold(0.0, f64::max);
             assert!(apart < 1e-6, "clipped layers are {apart} apart");
@@ -210,8 +214,12 @@ fn smoothquant_is_equation_4() {
     let readers: Vec<Reader> = weights.iter().map(|w| Reader { weight: f32s(w), scheme: None, input: &input }).collect();
     // Pairs of channels come from one.
     for shared_by in [1, 2] {
-        let fold = Fold { inputs: vec!["x"], fed_by: FedBy::Nothing(""), channels: (0..columns).map(|i| i / shared_by).collect() };
-        let ours = array(&rescaling(Rescale::Smooth { alpha }).scales(&readers, &Channels::of(&fold)).unwrap());
+        let migration = ScaleMigration {
+            inputs: vec![LayerName::outside("x")],
+            producer: Producer::Nothing(""),
+            channels: (0..columns).map(|i| i / shared_by).collect(),
+        };
+        let ours = array(&rescaling(Rescale::Smooth { alpha }).scales(&readers, &Channels::of(&migration)).unwrap());
         for (channel, scale) in ours.iter().enumerate() {
             let of = |array: &Array2<f64>| {
                 let columns = (channel * shared_by..(channel + 1) * shared_by).map(|c| array.column(c));

@@ -5,11 +5,12 @@
 mod data;
 
 use std::collections::BTreeSet;
-use thimble::model::spec::{Mixer, NormKind, NormWeight};
-use thimble::model::{Axis, DenseModel, Inner, Kept, ModelSpec, Parameter, ParameterKind, Part, Selection};
+use thimble::forward::Inner;
+use thimble::model::{Axis, DenseModel, Kept, ModelSpec, Parameter, ParameterKind, Part, Selection};
 use thimble::quant::{Assembled, Weight, WeightStore};
 use thimble::random::Random;
 use thimble::runtime::{Activations, Decoder, KvCache};
+use thimble::spec::{NormKind, NormWeight};
 
 const IDS: [u32; 12] = [3, 17, 5, 80, 41, 9, 9, 26, 63, 2, 77, 30];
 
@@ -155,7 +156,7 @@ fn smaller_models_do_what_masked_ones_do() {
                 }
                 // Without a query a head still has a context, the mean of the values, which a
                 // norm of contexts would see: masking weights cannot silence it there.
-                let seen = matches!(&spec.blocks[0].mixer, Mixer::Attention(attention) if attention.context_norm.is_some());
+                let seen = spec.blocks[0].attention().is_some_and(|attention| attention.context_norm.is_some());
                 if seen && matches!(axis, Axis::Block(_, Inner::QueryHeads)) {
                     continue;
                 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 use thimble::compress::calibrate::InputStatistics;
 use thimble::compress::solve::relative_error::relative_error;
-use thimble::compress::sparsify::{Magnitude, Outcome, Sparsifier, Wanda, sparsegpt};
+use thimble::compress::sparsify::{Magnitude, SparseLayer, Sparsifier, Wanda, sparsegpt};
 use thimble::model::{DenseModel, ParameterKind};
 use thimble::recipe::{RawRecipe, SparseGptOptions, Sparsity};
 use thimble::runtime;
@@ -89,7 +89,7 @@ impl Case {
             mean_magnitude: unknown.copy(),
             greatest_magnitude: unknown,
         };
-        let mut outcomes: Vec<Outcome> = match (&self.method[..], kind) {
+        let mut outcomes: Vec<SparseLayer> = match (&self.method[..], kind) {
             ("magnitude", _) => Magnitude { sparsity: self.sparsity }.sparsify(&weights, &input),
             ("wanda", _) => Wanda { sparsity: self.sparsity }.sparsify(&weights, &input),
             (_, Kind::Double) => sparsegpt::<f64>(&weights, &hessian, self.sparsity, self.options),

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use thimble::checkpoint::DenseTensor;
 use thimble::error::Result;
-use thimble::model::spec::{Mixer, ModelSpec, alibi_slopes};
 use thimble::model::student::{Initialise, Layers};
 use thimble::model::{DenseModel, LogitSource, Part, StudentShape};
 use thimble::quant::{Assembled, Weight};
 use thimble::runtime::{Activations, Decoder, NativeLogits};
+use thimble::spec::{ModelSpec, alibi_slopes};
 
 fn teacher(fixture: &str) -> DenseModel {
     DenseModel::open_hugging_face(&data::fixture(fixture)).unwrap()
@@ -36,7 +36,7 @@ fn student(shape: &StudentShape, teacher: &DenseModel) -> (ModelSpec, Weights) {
 /// own their feed-forwards.
 fn shape_of_all(teacher: &ModelSpec) -> StudentShape {
     let owners = (0..teacher.blocks.len()).filter(|&i| teacher.blocks[i].weights_of.is_none());
-    let shared_ffn = teacher.blocks.iter().any(|block| block.ffn.weights_of.is_some());
+    let shared_ffn = teacher.blocks.iter().any(|block| block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()));
     StudentShape { shared_ffn, ..StudentShape::of_layers(owners.collect()) }
 }
 
@@ -66,10 +66,10 @@ fn layers_of_a_teacher_are_taken_as_they_are() {
 fn a_selection_of_everything_is_the_teacher() {
     for fixture in ["llama-gqa-tied", "bloom-six-heads", "olmo2-biases", "stablelm-parallel", "gpt2-by-layer", "mobillama-shared"] {
         let teacher = teacher(fixture);
-        let Mixer::Attention(attention) = &teacher.spec().blocks[0].mixer else { panic!("{fixture}") };
+        let attention = teacher.spec().blocks[0].attention().unwrap();
         let shape = StudentShape {
             hidden_size: Some(teacher.spec().hidden_size),
-            intermediate_size: Some(teacher.spec().blocks[0].ffn.width),
+            intermediate_size: Some(teacher.spec().blocks[0].feed_forward().unwrap().width),
             n_heads: Some(attention.n_heads),
             n_kv_heads: Some(attention.n_kv_heads),
             ..shape_of_all(teacher.spec())
@@ -88,7 +88,7 @@ fn narrow_students_of_every_family_run() {
     for (fixture, dir) in data::fixtures() {
         let teacher = DenseModel::open_hugging_face(&dir).unwrap();
         for initialise in [Initialise::Teacher, Initialise::Random] {
-            let has_heads = matches!(teacher.spec().blocks[0].mixer, Mixer::Attention(_));
+            let has_heads = teacher.spec().blocks[0].attention().is_some();
             let shape = StudentShape {
                 hidden_size: Some(teacher.spec().hidden_size / 2),
                 intermediate_size: Some(10),

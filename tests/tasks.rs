@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
 use thimble::eval::tasks::{Ask, ItemScore, Reader, Subject, Task, TaskItems, compare, measure, read};
-use thimble::model::spec::SpecialTokens;
 use thimble::model::{LogitSource, ModelSpec, OnLogits, Window};
 use thimble::progress::Silent;
 use thimble::runtime::{self, Activations, Decoder, Model, NativeLogits};
+use thimble::spec::SpecialTokens;
 use thimble::text::Tokenizer;
 
 fn native(model: &Model) -> NativeLogits {
@@ -108,7 +108,7 @@ fn windows_together_are_windows_alone() {
         let mut source = native(&model);
         let collect = |source: &mut dyn LogitSource| {
             let (mut places, mut logits) = (Vec::new(), Vec::new());
-            let mut each = |some: &[thimble::model::Place], row: &[f32]| {
+            let mut each = |some: &[thimble::model::ScoredPosition], row: &[f32]| {
                 places.extend_from_slice(some);
                 logits.extend_from_slice(row);
             };

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
-use thimble::compress::quantize::{Site, in_turn};
+use thimble::compress::quantize::{TargetLayer, in_turn};
 use thimble::compress::sensitivity::Trials;
 use thimble::compress::straight_through::{int8, straight, ternary};
 use thimble::compress::train::{Network, Recording, Rounded, Rounding, run};
@@ -91,7 +91,7 @@ fn packed_weights_are_those_of_training() {
             let weight = normal(Random::new(seed as u64, 5), (rows, columns)).mapv(|v| 0.02 * v as f32);
             let seen = ternary(&Tensor::from_slice(weight.as_slice().unwrap()).view([rows as i64, columns as i64]), share);
             let seen: Vec<f32> = Vec::try_from(&seen.contiguous().view(-1)).unwrap();
-            for code in [Code::Ternary, Code::Trits] {
+            for code in [Code::Ternary, Code::Base3] {
                 let packed = round(weight.view(), share.scheme(code), mean_magnitudes(weight.view(), share));
                 assert_eq!(packed.dequantize().as_slice().unwrap(), seen, "{share:?} of {rows} × {columns}");
             }
@@ -114,8 +114,8 @@ fn codes_and_scales_in_turn_are_the_naive_ones() {
         x.axis_iter_mut(Axis(1)).enumerate().for_each(|(i, mut column)| column *= 0.2 + (i % 7) as f64);
         let hessian = x.t().dot(&x) * (2.0 / x.nrows() as f64);
         for rounds in [1, 3] {
-            let site = Site { name: "w".into(), scheme: share.scheme(Code::Ternary), weight: tensor(&weight) };
-            let found = in_turn::<f64>(&[site], &tensor(&hessian), share, 0.01, rounds).unwrap().remove(0).tensor;
+            let layer = TargetLayer { name: "w".into(), scheme: share.scheme(Code::Ternary), weight: tensor(&weight) };
+            let found = in_turn::<f64>(&[layer], &tensor(&hessian), share, 0.01, rounds).unwrap().remove(0).tensor;
             let expected = naive::solve(&weight, &hessian, share, 0.01, rounds);
             let difference = (&found.dequantize().mapv(f64::from) - &expected).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
             greatest = greatest.max(difference);
@@ -152,8 +152,8 @@ fn packed_logits_are_those_of_the_trained_forward() {
 
         let packed = runtime::open(out.path(), None).unwrap();
         let spec = packed.spec();
-        assert_eq!(spec.blocks.iter().all(|block| block.ffn.hidden_norm.is_some()), norms == "true");
-        let code = if packing == "five_a_byte" { Code::Trits } else { Code::Ternary };
+        assert_eq!(spec.blocks.iter().all(|block| block.feed_forward().is_some_and(|ffn| ffn.hidden_norm.is_some())), norms == "true");
+        let code = if packing == "five_a_byte" { Code::Base3 } else { Code::Ternary };
         let layers: BTreeSet<String> =
             spec.parameters().into_iter().map(|p| p.name).filter(|name| is(&*packed.store, name, code)).collect();
         assert_eq!(layers.len(), 7 * spec.blocks.len());
@@ -165,7 +165,7 @@ fn packed_logits_are_those_of_the_trained_forward() {
         let ids: Vec<u32> = (3..19).map(|i| i * 7 % 90).collect();
         let _no_grad = tch::no_grad_guard();
         let hidden = run(&network, &[&ids], Recording::whole(&network), &mut |_, _| ());
-        let expected: Vec<f32> = Vec::try_from(&network.exit().forward(spec, &hidden).to_kind(Kind::Float).contiguous().view(-1)).unwrap();
+        let expected: Vec<f32> = Vec::try_from(&network.lm_head().forward(&hidden).to_kind(Kind::Float).contiguous().view(-1)).unwrap();
         let mut device = compress::native(&packed, Activations::Int8Token);
         device.run_window(&ids).unwrap();
         let found = device.logits(0..ids.len()).unwrap();
@@ -407,7 +407,7 @@ fn what_cannot_be_done_is_refused() {
         ("llama-gqa-tied", &format!("rounds = 3\n{training}"), "are for start = \"gptq\"; leave them out"),
         ("llama-gqa-tied", &format!("blend = 1.5\n{training}"), "blend 1.5 is a share of the steps"),
         ("llama-gqa-tied", &format!("solver = 'gptq'\n{training}"), "finds other codes than those that were trained"),
-        ("llama-gqa-tied", "[stage.ternary.distil]\nsoft = 1.0", "text names nothing to train on"),
+        ("llama-gqa-tied", "[stage.ternary.distil]\nkd_weight = 1.0", "text names nothing to train on"),
         (
             "llama-gqa-tied",
             &format!("[stage.ternary.distil]\nprogressive = 0.5\nhidden = {{ loss = 'mean_square', weight = 1.0 }}\n{training}"),
@@ -418,7 +418,7 @@ fn what_cannot_be_done_is_refused() {
             &format!("[stage.ternary.distil]\non_policy = {{ method = 'gkd', prompt = 4 }}\n{training}"),
             "on_policy writes with weights that are not rounded; leave it out",
         ),
-        ("llama-gqa-tied", &format!("sub_norms = true\n{training}trains = {{ rank = 4 }}"), "which adapters do not train"),
+        ("llama-gqa-tied", &format!("sub_norms = true\n{training}trainable = {{ rank = 4 }}"), "which adapters do not train"),
         ("rwkv-narrow-mlp", &format!("sub_norms = true\n{training}"), "has no attention to insert a norm into; leave it out"),
         ("mobillama-shared", &format!("sub_norms = true\n{training}"), "shares weights with another; leave it out"),
     ];

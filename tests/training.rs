@@ -73,15 +73,15 @@ fn all(spec: &ModelSpec) -> Trained {
 }
 
 const PLANS: [(&str, &str); 5] = [
-    ("hard and soft", "hard = 0.5\nsoft = 2.0\ntemperature = 2.0\ndivergence = { jensen_shannon = 0.3 }"),
-    ("DistilBERT's", "hard = 1.0\nhidden = { loss = 'last_cosine', weight = 1.0 }"),
+    ("hard and soft", "ce_weight = 0.5\nkd_weight = 2.0\ntemperature = 2.0\ndivergence = { jensen_shannon = 0.3 }"),
+    ("DistilBERT's", "ce_weight = 1.0\nhidden = { loss = 'last_cosine', weight = 1.0 }"),
     (
         "TinyBERT's",
-        "soft = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\nattention = { loss = 'scores', weight = 0.5 }",
+        "kd_weight = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\nattention = { loss = 'scores', weight = 0.5 }",
     ),
     (
         "MobileBERT's",
-        "soft = 0.0\nhidden = { loss = 'normalised_mean_square', weight = 1.0 }\nattention = { loss = 'distributions', weight = 1.0 }",
+        "kd_weight = 0.0\nhidden = { loss = 'normalised_mean_square', weight = 1.0 }\nattention = { loss = 'distributions', weight = 1.0 }",
     ),
     ("MiniLM's", "attention = { loss = 'relations', weight = 1.0 }"),
 ];
@@ -112,7 +112,8 @@ fn gradients_of_whole_models_are_finite_differences() {
                 assert!((sum(&learnt) - sum(&judged)).abs() < 1e-12 && sum(&learnt) > 1e-3, "{name}, {which}: {learnt:?} and {judged:?}");
                 let (variables, idle): (Vec<_>, Vec<_>) = network.variables().into_iter().partition(|v| v.tensor.grad().defined());
                 // Where there is no prediction, what only that reads learns nothing.
-                let reaches = |name: &str| plan.soft + plan.hard > 0.0 || !(name.starts_with("final_norm") || name.starts_with("head"));
+                let reaches =
+                    |name: &str| plan.kd_weight + plan.ce_weight > 0.0 || !(name.starts_with("final_norm") || name.starts_with("head"));
                 let idle: Vec<_> = idle.iter().map(|v| &v.name).filter(|name| reaches(name)).collect();
                 assert!(idle.is_empty(), "{name}, {which}: {idle:?} have no gradient");
                 check_gradients(&format!("{name}, {which}"), &variables, &mut || sum(&losses(&mut objective, &network, &pieces, false)));
@@ -149,7 +150,7 @@ fn adapters_learn_and_nothing_else() {
     // A moves nothing while B is zero.
     tch::no_grad(|| variables.iter().filter(|v| v.name.ends_with("lora_b")).for_each(|v| drop(v.tensor.shallow_clone().fill_(0.1))));
     assert_ne!(network.values(&of[0]), plain.values(&of[0]));
-    let plan: Distil = toml::from_str("soft = 0.0\nhard = 1.0").unwrap();
+    let plan: Distil = toml::from_str("kd_weight = 0.0\nce_weight = 1.0").unwrap();
     let mut objective = Distillation::new(&plan, None, None, spec.blocks.len() + 1);
     let pieces = pieces(&spec);
     losses(&mut objective, &network, &pieces, true);

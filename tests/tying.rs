@@ -125,9 +125,9 @@ fn widths_that_differ_by_block_are_those_of_the_tensors() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/uneven").join(name);
         let model = openings::opens_as_transformers(name, &folder);
         let [first, second] = &model.spec().blocks[..] else { panic!("{name}: two blocks") };
-        let thimble::model::spec::Mixer::Attention(attention) = &second.mixer else { panic!("{name}: attention") };
-        assert_eq!(((attention.n_heads, attention.n_kv_heads), second.ffn.width), (heads, width), "{name}");
-        assert!(first.ffn.width > width, "{name}");
+        let attention = second.attention().unwrap();
+        assert_eq!(((attention.n_heads, attention.n_kv_heads), second.feed_forward().unwrap().width), (heads, width), "{name}");
+        assert!(first.feed_forward().unwrap().width > width, "{name}");
         warns(name, &folder, &["widths differ by block", "block 1", &format!("feed-forward {width}")]);
     }
 }

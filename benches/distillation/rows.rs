@@ -12,23 +12,23 @@ use thimble::recipe::Training;
 pub struct Row {
     pub name: &'static str,
     /// `[stage.distil]`, one after another.
-    stages: &'static [Lesson],
+    stages: &'static [DistilStage],
 }
 
 /// A stage: its share of the tokens, its keys, and those of its training.
-struct Lesson {
+struct DistilStage {
     share: f64,
     keys: &'static str,
     training: &'static str,
 }
 
 /// All tokens, trained as recipes train by default.
-const fn alone(keys: &'static str) -> Lesson {
-    Lesson { share: 1.0, keys, training: "" }
+const fn alone(keys: &'static str) -> DistilStage {
+    DistilStage { share: 1.0, keys, training: "" }
 }
 
 /// What students that learn from their own texts have learnt before: most of the tokens.
-const FIRST: Lesson = Lesson { share: 0.8, ..alone("") };
+const FIRST: DistilStage = DistilStage { share: 0.8, ..alone("") };
 
 /// Other texts than before, in the small steps that the first stage has ended with.
 /// Nothing is held out: it would say nothing of what is learnt here.
@@ -44,7 +44,7 @@ pub const BEFORE: &str = "forward KL, four fifths of the tokens";
 /// A new comparison = one row.
 pub const ROWS: [Row; 9] = [
     Row { name: UNTRAINED, stages: &[] },
-    Row { name: HARD, stages: &[alone("soft = 0.0\nhard = 1.0")] },
+    Row { name: HARD, stages: &[alone("kd_weight = 0.0\nce_weight = 1.0")] },
     Row { name: FORWARD, stages: &[alone("")] },
     Row { name: "reverse KL", stages: &[alone("divergence = 'reverse_kl'")] },
     Row { name: "Jensen-Shannon", stages: &[alone("divergence = { jensen_shannon = 0.5 }")] },
@@ -52,14 +52,14 @@ pub const ROWS: [Row; 9] = [
     Row {
         name: "TinyBERT's layers, then forward KL",
         stages: &[
-            Lesson {
+            DistilStage {
                 share: 0.5,
                 ..alone(
-                    "soft = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\n\
+                    "kd_weight = 0.0\nembedding = 1.0\nhidden = { loss = 'mean_square', weight = 1.0 }\n\
                      attention = { loss = 'scores', weight = 1.0 }",
                 )
             },
-            Lesson { share: 0.5, training: "seed = 1", ..alone("") },
+            DistilStage { share: 0.5, training: "seed = 1", ..alone("") },
         ],
     },
     Row { name: BEFORE, stages: &[FIRST] },
@@ -67,7 +67,11 @@ pub const ROWS: [Row; 9] = [
         name: "forward KL, then MiniLLM",
         stages: &[
             FIRST,
-            Lesson { share: 0.2, keys: "on_policy = { method = 'minillm' }\ndivergence = 'reverse_kl'\nhard = 0.1", training: OWN_TEXTS },
+            DistilStage {
+                share: 0.2,
+                keys: "on_policy = { method = 'minillm' }\ndivergence = 'reverse_kl'\nce_weight = 0.1",
+                training: OWN_TEXTS,
+            },
         ],
     },
 ];
@@ -80,7 +84,7 @@ impl Row {
 
     /// Whether it learns from its own texts.
     pub fn is_on_policy(&self) -> bool {
-        self.stages.iter().any(|lesson| lesson.keys.contains("on_policy"))
+        self.stages.iter().any(|stage| stage.keys.contains("on_policy"))
     }
 
     /// Whether what it writes is looked at.
@@ -96,11 +100,11 @@ impl Row {
         let texts = TEXTS.map(|name| format!("'{}'", subject.text(name).display())).join(", ");
         let mut recipe = "[[stage]]\n[stage.student]\nlayers = 'every_second'\n".to_owned();
         let (mut share, mut done) = (0.0, 0);
-        for lesson in self.stages {
-            share += lesson.share;
+        for stage in self.stages {
+            share += stage.share;
             // So that stages have together what one has alone.
             let until = (share * steps as f64).round() as u64;
-            let Lesson { keys, training, .. } = lesson;
+            let DistilStage { keys, training, .. } = stage;
             let tokens = (until - done) * step;
             writeln!(recipe, "[[stage]]\n[stage.distil]\n{keys}\n[stage.distil.training]\ntext = [{texts}]\ntokens = {tokens}\n{training}")
                 .unwrap();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tch::Kind;
 use thimble::compress::distil::{Distillation, Teacher};
 use thimble::compress::train::{Batch, Network, Objective, Optimizer, Trained};
-use thimble::compress::{Compute, Hoard};
+use thimble::compress::{Compute, MallocTuning};
 use thimble::memory::AnonymousPeak;
 use thimble::recipe::{Distil, Training};
 use thimble::runtime;
@@ -52,13 +52,13 @@ pub fn run() {
     }
     let kind = if asked.dtype == "bfloat16" { Kind::BFloat16 } else { Kind::Float };
     let compute = Compute { kind, ..Compute::CPU };
-    let _hoard = Hoard::begin();
+    let _malloc_tuning = MallocTuning::begin();
     let store = runtime::open_weights(&asked.model).unwrap().store;
     let training = Training { checkpointing: asked.checkpointing, ..Training::default() };
     let network = Network::trained(&*store, compute, &Trained::Parameters(training.variables(store.spec()))).unwrap();
     let teacher = asked.teacher.as_ref().map(|path| Network::frozen(&*runtime::open_weights(path).unwrap().store, compute).unwrap());
-    let soft = f64::from(u8::from(teacher.is_some()));
-    let plan = Distil { soft, hard: 1.0 - soft, training, ..Distil::default() };
+    let kd_weight = f64::from(u8::from(teacher.is_some()));
+    let plan = Distil { kd_weight, ce_weight: 1.0 - kd_weight, training, ..Distil::default() };
     let teacher = teacher.map(|network| Teacher::Network(Box::new(network)));
     let mut objective = Distillation::new(&plan, teacher.as_ref(), None, network.spec().blocks.len() + 1);
     let mut optimizer = Optimizer::new(&plan.training, network.variables());

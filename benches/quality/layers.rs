@@ -4,17 +4,18 @@
 use crate::subject::Subject;
 use std::collections::BTreeMap;
 use tch::Tensor;
-use thimble::compress::calibrate::Stream;
-use thimble::compress::decoder::Entrance;
+use thimble::compress::calibrate::HiddenStates;
+use thimble::compress::libtorch::EmbeddingLayer;
 use thimble::compress::solve::relative_error::relative_error;
 use thimble::compress::{Compute, Parameters};
-use thimble::model::{inputs, roles};
+use thimble::forward::names::{FFN_NORMS, MIXER_NORMS, attn, ffn};
 use thimble::progress::Silent;
 use thimble::quant::WeightStore;
 use thimble::recipe::TokenImportance;
+use thimble::spec::LayerName;
 
 /// Second moments of what flows into the original's layers, by block and input.
-pub struct Inputs(Vec<BTreeMap<&'static str, Tensor>>);
+pub struct Inputs(Vec<BTreeMap<LayerName, Tensor>>);
 
 /// By block, then role.
 pub type Errors = Vec<BTreeMap<String, f64>>;
@@ -23,11 +24,11 @@ impl Inputs {
     pub fn of(subject: &Subject, ids: &[Vec<u32>]) -> Self {
         let store = &*subject.original.store;
         let spec = store.spec();
-        let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-        let mut stream = Stream::start(ids, &entrance, TokenImportance::Equal);
-        let of_block = |(i, block): (usize, &thimble::model::spec::Block)| {
+        let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+        let mut hidden = HiddenStates::start(ids, &embedding, TokenImportance::Equal);
+        let of_block = |(i, block): (usize, &thimble::spec::Block)| {
             let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
-            let mut statistics = stream.advance_observed(block, &parameters, &Silent);
+            let mut statistics = hidden.advance_observed(block, &parameters, &Silent);
             let groups = block.input_groups(spec.hidden_size);
             groups.iter().map(|group| (group.input, statistics.take(group.input).hessian)).collect()
         };
@@ -40,11 +41,11 @@ impl Inputs {
         let rescaled = is_rescaled(original, model);
         let of_block = |(i, hessians): (usize, &BTreeMap<_, Tensor>)| {
             let groups = spec.blocks[i].input_groups(spec.hidden_size);
-            let layers = groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, linear.role)));
+            let layers = groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, linear.name)));
             let error = |(input, role)| {
                 let [before, after] = [original, model].map(|store| tensor(store, i, role));
                 let after = if rescaled { unfolded(original, model, i, role, input, after) } else { after };
-                (role.to_owned(), relative_error(&before, &after, &hessians[input]))
+                (role.to_string(), relative_error(&before, &after, &hessians[&input]))
             };
             layers.map(error).collect()
         };
@@ -54,7 +55,7 @@ impl Inputs {
 
 /// Whether a method has scaled channels: then it has changed some norm.
 fn is_rescaled(original: &dyn WeightStore, model: &dyn WeightStore) -> bool {
-    let norms = (0..original.spec().blocks.len()).flat_map(|i| [roles::MIXER_NORM, roles::FFN_NORM].map(|role| (i, role)));
+    let norms = (0..original.spec().blocks.len()).flat_map(|i| [MIXER_NORMS[0], FFN_NORMS[0]].map(|role| (i, role)));
     let changed = |(i, role)| {
         let [before, after] = [original, model].map(|store| tensor(store, i, role));
         bool::try_from(before.ne_tensor(&after).any()).unwrap()
@@ -62,12 +63,19 @@ fn is_rescaled(original: &dyn WeightStore, model: &dyn WeightStore) -> bool {
     norms.into_iter().any(changed)
 }
 
-/// Rows of a layer that what follows has been folded into.
-const FOLDED_ROWS: [&str; 2] = ["attn.v", "ffn.up"];
+/// Rows of a layer into which the scales of what follows have been migrated.
+const FOLDED_ROWS: [LayerName; 2] = [attn::V, ffn::UP];
 
 /// A layer's weight as one that reads the original's inputs and gives its outputs.
-fn unfolded(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, role: &str, input: &'static str, weight: Tensor) -> Tensor {
-    let weight = weight * fold(original, model, block, input);
+fn unfolded(
+    original: &dyn WeightStore,
+    model: &dyn WeightStore,
+    block: usize,
+    role: LayerName,
+    input: LayerName,
+    weight: Tensor,
+) -> Tensor {
+    let weight = weight * migrated(original, model, block, input);
     if FOLDED_ROWS.contains(&role) { &weight / of_rows(&tensor(original, block, role), &weight).unsqueeze(1) } else { weight }
 }
 
@@ -77,20 +85,20 @@ fn of_rows(before: &Tensor, after: &Tensor) -> Tensor {
 }
 
 /// What the columns of a layer's weight must be multiplied by to read the original's
-/// inputs, where a method has folded the inverse into what comes before: a norm
+/// inputs, where a method has migrated the inverse into the producer: a norm
 /// exactly, or rows of a linear layer, which are rounded besides.
-fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: &'static str) -> Tensor {
+fn migrated(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input: LayerName) -> Tensor {
     let of_norm = |role| {
         let [before, after] = [original, model].map(|store| tensor(store, block, role));
         (after / &before).where_self(&before.ne(0.0), &Tensor::from(1f32))
     };
     let of_rows =
-        |role, input| of_rows(&tensor(original, block, role), &(tensor(model, block, role) * fold(original, model, block, input)));
+        |role, input| of_rows(&tensor(original, block, role), &(tensor(model, block, role) * migrated(original, model, block, input)));
     match input {
-        inputs::ATTENTION => of_norm(roles::MIXER_NORM),
-        inputs::FFN => of_norm(roles::FFN_NORM),
-        inputs::CONTEXT => heads(original, block, of_rows("attn.v", inputs::ATTENTION)),
-        inputs::FFN_HIDDEN => of_rows("ffn.up", inputs::FFN),
+        attn::INPUT => of_norm(MIXER_NORMS[0]),
+        ffn::INPUT => of_norm(FFN_NORMS[0]),
+        attn::CONTEXT => heads(original, block, of_rows(attn::V, attn::INPUT)),
+        ffn::HIDDEN => of_rows(ffn::UP, ffn::INPUT),
         other => panic!("{other}: what feeds it?"),
     }
 }
@@ -98,13 +106,13 @@ fn fold(original: &dyn WeightStore, model: &dyn WeightStore, block: usize, input
 /// A factor for each channel of the values as one for each channel of the context:
 /// a head of keys and values serves several of queries.
 fn heads(model: &dyn WeightStore, block: usize, values: Tensor) -> Tensor {
-    let context = tensor(model, block, "attn.o").size()[1];
-    let thimble::model::spec::Mixer::Attention(attention) = &model.spec().blocks[block].mixer else { panic!("attention") };
+    let context = tensor(model, block, attn::O).size()[1];
+    let attention = model.spec().blocks[block].attention().expect("attention");
     let (kv, dim) = (attention.n_kv_heads as i64, attention.head_dim as i64);
     values.view([kv, 1, dim]).expand([kv, context / (kv * dim), dim], false).reshape([context])
 }
 
-fn tensor(store: &dyn WeightStore, block: usize, role: &str) -> Tensor {
+fn tensor(store: &dyn WeightStore, block: usize, role: LayerName) -> Tensor {
     let weight = store.weight(&store.spec().block_name(block, role)).unwrap();
     let shape: Vec<i64> = weight.shape().iter().map(|&n| n as i64).collect();
     Tensor::from_slice(&weight.to_f32()).view(&shape[..])

@@ -6,13 +6,13 @@ use tch::Kind;
 use thimble::eval::Footprint;
 use thimble::runtime::{self, Model};
 
-pub struct Made {
+pub struct CompressedModel {
     pub model: Model,
     pub footprint: Footprint,
 }
 
 /// Runs one stage, written as its method and keys: `gptq bits=4 act_order=false`.
-pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made {
+pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> CompressedModel {
     let text = subject.calibration_text();
     let (method, keys) = stage.split_once(' ').expect("a method and its keys");
     let recipe = format!(
@@ -25,5 +25,5 @@ pub fn make(subject: &Subject, stage: &str, sequences: usize, seed: u64) -> Made
     let (dir, _) = made(subject, &recipe, Kind::Float);
     let model = runtime::open(&dir, None).unwrap();
     let footprint = Footprint::of(&*model.store).unwrap();
-    Made { model, footprint }
+    CompressedModel { model, footprint }
 }

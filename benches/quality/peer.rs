@@ -22,7 +22,7 @@ pub struct Notes {
     pub bits_per_weight_linear: f64,
 }
 
-pub struct Made {
+pub struct PeerModel {
     pub model: Model,
     pub notes: Notes,
 }
@@ -30,14 +30,14 @@ pub struct Made {
 /// `settings` are the method and the script's other options:
 /// `gptq --bits 4 --group-size 128 --set sym=false`.
 /// Fails with what the library says where it cannot.
-pub fn make(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> Result<Made, String> {
+pub fn make(subject: &Subject, settings: &str, ids: &[Vec<u32>]) -> Result<PeerModel, String> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers").join(key(subject, settings, ids));
     let notes = dir.join("peer.json");
     if !notes.exists() {
         run(subject, settings, ids, &dir)?;
     }
     let notes = serde_json::from_slice(&std::fs::read(notes).unwrap()).unwrap();
-    Ok(Made { model: runtime::open(&dir, None).unwrap(), notes })
+    Ok(PeerModel { model: runtime::open(&dir, None).unwrap(), notes })
 }
 
 fn run(subject: &Subject, settings: &str, ids: &[Vec<u32>], out: &Path) -> Result<(), String> {

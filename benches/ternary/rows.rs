@@ -25,7 +25,7 @@ const fn untrained(name: &'static str, stage: &'static str) -> Row {
 
 /// With a learning rate that falls to 0, as in `recipes/ternary.toml`.
 const fn trained(name: &'static str, stage: &'static str, distil: &'static str) -> Row {
-    Row { distil: Some(distil), training: "last = 0.0\n", ..untrained(name, stage) }
+    Row { distil: Some(distil), training: "min_lr_ratio = 0.0\n", ..untrained(name, stage) }
 }
 
 /// With a learning rate that ends at a tenth of its peak, as in other training.
@@ -44,7 +44,7 @@ pub const ROWS: [Row; 20] = [
     untrained("solved, groups of 64", "ternary\nscale = 64"),
     // As large as 2 bits in groups of 64, orders of columns aside.
     untrained("solved, a scale a row, some layers in 4 bits", "ternary\nmixed_precision = { bits_per_weight = 2.375 }"),
-    to_a_tenth("hard labels, a scale a row, learning rate to a tenth", "ternary", "soft = 0.0\nhard = 1.0"),
+    to_a_tenth("hard labels, a scale a row, learning rate to a tenth", "ternary", "kd_weight = 0.0\nce_weight = 1.0"),
     to_a_tenth("distilled, a scale a tensor, learning rate to a tenth", "ternary\nscale = 'tensor'", ""),
     to_a_tenth("distilled, a scale a row, learning rate to a tenth", "ternary", ""),
     to_a_tenth("distilled, a scale a row, sub-norms, learning rate to a tenth", "ternary\nsub_norms = true", ""),
@@ -75,7 +75,7 @@ impl Row {
     }
 
     pub fn is_distilled(&self) -> bool {
-        self.distil.is_some_and(|keys| !keys.contains("soft = 0.0"))
+        self.distil.is_some_and(|keys| !keys.contains("kd_weight = 0.0"))
     }
 
     pub fn recipe(&self, subject: &Subject, tokens: u64) -> String {

@@ -29,7 +29,7 @@ const EIGHT: Scheme = Scheme::integers(Code::Int8, 64, false);
 const FOUR: Scheme = Scheme::integers(Code::Int4, 128, false);
 // A scale a row.
 const TWO_BITS: Scheme = Scheme::integers(Code::Ternary, 0, true);
-const FIVE_A_BYTE: Scheme = Scheme::integers(Code::Trits, 0, true);
+const FIVE_A_BYTE: Scheme = Scheme::integers(Code::Base3, 0, true);
 
 const ROWS: [Row; 5] = [
     Row { name: "f16", linear: None, head: None },

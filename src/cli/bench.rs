@@ -2,7 +2,7 @@
 
 use super::output::{Output, bytes, table};
 use super::source::{ActivationsArg, WeightsArgs};
-use super::{Done, number};
+use super::{CommandResult, number};
 use crate::checkpoint::check_unchanged;
 use crate::error::Error;
 use crate::eval::speed;
@@ -99,7 +99,7 @@ impl Tokens {
     }
 }
 
-pub fn main(args: Args, threads: usize, output: Output) -> Done {
+pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
     // The first opening compares hashes, which is no part of loading.
     drop(args.model.open()?);
     let start = Instant::now();

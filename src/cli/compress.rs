@@ -1,6 +1,6 @@
 //! `thimble compress`: a recipe, a model, a folder.
 
-use super::Done;
+use super::CommandResult;
 use super::output::Output;
 use std::path::PathBuf;
 
@@ -59,13 +59,13 @@ enum DeviceArg {
 }
 
 #[cfg(not(feature = "torch"))]
-pub fn main(_args: Args, _threads: usize, _output: Output) -> Done {
+pub fn main(_args: Args, _threads: usize, _output: Output) -> CommandResult {
     let reason = "this build cannot compress: it has no libtorch. Run `make setup` in the source tree, then `cargo build --release --features torch`";
     Err(crate::Error::Environment(reason.into()).into())
 }
 
 #[cfg(feature = "torch")]
-pub fn main(args: Args, threads: usize, output: Output) -> Done {
+pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
     use super::output::table;
     use super::progress::Bars;
     use crate::pipeline::{self, Options, Unfinished};

@@ -3,7 +3,7 @@
 use super::output::{Output, bytes, table};
 use super::progress::Bars;
 use super::source::{ActivationsArg, BackendArgs, Computed, ModelArgs};
-use super::{Done, number};
+use super::{CommandResult, number};
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
 use crate::eval::tasks::{Accuracy, Ask, Subject, Task, TaskItems, TaskScore, compare, measure, read};
@@ -81,7 +81,7 @@ struct Report {
     footprint: Footprint,
 }
 
-pub fn main(args: Args, threads: usize, output: Output) -> Done {
+pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
     let computed = args.backend.computed(args.activations, ActivationsArg::Int8)?;
     let model = args.model.open()?;
     // A reference reads tasks by its own tokenizer, and a text by the model's.

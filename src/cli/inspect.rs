@@ -1,6 +1,6 @@
 //! `thimble inspect`: what a model is and how it is stored.
 
-use super::Done;
+use super::CommandResult;
 use super::output::{Output, bytes, table};
 use super::source::WeightsArgs;
 use crate::error::Result;
@@ -52,7 +52,7 @@ struct TensorRow {
     bytes: u64,
 }
 
-pub fn main(args: Args, output: Output) -> Done {
+pub fn main(args: Args, output: Output) -> CommandResult {
     // A tokenizer says what goes before a text; a model without a sound one can be shown all the same.
     let model = args.model.open_with_tokenizer().or_else(|_| args.model.open())?;
     let (spec, notes) = (model.spec().clone(), model.notes.clone());

@@ -1,6 +1,6 @@
 //! `thimble logits`: raw logits of given tokens, to compare with other programs.
 
-use super::Done;
+use super::CommandResult;
 use super::output::Output;
 use super::source::{ActivationsArg, BackendArgs, WeightsArgs};
 use crate::checkpoint::{check_unchanged, write_atomically};
@@ -34,7 +34,7 @@ pub struct Args {
     backend: BackendArgs,
 }
 
-pub fn main(args: Args, threads: usize, output: Output) -> Done {
+pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
     let computed = args.backend.computed(args.activations, ActivationsArg::F32)?;
     let model = args.model.open()?;
     let mut inputs = Inputs::default();

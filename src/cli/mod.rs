@@ -120,4 +120,4 @@ fn number(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
 }
 
 /// A command's result.
-type Done = anyhow::Result<ExitCode>;
+type CommandResult = anyhow::Result<ExitCode>;

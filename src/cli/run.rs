@@ -1,6 +1,6 @@
 //! `thimble run`: continue a prompt.
 
-use super::Done;
+use super::CommandResult;
 use super::output::{Output, say};
 use super::source::{ActivationsArg, ModelArgs};
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub struct Args {
     activations: ActivationsArg,
 }
 
-pub fn main(args: Args, threads: usize, output: Output) -> Done {
+pub fn main(args: Args, threads: usize, output: Output) -> CommandResult {
     let model = args.model.open()?;
     let tokenizer = model.tokenizer()?;
     let prompt = prompt(&args, &model, tokenizer)?;

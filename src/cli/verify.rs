@@ -1,6 +1,6 @@
 //! `thimble verify`: whether a model's files are what was written.
 
-use super::Done;
+use super::CommandResult;
 use super::output::{Output, bytes, table};
 use crate::checkpoint::check_unchanged;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ struct Report {
     provenance: Value,
 }
 
-pub fn main(args: Args, output: Output) -> Done {
+pub fn main(args: Args, output: Output) -> CommandResult {
     let report = match runtime::open_unverified(&args.model) {
         Ok(model) => verify(&model)?,
         Err(error) if error.exit_code() == 3 && !matches!(error, Error::Io { .. }) => unreadable(&error),

@@ -1,16 +1,16 @@
 //! Activation statistics, streamed block by block: hidden states of all
 //! calibration sequences are kept, weights of one block at a time.
 
-use super::decoder::{Entrance, block_forward, block_until};
 use super::importance::Importance;
+use super::libtorch::{EmbeddingLayer, block_forward, block_until};
 use super::solve::panels;
 use super::solve::relative_error::far_power;
 use super::tensors::{Parameters, in_place, lent_bf16};
 use crate::error::{Error, Result};
 use crate::kernels::gram;
-use crate::model::spec::Block;
 use crate::progress::Progress;
 use crate::recipe::TokenImportance;
+use crate::spec::{Block, LayerName};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -26,19 +26,19 @@ fn batch(device: Device) -> usize {
     }
 }
 
-/// Hidden states between two blocks.
-pub struct Stream {
+/// Hidden states of all calibration sequences between two blocks.
+pub struct HiddenStates {
     /// `[batch, tokens, hidden]` each.
     batches: Vec<Tensor>,
     importance: Rc<Importance>,
-    /// Blocks that are behind it.
+    /// Count of blocks that have run.
     passed: usize,
 }
 
 /// What is gathered of the input of each group of linear layers.
 #[derive(Default)]
 pub struct Statistics {
-    sums: BTreeMap<&'static str, Sums>,
+    sums: BTreeMap<LayerName, Sums>,
 }
 
 /// Over the tokens so far, each as often as it counts.
@@ -92,20 +92,20 @@ impl InputStatistics {
     }
 }
 
-impl Stream {
+impl HiddenStates {
     /// The embedded sequences, all of one length, and how much their tokens count.
-    pub fn start(sequences: &[Vec<u32>], entrance: &Entrance, importance: TokenImportance) -> Self {
+    pub fn start(sequences: &[Vec<u32>], embedding: &EmbeddingLayer, importance: TokenImportance) -> Self {
         let _no_grad = tch::no_grad_guard();
         let read = |some: &[Vec<u32>]| {
             let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
-            entrance.forward(&sequences)
+            embedding.forward(&sequences)
         };
-        let batch = batch(entrance.device());
-        let importance = Rc::new(Importance::new(importance, sequences, batch, entrance.device()));
+        let batch = batch(embedding.device());
+        let importance = Rc::new(Importance::new(importance, sequences, batch, embedding.device()));
         Self { batches: sequences.chunks(batch).map(read).collect(), importance, passed: 0 }
     }
 
-    /// The block that it stands before.
+    /// Index of the block that reads these states.
     pub fn block(&self) -> usize {
         self.passed
     }
@@ -137,14 +137,14 @@ impl Stream {
         self.importance.of(batch, &self.batches[batch])
     }
 
-    /// The same place once more.
+    /// A shallow copy.
     pub fn again(&self) -> Self {
         Self { batches: self.batches.iter().map(Tensor::shallow_clone).collect(), importance: self.importance.clone(), passed: self.passed }
     }
 
-    /// Runs a block and gathers statistics of some of its inputs; the stream stays
+    /// Runs a block and gathers statistics of some of its inputs; the hidden stays
     /// before the block.
-    pub fn observe(&self, spec: &Block, weights: &Parameters, inputs: &[&str], progress: &dyn Progress) -> Statistics {
+    pub fn observe(&self, spec: &Block, weights: &Parameters, inputs: &[LayerName], progress: &dyn Progress) -> Statistics {
         let _no_grad = tch::no_grad_guard();
         let mut statistics = Statistics::default();
         for (i, x) in self.batches.iter().enumerate() {
@@ -165,15 +165,15 @@ impl Stream {
 
     /// Moves past a block.
     pub fn advance(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) {
-        self.advance_heard(spec, weights, progress, &mut |_, _, _| ());
+        self.advance_observing(spec, weights, progress, &mut |_, _, _| ());
     }
 
     /// The same, gathering statistics.
     pub fn advance_observed(&mut self, spec: &Block, weights: &Parameters, progress: &dyn Progress) -> Statistics {
         let mut statistics = Statistics::default();
         let hidden = self.batches.first().map_or(0, |x| x.size()[2] as usize);
-        let inputs: Vec<&str> = spec.input_groups(hidden).iter().map(|group| group.input).collect();
-        self.advance_heard(spec, weights, progress, &mut |input, x, weights| {
+        let inputs: Vec<LayerName> = spec.input_groups(hidden).iter().map(|group| group.input).collect();
+        self.advance_observing(spec, weights, progress, &mut |input, x, weights| {
             if inputs.contains(&input) {
                 statistics.add(input, x, weights);
             }
@@ -189,10 +189,10 @@ impl Stream {
         &mut self,
         spec: &Block,
         weights: &Parameters,
-        inputs: &[&str],
+        inputs: &[LayerName],
         is_read: bool,
         progress: &dyn Progress,
-        solve: &mut dyn FnMut(&'static str, Statistics) -> Result<()>,
+        solve: &mut dyn FnMut(LayerName, Statistics) -> Result<()>,
     ) -> Result<()> {
         self.advance_abreast(spec, weights, inputs, is_read, progress, &mut |input, x, tokens| {
             let mut statistics = Statistics::default();
@@ -207,10 +207,10 @@ impl Stream {
         &mut self,
         spec: &Block,
         weights: &Parameters,
-        inputs: &[&str],
+        inputs: &[LayerName],
         is_read: bool,
         progress: &dyn Progress,
-        solve: &mut dyn FnMut(&'static str, &[Tensor], &[Option<Tensor>]) -> Result<()>,
+        solve: &mut dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let steps = self.len();
@@ -225,24 +225,24 @@ impl Stream {
             if solved.is_err() || (left == 0 && !is_read) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         solved?;
-        self.batches = behind.continue_value().unwrap_or_default();
+        self.batches = behind.unwrap_or_default();
         self.passed += 1;
         progress.advance(steps);
         Ok(())
     }
 
-    /// Moves past a block; `hear` is told of inputs, and of how much their tokens count.
-    pub fn advance_heard(
+    /// Moves past a block; `observe` is told of inputs, and of how much their tokens count.
+    pub fn advance_observing(
         &mut self,
         spec: &Block,
         weights: &Parameters,
         progress: &dyn Progress,
-        hear: &mut dyn FnMut(&'static str, &Tensor, Option<&Tensor>),
+        observe: &mut dyn FnMut(LayerName, &Tensor, Option<&Tensor>),
     ) {
         let _no_grad = tch::no_grad_guard();
         for (i, x) in self.batches.iter_mut().enumerate() {
             let weights_of_tokens = self.importance.of(i, x);
-            *x = block_forward(spec, weights, x, &mut |input, x| hear(input, x, weights_of_tokens.as_ref()));
+            *x = block_forward(spec, weights, x, &mut |input, x| observe(input, x, weights_of_tokens.as_ref()));
             progress.advance(1);
         }
         self.passed += 1;
@@ -251,7 +251,7 @@ impl Stream {
 
 impl Statistics {
     /// Adds inputs `[…, in]`, whose tokens count as much as `weights` `[tokens]` say, or 1.
-    fn add(&mut self, input: &'static str, x: &Tensor, weights: Option<&Tensor>) {
+    fn add(&mut self, input: LayerName, x: &Tensor, weights: Option<&Tensor>) {
         let x = x.reshape([-1, *x.size().last().expect("not a scalar")]);
         let (tokens, width) = x.size2().expect("[tokens, in]");
         let sums = self.sums.entry(input).or_insert_with(|| Sums::none(width, x.device()));
@@ -267,9 +267,9 @@ impl Statistics {
     }
 
     /// Adds what others have of an input, where they have any.
-    pub fn take_over(&mut self, others: &mut Self, input: &'static str) {
-        let Some(mut other) = others.sums.remove(input) else { return };
-        match self.sums.get_mut(input) {
+    pub fn take_over(&mut self, others: &mut Self, input: LayerName) {
+        let Some(mut other) = others.sums.remove(&input) else { return };
+        match self.sums.get_mut(&input) {
             Some(sums) => {
                 let power = sums.power.max(other.power);
                 [&mut *sums, &mut other].into_iter().for_each(|sums| sums.set_power(power));
@@ -288,19 +288,19 @@ impl Statistics {
     }
 
     /// What there is of an input.
-    pub fn of(&self, input: &'static str) -> InputStatistics {
-        self.sums.get(input).expect("every input of the block was heard").copy().known()
+    pub fn of(&self, input: LayerName) -> InputStatistics {
+        self.sums.get(&input).expect("every input of the block was observed").copy().known()
     }
 
     /// Takes what there is of an input.
-    pub fn take(&mut self, input: &'static str) -> InputStatistics {
-        self.sums.remove(input).expect("every input of the block was heard").known()
+    pub fn take(&mut self, input: LayerName) -> InputStatistics {
+        self.sums.remove(&input).expect("every input of the block was observed").known()
     }
 
     /// As if an input had been divided by `scales` `[in]`; nothing where there is
     /// nothing of it.
-    pub fn divide(&mut self, input: &'static str, scales: &Tensor) {
-        if let Some(sums) = self.sums.get_mut(input) {
+    pub fn divide(&mut self, input: LayerName, scales: &Tensor) {
+        if let Some(sums) = self.sums.get_mut(&input) {
             let _ = sums.products.g_div_(&scales.outer(scales));
             let _ = sums.magnitudes.g_div_(scales);
             sums.greatest = &sums.greatest / scales;
@@ -392,6 +392,8 @@ mod tests {
     use super::*;
     use tch::Kind::{Double, Float};
 
+    const X: LayerName = LayerName::outside("x");
+
     /// Sums by panels, put together from two places and divided, are those of the
     /// whole; the Hessian that is taken is that which was looked at. In bf16 too, where
     /// tokens count alike and a kernel may add them up.
@@ -405,18 +407,18 @@ mod tests {
             let drawn = (kind == Float).then(|| Tensor::rand([80], (Float, Device::Cpu)));
             let of_first = drawn.as_ref().map(|weights| weights.narrow(0, 0, 40));
             let of_second = drawn.as_ref().map(|weights| weights.narrow(0, 40, 40));
-            statistics.add("x", &x.narrow(0, 0, 1), of_first.as_ref());
-            others.add("x", &x.narrow(0, 1, 1), of_second.as_ref());
-            statistics.take_over(&mut others.copy(), "x");
-            statistics.divide("x", &scales);
+            statistics.add(X, &x.narrow(0, 0, 1), of_first.as_ref());
+            others.add(X, &x.narrow(0, 1, 1), of_second.as_ref());
+            statistics.take_over(&mut others.copy(), X);
+            statistics.divide(X, &scales);
 
             let flat = x.view([80, width]).to_kind(Double) / scales.to_kind(Double);
             let weights =
                 drawn.map_or_else(|| Tensor::ones([80, 1], (Double, Device::Cpu)), |weights| weights.to_kind(Double).unsqueeze(1));
             let tokens = weights.sum(Double);
             let expected = flat.tr().matmul(&(&flat * &weights)) * 2.0 / &tokens;
-            let looked = statistics.of("x");
-            let taken = statistics.take("x");
+            let looked = statistics.of(X);
+            let taken = statistics.take(X);
             let apart = |a: &Tensor, b: &Tensor| (a.to_kind(Double) - b.to_kind(Double)).abs().max().double_value(&[]);
             assert!(apart(&taken.hessian, &expected) < 1e-4, "width {width}");
             assert!(apart(&taken.hessian, &taken.hessian.tr()) < 1e-5 && apart(&looked.hessian, &taken.hessian) == 0.0, "width {width}");

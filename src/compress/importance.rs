@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 /// Weight of the token with the lowest score of its sequence; the highest has 1.
 const LEAST: f64 = 0.01;
 
-/// What the weights of a stream's tokens come from.
+/// Source of the token weights of hidden states.
 pub enum Importance {
     /// All count alike.
     Equal,

@@ -1,6 +1,6 @@
 //! The differentiable decoder as a [`LogitSource`].
 
-use super::decoder::{Entrance, Exit, block_forward};
+use super::libtorch::{EmbeddingLayer, LmHead, block_forward};
 use super::tensors::{Compute, Parameters, to_vec};
 use crate::error::Result;
 use crate::model::{LogitSource, ModelSpec};
@@ -19,7 +19,7 @@ pub struct TorchLogits {
     decoded: BTreeMap<usize, Parameters>,
     /// Bytes that further decoded blocks may take.
     room: usize,
-    exit: Option<Exit>,
+    head: Option<LmHead>,
     hidden: Option<Tensor>,
 }
 
@@ -30,7 +30,7 @@ impl TorchLogits {
 
     /// Keeps no block: for a window or two, and for dense weights, which are not decoded.
     pub fn new(store: Arc<dyn WeightStore>, compute: Compute) -> Self {
-        Self { store, compute, decoded: BTreeMap::new(), room: 0, exit: None, hidden: None }
+        Self { store, compute, decoded: BTreeMap::new(), room: 0, head: None, hidden: None }
     }
 
     /// Keeps decoded packed blocks between windows, up to so many bytes of their tensors; the
@@ -50,7 +50,7 @@ impl LogitSource for TorchLogits {
         spec.check_ids(ids)?;
         spec.check_length(ids.len())?;
         let _no_grad = tch::no_grad_guard();
-        let mut x = Entrance::load(spec, |name| self.store.weight(name), self.compute)?.forward(&[ids]);
+        let mut x = EmbeddingLayer::load(spec, |name| self.store.weight(name), self.compute)?.forward(&[ids]);
         for (i, block) in spec.blocks.iter().enumerate() {
             if let Some(weights) = self.decoded.get(&i) {
                 x = block_forward(block, weights, &x, &mut |_, _| ());
@@ -71,12 +71,12 @@ impl LogitSource for TorchLogits {
     fn logits(&mut self, positions: Range<usize>) -> Result<Vec<f32>> {
         let _no_grad = tch::no_grad_guard();
         let spec = self.store.spec();
-        if self.exit.is_none() {
-            self.exit = Some(Exit::load(spec, |name| self.store.weight(name), self.compute)?);
+        if self.head.is_none() {
+            self.head = Some(LmHead::load(spec, |name| self.store.weight(name), self.compute)?);
         }
-        let exit = self.exit.as_ref().expect("just loaded");
+        let head = self.head.as_ref().expect("just loaded");
         let hidden = self.hidden.as_ref().expect("run_window comes first");
         let hidden = hidden.narrow(0, positions.start as i64, positions.len() as i64);
-        Ok(to_vec(&exit.forward(spec, &hidden)))
+        Ok(to_vec(&head.forward(&hidden)))
     }
 }

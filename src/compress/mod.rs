@@ -2,9 +2,9 @@
 //! and the methods.
 
 pub mod calibrate;
-pub mod decoder;
 pub mod distil;
 mod importance;
+pub mod libtorch;
 mod logits;
 pub mod prune;
 pub mod quantize;
@@ -18,5 +18,5 @@ pub mod train;
 mod unseen;
 
 pub use logits::TorchLogits;
-pub use tensors::{Compute, Hoard, Parameter, Parameters, dense, from_array, give_back, lent_f32, to_vec};
+pub use tensors::{Compute, MallocTuning, Parameter, Parameters, dense, from_array, give_back, lent_f32, to_vec};
 pub use unseen::{Marks, Unseen};

@@ -1,8 +1,8 @@
 //! How much a model's predictions change where one of its matrices is another, such as what
 //! it is rounded to.
 
-use super::calibrate::Stream;
-use super::decoder::{Entrance, Exit};
+use super::calibrate::HiddenStates;
+use super::libtorch::{EmbeddingLayer, LmHead};
 use super::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{Part, rows_at_a_time};
@@ -26,11 +26,11 @@ pub struct Trials<'a> {
     names: &'a BTreeSet<String>,
     compute: Compute,
     progress: &'a dyn Progress,
-    exit: Exit,
+    head: LmHead,
     /// Of the original, before the block whose turn it is.
-    stream: Stream,
+    hidden: HiddenStates,
     /// Behind the last block.
-    end: Stream,
+    end: HiddenStates,
 }
 
 impl<'a> Trials<'a> {
@@ -47,16 +47,16 @@ impl<'a> Trials<'a> {
         let spec = store.spec();
         let length = sequences.first().map_or(1, Vec::len).max(1);
         let sequences = &sequences[..sequences.len().min((TOKENS / length).max(1))];
-        let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
+        let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), compute)?;
         // Differences of logits may be less than half precision tells.
-        let exit = Exit::load(spec, |name| store.weight(name), Compute { kind: Kind::Float, ..compute })?;
-        let stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
-        let mut trials = Self { store, other, names, compute, progress, exit, end: stream.again(), stream };
+        let head = LmHead::load(spec, |name| store.weight(name), Compute { kind: Kind::Float, ..compute })?;
+        let hidden = HiddenStates::start(sequences, &embedding, TokenImportance::Equal);
+        let mut trials = Self { store, other, names, compute, progress, head, end: hidden.again(), hidden };
         let blocks = spec.blocks.len();
         let steps: u64 = (0..blocks).map(|block| trials.steps(block)).sum();
-        let steps = steps + (2 * blocks as u64 - 1) * trials.stream.len();
+        let steps = steps + (2 * blocks as u64 - 1) * trials.hidden.len();
         progress.begin(&format!("sensitivity of {} layers", names.len()), steps, Unit::of("blocks", steps.div_ceil(blocks as u64)));
-        let mut end = trials.stream.again();
+        let mut end = trials.hidden.again();
         for block in 0..blocks {
             trials.pass(block, store, &mut end)?;
         }
@@ -66,16 +66,16 @@ impl<'a> Trials<'a> {
 
     /// Of a block: its own layers through it and those behind it, and the head.
     fn steps(&self, block: usize) -> u64 {
-        (self.of(block).len() * (self.store.spec().blocks.len() - block + 1)) as u64 * self.stream.len()
+        (self.of(block).len() * (self.store.spec().blocks.len() - block + 1)) as u64 * self.hidden.len()
     }
 
     fn of(&self, block: usize) -> Vec<String> {
         self.store.spec().parameters_of(Part::Block(block)).map(|p| p.name).filter(|name| self.names.contains(name)).collect()
     }
 
-    fn pass(&self, block: usize, store: &dyn WeightStore, stream: &mut Stream) -> Result<()> {
+    fn pass(&self, block: usize, store: &dyn WeightStore, hidden: &mut HiddenStates) -> Result<()> {
         self.progress.may_go_on()?;
-        stream.advance(&self.store.spec().blocks[block], &Parameters::block(store, block, self.compute)?, self.progress);
+        hidden.advance(&self.store.spec().blocks[block], &Parameters::block(store, block, self.compute)?, self.progress);
         Ok(())
     }
 
@@ -83,12 +83,12 @@ impl<'a> Trials<'a> {
     /// canonical name.
     pub fn block(&self, block: usize) -> Result<BTreeMap<String, f64>> {
         let _no_grad = tch::no_grad_guard();
-        assert_eq!(self.stream.block(), block, "blocks have their turns");
+        assert_eq!(self.hidden.block(), block, "blocks have their turns");
         let names = self.of(block);
-        let mut changed: Vec<Stream> = names.iter().map(|_| self.stream.again()).collect();
+        let mut changed: Vec<HiddenStates> = names.iter().map(|_| self.hidden.again()).collect();
         for passed in block..self.store.spec().blocks.len() {
-            for (name, stream) in names.iter().zip(&mut changed) {
-                self.pass(passed, &Exchanged { store: self.store, other: self.other, name }, stream)?;
+            for (name, hidden) in names.iter().zip(&mut changed) {
+                self.pass(passed, &Exchanged { store: self.store, other: self.other, name }, hidden)?;
             }
         }
         let found: BTreeMap<String, f64> = names.into_iter().zip(self.divergences(&changed)?).collect();
@@ -109,15 +109,15 @@ impl<'a> Trials<'a> {
     pub fn advance(&mut self, block: usize) -> Result<()> {
         // What the last one makes of the original is known.
         if block + 1 < self.store.spec().blocks.len() {
-            let mut stream = self.stream.again();
-            self.pass(block, self.store, &mut stream)?;
-            self.stream = stream;
+            let mut hidden = self.hidden.again();
+            self.pass(block, self.store, &mut hidden)?;
+            self.hidden = hidden;
         }
         Ok(())
     }
 
     /// Means over tokens, in nats, of where some models have arrived.
-    fn divergences(&self, changed: &[Stream]) -> Result<Vec<f64>> {
+    fn divergences(&self, changed: &[HiddenStates]) -> Result<Vec<f64>> {
         let spec = self.store.spec();
         let stretch = rows_at_a_time(spec) as i64;
         let (mut sums, mut tokens) = (vec![0.0; changed.len()], 0);
@@ -127,13 +127,13 @@ impl<'a> Trials<'a> {
             let all = flat.size()[0];
             for start in (0..all).step_by(stretch as usize) {
                 let likelihoods = |flat: &Tensor| {
-                    let hidden = wide(&flat.narrow(0, start, stretch.min(all - start)));
-                    self.exit.forward(spec, &hidden).log_softmax(-1, None::<Kind>)
+                    let states = wide(&flat.narrow(0, start, stretch.min(all - start)));
+                    self.head.forward(&states).log_softmax(-1, None::<Kind>)
                 };
                 let original = likelihoods(&flat);
                 let probabilities = original.exp();
-                for (sum, stream) in sums.iter_mut().zip(changed) {
-                    let difference = &original - likelihoods(&stream.batches()[batch].flatten(0, 1));
+                for (sum, hidden) in sums.iter_mut().zip(changed) {
+                    let difference = &original - likelihoods(&hidden.batches()[batch].flatten(0, 1));
                     *sum += (&probabilities * difference).sum(Kind::Double).double_value(&[]);
                 }
             }

@@ -250,18 +250,18 @@ pub fn give_back() {
     }
 }
 
-/// While one is there, the allocator keeps what is freed for who asks next, in the whole
-/// process. A step of training asks for the same tensors as the one before it, large ones
-/// among them, which the system would hand out anew, page by page and zeroed, at each step: a
-/// seventh of its time. Where the allocator is not glibc's, or an old one, all is as ever.
+/// glibc keeps freed memory while a value of this type is alive, in the whole process. A step of
+/// training allocates the same tensors as the step before it, large ones among them, which the
+/// system would otherwise map again, page by page and zeroed, at each step: a seventh of its time.
+/// With another allocator than glibc's the value has no effect.
 ///
-/// The last one to go gives back what was kept; what is to be given back must be freed before.
-pub struct Hoard;
+/// Dropping the last value returns the kept memory to the system; tensors must be freed before.
+pub struct MallocTuning;
 
-/// How many there are.
-static HOARDS: AtomicUsize = AtomicUsize::new(0);
+/// Count of living values.
+static MALLOC_TUNINGS: AtomicUsize = AtomicUsize::new(0);
 
-impl Hoard {
+impl MallocTuning {
     /// Allocations up to here: larger ones are few, and worth their pages.
     const LARGE: i32 = 1 << 30;
     /// The greatest that glibc comes to by itself (`DEFAULT_MMAP_THRESHOLD_MAX`).
@@ -269,7 +269,7 @@ impl Hoard {
 
     /// From now on.
     pub fn begin() -> Self {
-        if HOARDS.fetch_add(1, Ordering::AcqRel) == 0 {
+        if MALLOC_TUNINGS.fetch_add(1, Ordering::AcqRel) == 0 {
             Self::keep(Self::LARGE);
         }
         Self
@@ -288,9 +288,9 @@ impl Hoard {
     }
 }
 
-impl Drop for Hoard {
+impl Drop for MallocTuning {
     fn drop(&mut self) {
-        if HOARDS.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if MALLOC_TUNINGS.fetch_sub(1, Ordering::AcqRel) == 1 {
             Self::keep(Self::USUAL);
             give_back();
         }

@@ -12,7 +12,7 @@ pub struct Footprint {
     /// Unique weights; tied ones count once.
     pub parameters: u64,
     /// 8 × bytes of all tensors (codes, scales, zero points or offsets, places of
-    /// columns, columns in 16 bits, books, padding; not the tokenizer) over
+    /// columns, columns in 16 bits, codebooks, padding; not the tokenizer) over
     /// [`Footprint::parameters`].
     pub bits_per_weight: f64,
     /// The same over the linear layers of the blocks alone.
@@ -22,7 +22,7 @@ pub struct Footprint {
 impl Footprint {
     /// Measures a model.
     pub fn of(store: &dyn WeightStore) -> Result<Self> {
-        let (mut counted, mut books) = (BTreeSet::new(), BTreeSet::new());
+        let (mut counted, mut codebooks) = (BTreeSet::new(), BTreeSet::new());
         let (mut weights, mut bytes, mut linear_weights, mut linear_bytes) = (0u64, 0u64, 0u64, 0u64);
         for parameter in store.spec().parameters() {
             let count = parameter.shape.iter().map(|&n| n as u64).product::<u64>();
@@ -33,9 +33,10 @@ impl Footprint {
                 size += new.map(|(_, places)| size_of_val(places) as u64).sum::<u64>();
             }
             if let Weight::Packed(tensor) = &weight
-                && let Some(book) = tensor.book.as_ref().filter(|b| b.name.as_ref().is_some_and(|name| books.insert(name.clone())))
+                && let Some(codebook) =
+                    tensor.codebook.as_ref().filter(|b| b.name.as_ref().is_some_and(|name| codebooks.insert(name.clone())))
             {
-                size += book.len_bytes() as u64;
+                size += codebook.len_bytes() as u64;
             }
             weights += count;
             bytes += size;

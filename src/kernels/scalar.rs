@@ -2,9 +2,9 @@
 
 use super::{BLOCK, Int8Rows, Kernels, Tile};
 use crate::quant::Code;
+use crate::quant::formats::base3;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
-use crate::quant::formats::trits;
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use half::{bf16, f16};
 
 /// The table.
@@ -33,15 +33,15 @@ const LINE: usize = UNIT_COLUMNS * TILE_ROWS;
 fn unpack_block(tile: &Tile, block: usize) -> BlockCodes {
     match tile.code.packing() {
         Packing::Planes(planes) => unpack_planes(planes, tile.block_codes(block), tile.block_units(block)),
-        Packing::Trits => unpack_trits(tile.block_codes(block), tile.units_before(block), tile.block_units(block)),
+        Packing::Base3 => unpack_base3(tile.block_codes(block), tile.units_before(block), tile.block_units(block)),
     }
 }
 
-fn unpack_trits(lines: &[u8], before: usize, units: usize) -> BlockCodes {
+fn unpack_base3(lines: &[u8], before: usize, units: usize) -> BlockCodes {
     let mut codes = [0i8; BLOCK * TILE_ROWS];
     for (unit, codes) in codes.chunks_exact_mut(LINE).take(units).enumerate() {
-        let (line, place) = ((before + unit) / TRITS, (before + unit) % TRITS);
-        codes.iter_mut().zip(&lines[line * LINE..]).for_each(|(code, &byte)| *code = trits::digit(byte, place) as i8);
+        let (line, place) = ((before + unit) / DIGITS_PER_BYTE, (before + unit) % DIGITS_PER_BYTE);
+        codes.iter_mut().zip(&lines[line * LINE..]).for_each(|(code, &byte)| *code = base3::digit(byte, place) as i8);
     }
     codes
 }
@@ -66,7 +66,7 @@ fn unpack_planes(planes: &[usize], mut lines: &[u8], units: usize) -> BlockCodes
 
 /// out[token, row] += Σ_block scale_x · (scale_w · (Σ level_w · code_x − zero · Σ code_x) + offset · Σ code_x)
 ///
-/// Levels are codes, or the whole numbers of a book.
+/// Levels are codes, or the whole numbers of a codebook.
 fn int8_tile(tile: &Tile, x: &Int8Rows, out: &mut [f32]) {
     for block in 0..tile.blocks() {
         let levels = unpack_block(tile, block).map(|code| tile.level(code) as i32);

@@ -2,7 +2,7 @@
 
 use super::{BLOCK, Int8Rows};
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS, span_bytes, span_columns};
-use crate::quant::{Book, Code, Layout, PackedTensor};
+use crate::quant::{Code, Codebook, Layout, PackedTensor};
 use half::f16;
 
 /// 16 rows of a packed weight (see `quant::formats::tiled` for the bytes). Views
@@ -16,10 +16,10 @@ pub struct Tile<'a> {
     /// f16 `[groups, 16]`
     pub scales: &'a [u8],
     /// `[groups, 16]`: zero points, i8, the code's middle everywhere where absent; or
-    /// offsets, f16, of a book, zero where absent.
+    /// offsets, f16, of a codebook, zero where absent.
     pub zeros: Option<&'a [u8]>,
-    /// The numbers that codes stand for, where they are places in a book.
-    pub book: Option<&'a Book>,
+    /// The numbers that codes stand for, where they are indices into a codebook.
+    pub codebook: Option<&'a Codebook>,
     /// Columns of the weight, padding aside.
     pub columns: usize,
     /// Columns of a group: a multiple of [`super::BLOCK`], or all columns.
@@ -31,14 +31,14 @@ impl<'a> Tile<'a> {
     pub fn of(tensor: &'a PackedTensor, tile: usize) -> Self {
         let tiling = tensor.tiling;
         assert_eq!(tiling.layout, Layout::Tiles, "rows are for look-ups");
-        let grids = tiling.groups() * TILE_ROWS;
-        let zeros = grids * zero_bytes(tiling.scheme.code);
+        let count = tiling.groups() * TILE_ROWS;
+        let zeros = count * zero_bytes(tiling.scheme.code);
         Self {
             code: tiling.scheme.code,
             codes: tensor.tile(tile),
-            scales: &tensor.scales[2 * tile * grids..2 * (tile + 1) * grids],
+            scales: &tensor.scales[2 * tile * count..2 * (tile + 1) * count],
             zeros: tensor.zeros.as_ref().map(|z| &z[tile * zeros..(tile + 1) * zeros]),
-            book: tensor.book.as_deref(),
+            codebook: tensor.codebook.as_deref(),
             columns: tiling.columns,
             group_columns: tiling.scheme.group_columns(tiling.columns),
         }
@@ -96,13 +96,13 @@ impl<'a> Tile<'a> {
     pub fn check<const CODE: usize>(&self) {
         assert_eq!(self.code, Code::ALL[CODE], "the kernel of another code");
         let span = span_columns(self.code);
-        let grids = self.groups() * TILE_ROWS;
+        let count = self.groups() * TILE_ROWS;
         assert_eq!(self.codes.len(), self.columns.div_ceil(span) * span_bytes(self.code) * TILE_ROWS, "bytes of codes");
-        assert_eq!(self.scales.len(), 2 * grids, "bytes of scales");
-        let zeros = grids * zero_bytes(self.code);
+        assert_eq!(self.scales.len(), 2 * count, "bytes of scales");
+        let zeros = count * zero_bytes(self.code);
         assert!(self.zeros.is_none_or(|z| z.len() == zeros), "bytes of zero points or offsets");
-        let entries = if self.code.has_book() { 1 << self.code.bits() } else { 0 };
-        assert_eq!(self.book.map_or(0, |book| book.values().len()), entries, "entries of the book");
+        let entries = if self.code.has_codebook() { 1 << self.code.bits() } else { 0 };
+        assert_eq!(self.codebook.map_or(0, |codebook| codebook.values().len()), entries, "entries of the codebook");
         assert!(self.group_columns.is_multiple_of(BLOCK) || self.group_columns >= self.columns, "a block straddles two groups");
     }
 
@@ -112,28 +112,28 @@ impl<'a> Tile<'a> {
         f16::from_le_bytes([self.scales[2 * i], self.scales[2 * i + 1]]).to_f32()
     }
 
-    /// Zero point of a row in a group; 0 where there is a book.
+    /// Zero point of a row in a group; 0 where there is a codebook.
     pub fn zero(&self, group: usize, row: usize) -> i32 {
         match self.zeros {
-            Some(zeros) if self.book.is_none() => i32::from(zeros[group * TILE_ROWS + row] as i8),
+            Some(zeros) if self.codebook.is_none() => i32::from(zeros[group * TILE_ROWS + row] as i8),
             _ => self.code.middle(),
         }
     }
 
-    /// What is added to the scaled numbers of a row in a group; 0 without a book.
+    /// What is added to the scaled numbers of a row in a group; 0 without a codebook.
     pub fn offset(&self, group: usize, row: usize) -> f32 {
         let i = group * TILE_ROWS + row;
-        let offsets = self.zeros.filter(|_| self.book.is_some());
+        let offsets = self.zeros.filter(|_| self.codebook.is_some());
         offsets.map_or(0.0, |offsets| f16::from_le_bytes([offsets[2 * i], offsets[2 * i + 1]]).to_f32())
     }
 
     /// What a code stands for before zero point, scale and offset.
     pub fn level(&self, code: i8) -> f32 {
-        self.book.map_or(f32::from(code), |book| book.value(code))
+        self.codebook.map_or(f32::from(code), |codebook| codebook.value(code))
     }
 }
 
 /// Bytes of a zero point, or of an offset.
 fn zero_bytes(code: Code) -> usize {
-    if code.has_book() { 2 } else { 1 }
+    if code.has_codebook() { 2 } else { 1 }
 }

@@ -1,9 +1,11 @@
-//! Whether a spec makes sense by itself. Specs come from configurations and file
+//! Checks that a spec makes sense by itself. Specs come from configurations and file
 //! headers that anyone may have written; what passes here cannot overflow a size
 //! or divide by zero further up.
 
 use super::ModelSpec;
-use super::spec::{Attention, Block, Embedding, FeedForward, Gate, Head, Mixer, Norm, Positions, Residual, Rotary, RotaryScaling};
+use crate::spec::{
+    Attention, Block, Embedding, FeedForward, Gate, Head, Mask, Norm, Op, Positions, Rotary, RotaryScaling, SubLayer, SubLayerInput,
+};
 use std::collections::BTreeSet;
 
 /// Blocks of a model at most, far above any there is.
@@ -32,11 +34,8 @@ impl ModelSpec {
         norm("final norm", &self.final_norm)?;
         optional("the embedding's scale", *scale)?;
         optional("the logits' softcap", *softcap)?;
-        let attentions = self.blocks.iter().filter_map(|block| match &block.mixer {
-            Mixer::Attention(attention) => attention.rotary.as_ref()?.scaling.turning_point(),
-            Mixer::Wkv(_) => None,
-        });
-        let turning_points: BTreeSet<usize> = attentions.collect();
+        let turning_points: BTreeSet<usize> =
+            self.attentions().filter_map(|attention| attention.rotary.as_ref()?.scaling.turning_point()).collect();
         if turning_points.len() > 1 {
             return Err(format!("blocks must turn by other angles from the same length on, not from {turning_points:?}"));
         }
@@ -62,14 +61,16 @@ impl ModelSpec {
     /// of the same shape.
     fn check_sharing(&self, i: usize) -> Checked {
         let block = &self.blocks[i];
+        let shared_ffn = |block: &Block| block.feed_forward().and_then(|ffn| ffn.weights_of);
         let owner = |j: usize| match self.blocks.get(j).filter(|_| j < i) {
-            Some(owner) if owner.weights_of.is_none() && owner.ffn.weights_of.is_none() => Ok(owner),
+            Some(owner) if owner.weights_of.is_none() && shared_ffn(owner).is_none() => Ok(owner),
             _ => Err(format!("it cannot share the weights of block {j}, which must be an earlier one that has its own")),
         };
-        let alike = match (block.weights_of, block.ffn.weights_of) {
+        let own_ffn = block.feed_forward().map(|ffn| FeedForward { weights_of: None, ..ffn.clone() });
+        let alike = match (block.weights_of, shared_ffn(block)) {
             (None, None) => true,
             (Some(j), None) => Block { weights_of: None, ..block.clone() } == *owner(j)?,
-            (None, Some(j)) => FeedForward { weights_of: None, ..block.ffn.clone() } == owner(j)?.ffn,
+            (None, Some(j)) => own_ffn.as_ref() == owner(j)?.feed_forward(),
             (Some(_), Some(_)) => false,
         };
         if alike { Ok(()) } else { Err("it shares the weights of a block that is not like it".into()) }
@@ -78,32 +79,33 @@ impl ModelSpec {
 
 impl Block {
     fn check(&self) -> Checked {
-        // All of them are named, so that one that is added cannot be forgotten here.
-        let Self {
-            mixer_norm,
-            mixer,
-            mixer_output_norm,
-            mixer_sum_norm,
-            residual,
-            ffn_norm,
-            ffn,
-            ffn_output_norm,
-            ffn_sum_norm,
-            weights_of: _,
-        } = self;
-        match mixer {
-            Mixer::Attention(attention) => attention.check()?,
-            Mixer::Wkv(wkv) => size("the width of the recurrent state", wkv.width, MAX_WIDTH)?,
+        if self.sub_layers.is_empty() {
+            return Err("it has no sub-layers".into());
         }
-        ffn.check()?;
-        if *residual == Residual::ParallelOneNorm && ffn_norm.is_some() {
-            return Err("a feed-forward that reads through the mixer's norm has none of its own".into());
+        for (i, sub_layer) in self.sub_layers.iter().enumerate() {
+            // Every field is named, so that none that is added can be forgotten here.
+            let SubLayer { input, norm: input_norm, op, output_norm, sum_norm } = sub_layer;
+            match op {
+                Op::Attention(attention) => attention.check()?,
+                Op::Wkv(wkv) => size("the width of the recurrent state", wkv.width, MAX_WIDTH)?,
+                Op::FeedForward(ffn) => ffn.check()?,
+            }
+            if *input == SubLayerInput::SharedNorm && input_norm.is_some() {
+                return Err("a feed-forward that reads through the mixer's norm has none of its own".into());
+            }
+            let looks_back = matches!(op, Op::FeedForward(ffn) if ffn.gate == Gate::Receptance);
+            let before = &self.sub_layers[..i];
+            if *input != SubLayerInput::HiddenStates && (i == 0 || before.iter().any(|other| other.sum_norm.is_some()) || looks_back) {
+                return Err("mixer and feed-forward side by side leave no place for a norm or a token between them".into());
+            }
+            [input_norm, output_norm, sum_norm].into_iter().try_for_each(|n| norm("a norm", n))?;
         }
-        if *residual != Residual::Sequential && (mixer_sum_norm.is_some() || ffn.gate == Gate::Receptance) {
-            return Err("mixer and feed-forward side by side leave no place for a norm or a token between them".into());
+        match self.sub_layers.iter().filter(|sub_layer| matches!(sub_layer.op, Op::FeedForward(_))).count() {
+            2.. if self.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()) => {
+                Err("it has several feed-forwards and shares one with another block".into())
+            }
+            _ => Ok(()),
         }
-        let norms = [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm];
-        norms.into_iter().try_for_each(|n| norm("a norm", n))
     }
 }
 
@@ -124,7 +126,7 @@ impl Attention {
             scale,
             rotary,
             alibi,
-            window,
+            mask,
             qkv_bias: _,
             output_bias: _,
             qkv_clip,
@@ -143,7 +145,7 @@ impl Attention {
         if n_heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
             return Err(format!("{n_heads} heads of {head_dim} are wider than {MAX_WIDTH}"));
         }
-        if *window == Some(0) {
+        if *mask == Mask::Window(0) {
             return Err("a window of 0 tokens sees nothing".into());
         }
         if !alibi.is_empty() && alibi.len() != n_heads {

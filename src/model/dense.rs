@@ -2,12 +2,12 @@
 //! and where each canonical parameter lies.
 
 use super::families::{self, BitNet, Config, Family, Names, Quantization, llama2c as llama2c_family};
-use super::spec::SpecialTokens;
 use super::{FileLayout, ModelSpec, Parameter, ParameterKind, Part, Rows, Source, leftover, tying, uneven, unused};
 use crate::checkpoint::wrappers::{self, Needed};
 use crate::checkpoint::{self, Checkpoint, DenseTensor, bitnet, llama2c};
 use crate::error::{Error, Result};
 use crate::notice::warn_once;
+use crate::spec::SpecialTokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex};
 pub struct DenseModel {
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    parameters: BTreeMap<String, Place>,
+    parameters: BTreeMap<String, StoredParameter>,
     layout: FileLayout,
     /// Parameters whose numbers have been looked at.
     checked: Mutex<BTreeSet<String>>,
 }
 
-struct Place {
+struct StoredParameter {
     source: Source,
     shape: Vec<usize>,
     held: Held,
@@ -119,7 +119,7 @@ impl DenseModel {
             source.open(&checkpoint, &parameter.shape).map_err(|error| explained(error, &checkpoint, &parameter))?;
             let dimensions = checkpoint.tensor(&source.tensors[0])?.shape.len();
             layout.learn(&parameter, candidate, dimensions);
-            parameters.insert(parameter.name, Place { source, shape: parameter.shape, held: Held::Plainly });
+            parameters.insert(parameter.name, StoredParameter { source, shape: parameter.shape, held: Held::Plainly });
         }
         let model = Self { parameters, layout, spec, checkpoint, checked: Mutex::default() };
         model.warn_of_strangers(names);
@@ -188,7 +188,7 @@ impl DenseModel {
 
     /// The same without a look at its numbers.
     pub fn stored(&self, name: &str) -> Result<DenseTensor> {
-        let Place { source, shape, .. } = &self.parameters[name];
+        let StoredParameter { source, shape, .. } = &self.parameters[name];
         Ok(source.read(source.open(&self.checkpoint, shape)?, shape))
     }
 }

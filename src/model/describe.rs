@@ -1,9 +1,9 @@
 //! A spec in words, as rows of a table.
 
 use super::ModelSpec;
-use super::spec::{
-    Activation, Attention, Block, Embedding, FeedForward, Gate, Head, Mixer, Norm, NormKind, NormWeight, Positions, QkSpan, Residual,
-    Rotary, RotaryScaling,
+use crate::spec::{
+    Activation, Attention, Block, Embedding, FeedForward, Gate, Head, Mask, Norm, NormKind, NormWeight, Op, Positions, QkSpan, Rotary,
+    RotaryScaling, SubLayer, SubLayerInput,
 };
 
 /// What is described, and how.
@@ -12,11 +12,11 @@ type Row = (String, String);
 /// Rows from the embedding to the head; blocks that are alike share theirs.
 pub fn describe(spec: &ModelSpec) -> Vec<Row> {
     let mut rows = vec![("embedding".to_owned(), embedding(spec))];
-    // Whose weights they are is said by itself.
-    let by_itself = |block: &Block| Block { weights_of: None, ffn: FeedForward { weights_of: None, ..block.ffn.clone() }, ..block.clone() };
-    for (block, places) in gathered(spec.blocks.iter().map(by_itself)) {
-        rows.push((blocks(&places), mixer(&block)));
-        rows.push((String::new(), feed_forward(&block)));
+    for (block, places) in gathered(spec.blocks.iter().map(without_owner)) {
+        let mut place = blocks(&places);
+        for sub_layer in &block.sub_layers {
+            rows.push((std::mem::take(&mut place), operation(&sub_layer.op)));
+        }
         rows.push((String::new(), around(&block)));
     }
     let shared = |what: &'static str, of: fn(&Block) -> Option<usize>| {
@@ -26,9 +26,18 @@ pub fn describe(spec: &ModelSpec) -> Vec<Row> {
         (!users.is_empty()).then(|| (blocks(&users), format!("{what} of {}, in turn", blocks(&owners))))
     };
     rows.extend(shared("the weights", |block| block.weights_of));
-    rows.extend(shared("the feed-forward", |block| block.ffn.weights_of));
+    rows.extend(shared("the feed-forward", |block| block.feed_forward()?.weights_of));
     rows.push(("head".to_owned(), head(spec)));
     rows
+}
+
+/// The block as if all its weights were its own: who owns them has rows of its own.
+fn without_owner(block: &Block) -> Block {
+    let mut block = Block { weights_of: None, ..block.clone() };
+    if let Some(ffn) = block.feed_forward_mut() {
+        ffn.weights_of = None;
+    }
+    block
 }
 
 /// Distinct values, each with its places.
@@ -95,10 +104,11 @@ fn head(spec: &ModelSpec) -> String {
     ])
 }
 
-fn mixer(block: &Block) -> String {
-    match &block.mixer {
-        Mixer::Attention(a) => attention(a),
-        Mixer::Wkv(wkv) => format!("recurrent mean with decay (wkv) of {} channels", wkv.width),
+fn operation(op: &Op) -> String {
+    match op {
+        Op::Attention(a) => attention(a),
+        Op::Wkv(wkv) => format!("recurrent mean with decay (wkv) of {} channels", wkv.width),
+        Op::FeedForward(ffn) => feed_forward(ffn),
     }
 }
 
@@ -111,7 +121,7 @@ fn attention(a: &Attention) -> String {
         scale,
         rotary: turned,
         alibi,
-        window,
+        mask,
         qkv_bias,
         output_bias,
         qkv_clip,
@@ -133,7 +143,10 @@ fn attention(a: &Attention) -> String {
         Some(format!("attention: {} heads{kv} of {}", n_heads, head_dim)),
         turned.as_ref().map(|r| rotary(r, *head_dim)),
         when(!alibi.is_empty(), "ALiBi"),
-        window.map(|window| format!("window {window}")),
+        match mask {
+            Mask::Causal => None,
+            Mask::Window(width) => Some(format!("window {width}")),
+        },
         biases.map(str::to_owned),
         qkv_clip.map(|clip| format!("q, k, v clipped at {clip}")),
         qk_norm.as_ref().map(|n| {
@@ -168,8 +181,8 @@ fn rotary(r: &Rotary, head_dim: usize) -> String {
     format!("rotary θ {}{}", r.theta, if notes.is_empty() { notes } else { format!(" ({notes})") })
 }
 
-fn feed_forward(block: &Block) -> String {
-    let FeedForward { width, gate, activation, bias, hidden_norm, weights_of: _ } = &block.ffn;
+fn feed_forward(ffn: &FeedForward) -> String {
+    let FeedForward { width, gate, activation, bias, hidden_norm, weights_of: _ } = ffn;
     let activation = match activation {
         Activation::Silu => "silu",
         Activation::Gelu => "gelu",
@@ -190,33 +203,23 @@ fn feed_forward(block: &Block) -> String {
 }
 
 fn around(block: &Block) -> String {
-    let Block {
-        mixer_norm,
-        mixer: _,
-        mixer_output_norm,
-        mixer_sum_norm,
-        residual,
-        ffn_norm,
-        ffn: _,
-        ffn_output_norm,
-        ffn_sum_norm,
-        weights_of: _,
-    } = block;
-    let places = [
-        ("before the mixer", mixer_norm),
-        ("behind it", mixer_output_norm),
-        ("of its sum", mixer_sum_norm),
-        ("before the feed-forward", ffn_norm),
-        ("behind that", ffn_output_norm),
-        ("of that sum", ffn_sum_norm),
-    ];
-    let norms = places.into_iter().map(|(place, n)| n.as_ref().map(|n| format!("{} {place}", norm(n))));
-    let residual = match residual {
-        Residual::Sequential => None,
-        Residual::Parallel => Some("mixer and feed-forward side by side".to_owned()),
-        Residual::ParallelOneNorm => Some("mixer and feed-forward side by side behind one norm".to_owned()),
-    };
-    list(norms.chain([residual]))
+    let mut parts = Vec::new();
+    for sub_layer in &block.sub_layers {
+        // Every field is named, so that none that is added can be forgotten here.
+        let SubLayer { input: _, norm: input_norm, op, output_norm, sum_norm } = sub_layer;
+        let places = match op {
+            Op::Attention(_) | Op::Wkv(_) => ["before the mixer", "behind it", "of its sum"],
+            Op::FeedForward(_) => ["before the feed-forward", "behind that", "of that sum"],
+        };
+        let norms = [input_norm, output_norm, sum_norm].into_iter().zip(places);
+        parts.extend(norms.map(|(n, place)| n.as_ref().map(|n| format!("{} {place}", norm(n)))));
+    }
+    let side_by_side = block.sub_layers.iter().find_map(|sub_layer| match sub_layer.input {
+        SubLayerInput::HiddenStates => None,
+        SubLayerInput::BlockInput => Some("mixer and feed-forward side by side".to_owned()),
+        SubLayerInput::SharedNorm => Some("mixer and feed-forward side by side behind one norm".to_owned()),
+    });
+    list(parts.into_iter().chain([side_by_side]))
 }
 
 fn norm(n: &Norm) -> String {

@@ -16,7 +16,7 @@ pub struct Window {
 
 /// A scored position of one of several windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ScoredPosition {
     /// Which window.
     pub window: usize,
     /// Which of its positions.
@@ -24,7 +24,7 @@ pub struct Place {
 }
 
 /// Hears of logits `[places, vocab]`, and which places they are of.
-pub type OnLogits<'a> = dyn FnMut(&[Place], &[f32]) + 'a;
+pub type OnLogits<'a> = dyn FnMut(&[ScoredPosition], &[f32]) + 'a;
 
 /// Something that predicts tokens.
 pub trait LogitSource {
@@ -50,7 +50,7 @@ pub trait LogitSource {
             self.run_window(&ids[..scored.end])?;
             for start in scored.clone().step_by(rows) {
                 let some = start..(start + rows).min(scored.end);
-                let places: Vec<_> = some.clone().map(|position| Place { window, position }).collect();
+                let places: Vec<_> = some.clone().map(|position| ScoredPosition { window, position }).collect();
                 each(&places, &self.logits(some)?);
             }
         }

@@ -7,11 +7,12 @@
 //! deviate from what a norm centres on, which is zero for RMS norms and the mean of the
 //! channels that stay for layer norms.
 
-use super::spec::{Block, Gate, Mixer, Norm, NormKind, NormWeight, Positions, QkNorm, QkSpan};
-use super::{Axis, Inner, Kept, ModelSpec, Parameter, Part, gather};
+use super::{Axis, Kept, ModelSpec, Parameter, Part, gather};
 use crate::error::Result;
+use crate::forward::Inner;
+use crate::spec::{Attention, Block, Gate, Norm, NormKind, NormWeight, Op, Positions, QkNorm, QkSpan, SubLayer};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,29 +123,16 @@ impl Selection {
         let axis = |inner| Axis::Block(layer, inner);
         let kept = |inner| self.of(axis(inner), spec).indices;
         let mut block = spec.blocks[layer].clone();
-        if self.cuts(axis(Inner::FeedForward)) {
-            block.ffn.width = kept(Inner::FeedForward).len();
-        }
-        match &mut block.mixer {
-            Mixer::Attention(attention) if self.cuts(axis(Inner::QueryHeads)) => {
-                let (queries, keys) = (kept(Inner::QueryHeads), kept(Inner::KvHeads));
-                let shared_by = attention.n_heads / attention.n_kv_heads;
-                let on = |key: &usize| queries.iter().filter(|&&query| query / shared_by == *key).count();
-                let counts: Vec<usize> = keys.iter().map(on).collect();
-                if counts.iter().any(|count| *count == 0 || *count != counts[0]) || counts.iter().sum::<usize>() != queries.len() {
-                    return Err(format!(
-                        "block {layer}: query heads can go with their key-value head, or as many from each of those that stay, \
-                         but these would be {counts:?}"
-                    ));
+        for sub_layer in &mut block.sub_layers {
+            match &mut sub_layer.op {
+                Op::Attention(attention) if self.cuts(axis(Inner::QueryHeads)) => {
+                    let heads = (kept(Inner::QueryHeads), kept(Inner::KvHeads));
+                    keep_heads(attention, heads).map_err(|reason| format!("block {layer}: {reason}"))?;
                 }
-                attention.n_heads = queries.len();
-                attention.n_kv_heads = keys.len();
-                if !attention.alibi.is_empty() {
-                    attention.alibi = queries.iter().map(|&head| attention.alibi[head]).collect();
-                }
+                Op::Attention(_) => (),
+                Op::Wkv(wkv) => wkv.width = kept(Inner::State).len(),
+                Op::FeedForward(ffn) => ffn.width = kept(Inner::FeedForward).len(),
             }
-            Mixer::Attention(_) => (),
-            Mixer::Wkv(wkv) => wkv.width = kept(Inner::State).len(),
         }
         self.narrow_norms(layer, &mut block, spec)?;
         Ok(block)
@@ -152,23 +140,8 @@ impl Selection {
 
     /// Norms over something that is cut.
     fn narrow_norms(&self, layer: usize, block: &mut Block, spec: &ModelSpec) -> std::result::Result<(), String> {
-        // All of them are named, so that one that is added cannot be forgotten here.
-        let Block {
-            mixer_norm,
-            mixer,
-            mixer_output_norm,
-            mixer_sum_norm,
-            residual: _,
-            ffn_norm,
-            ffn,
-            ffn_output_norm,
-            ffn_sum_norm,
-            weights_of: _,
-        } = block;
         let share = |axis: Axis| if self.cuts(axis) { self.share(&[axis], spec) } else { 1.0 };
         let inner = |inner| share(Axis::Block(layer, inner));
-        let around = [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm];
-        around.into_iter().flatten().for_each(|norm| norm.narrow(share(Axis::Hidden)));
         let inside = |norm: &mut Norm, share: f64| match norm.kind {
             NormKind::Layer if share < 1.0 => {
                 Err(format!("block {layer}: a layer norm runs over all heads or channels, and is centred on all of them: none can go"))
@@ -178,18 +151,25 @@ impl Selection {
                 Ok(())
             }
         };
-        ffn.hidden_norm.iter_mut().try_for_each(|norm| inside(norm, inner(Inner::FeedForward)))?;
-        let Mixer::Attention(attention) = mixer else { return Ok(()) };
-        let (queries, keys) = (inner(Inner::QueryHeads), inner(Inner::KvHeads));
-        attention.context_norm.iter_mut().try_for_each(|norm| inside(norm, queries))?;
-        if let Some(QkNorm { norm, span: QkSpan::All }) = &mut attention.qk_norm {
-            if queries != keys {
-                return Err(format!(
-                    "block {layer}: one norm each runs over all queries and all keys, which must be cut alike: take out whole \
-                     key-value heads"
-                ));
+        for sub_layer in &mut block.sub_layers {
+            sub_layer.norms_mut().for_each(|norm| norm.narrow(share(Axis::Hidden)));
+            match &mut sub_layer.op {
+                Op::FeedForward(ffn) => ffn.hidden_norm.iter_mut().try_for_each(|norm| inside(norm, inner(Inner::FeedForward)))?,
+                Op::Attention(attention) => {
+                    let (queries, keys) = (inner(Inner::QueryHeads), inner(Inner::KvHeads));
+                    attention.context_norm.iter_mut().try_for_each(|norm| inside(norm, queries))?;
+                    if let Some(QkNorm { norm, span: QkSpan::All }) = &mut attention.qk_norm {
+                        if queries != keys {
+                            return Err(format!(
+                                "block {layer}: one norm each runs over all queries and all keys, which must be cut alike: take out \
+                                 whole key-value heads"
+                            ));
+                        }
+                        inside(norm, queries)?;
+                    }
+                }
+                Op::Wkv(_) => (),
             }
-            inside(norm, queries)?;
         }
         Ok(())
     }
@@ -235,17 +215,36 @@ impl Selection {
     }
 }
 
+/// Keeps some query and key-value heads of an attention.
+fn keep_heads(attention: &mut Attention, (queries, keys): (Vec<usize>, Vec<usize>)) -> std::result::Result<(), String> {
+    let shared_by = attention.n_heads / attention.n_kv_heads;
+    let on = |key: &usize| queries.iter().filter(|&&query| query / shared_by == *key).count();
+    let counts: Vec<usize> = keys.iter().map(on).collect();
+    if counts.iter().any(|count| *count == 0 || *count != counts[0]) || counts.iter().sum::<usize>() != queries.len() {
+        return Err(format!(
+            "query heads can go with their key-value head, or as many from each of those that stay, but these would be {counts:?}"
+        ));
+    }
+    (attention.n_heads, attention.n_kv_heads) = (queries.len(), keys.len());
+    if !attention.alibi.is_empty() {
+        attention.alibi = queries.iter().map(|&head| attention.alibi[head]).collect();
+    }
+    Ok(())
+}
+
 /// Channels of the residual stream can go where norms alone know how many there are.
 fn check_hidden(spec: &ModelSpec) -> std::result::Result<(), String> {
     if matches!(spec.embedding.positions, Positions::Sinusoidal { .. }) {
         return Err("channels of the residual stream carry this model's positions by their number: none can go".into());
     }
     // What a layer norm or a gate writes has no mean that is kept when channels go.
-    let written = |b: &Block| [&b.mixer_output_norm, &b.mixer_sum_norm, &b.ffn_output_norm, &b.ffn_sum_norm].map(Clone::clone);
-    let writers: Vec<Norm> = spec.blocks.iter().flat_map(written).chain([spec.embedding.norm.clone()]).flatten().collect();
+    let sub_layers = || spec.blocks.iter().flat_map(|block| &block.sub_layers);
+    let written = sub_layers().flat_map(|sub_layer| [&sub_layer.output_norm, &sub_layer.sum_norm]);
+    let writers: Vec<&Norm> = written.chain([&spec.embedding.norm]).flatten().collect();
     let is_layer = |norm: &Norm| norm.kind == NormKind::Layer;
-    let gated = spec.blocks.iter().any(|b| b.ffn.gate == Gate::Receptance) && spec.final_norm.as_ref().is_some_and(is_layer);
-    if gated || writers.iter().any(is_layer) {
+    let is_gated = |sub_layer: &SubLayer| matches!(&sub_layer.op, Op::FeedForward(ffn) if ffn.gate == Gate::Receptance);
+    let gated = sub_layers().any(is_gated) && spec.final_norm.as_ref().is_some_and(is_layer);
+    if gated || writers.into_iter().any(is_layer) {
         return Err("layer norms and gates write this model's residual stream, centred on all of its channels: none can go".into());
     }
     Ok(())
@@ -268,13 +267,14 @@ impl Norm {
 impl ModelSpec {
     /// The axes that units can be taken out of.
     pub fn cuttable(&self) -> Vec<Axis> {
+        // Heads of queries can go by themselves where several share one of keys and values; the
+        // width of a head never does.
+        const UNITS: [Inner; 4] = [Inner::KvHeads, Inner::QueryHeads, Inner::State, Inner::FeedForward];
         let inner = |(i, block): (usize, &Block)| {
-            let mixer = match &block.mixer {
-                Mixer::Attention(attention) if attention.n_heads > attention.n_kv_heads => vec![Inner::KvHeads, Inner::QueryHeads],
-                Mixer::Attention(_) => vec![Inner::KvHeads],
-                Mixer::Wkv(_) => vec![Inner::State],
-            };
-            mixer.into_iter().chain([Inner::FeedForward]).map(move |inner| Axis::Block(i, inner)).collect::<Vec<_>>()
+            let declared: BTreeSet<Inner> = self.declared(Part::Block(i)).iter().flat_map(|parameter| parameter.inner()).collect();
+            let grouped = block.attention().is_some_and(|attention| attention.n_heads > attention.n_kv_heads);
+            let units = UNITS.into_iter().filter(move |unit| declared.contains(unit) && (grouped || *unit != Inner::QueryHeads));
+            units.map(move |unit| Axis::Block(i, unit)).collect::<Vec<_>>()
         };
         [Axis::Hidden].into_iter().chain(self.blocks.iter().enumerate().flat_map(inner)).collect()
     }

@@ -1,6 +1,6 @@
 //! How large a model is, from its spec alone.
 
-use super::{ModelSpec, Parameter, ParameterKind, Part};
+use super::{ModelSpec, Parameter, Part};
 
 impl Parameter {
     /// Its numbers.
@@ -23,10 +23,6 @@ impl ModelSpec {
     /// Multiply-adds of a token: those of every matrix that multiplies it, the head's
     /// among them. What attention does besides, which grows with the text, is not counted.
     pub fn multiply_adds(&self) -> u64 {
-        let linear = |block: usize| self.roles(block).into_iter().filter(|(.., kind)| *kind == ParameterKind::Linear);
-        let blocks = (0..self.blocks.len()).flat_map(linear).map(|(_, shape, _)| shape.iter().map(|&n| n as u64).product::<u64>());
-        let (width, hidden) = (self.embedding_width() as u64, self.hidden_size as u64);
-        let led = if self.embedding.width.is_some() { 2 * width * hidden } else { 0 };
-        blocks.sum::<u64>() + self.vocab_size as u64 * width + led
+        self.parts().map(|part| self.recorded(part).multiply_adds).sum()
     }
 }

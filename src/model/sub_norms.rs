@@ -2,7 +2,8 @@
 //! the feed-forward's hidden numbers before `ffn.down`.
 
 use super::ModelSpec;
-use super::spec::{Mixer, Norm};
+use crate::forward::names::{attn, ffn};
+use crate::spec::{Norm, Op};
 
 /// What they keep a quotient finite with.
 const EPSILON: f64 = 1e-5;
@@ -13,14 +14,19 @@ impl ModelSpec {
     pub fn with_sub_norms(&self, wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
         let mut spec = self.clone();
         for (i, block) in spec.blocks.iter_mut().enumerate() {
-            let Mixer::Attention(attention) = &mut block.mixer else {
+            if block.attention().is_none() {
                 return Err(format!("sub_norms: block {i} has no attention to insert a norm into; leave it out"));
-            };
-            if block.weights_of.is_some() || block.ffn.weights_of.is_some() {
+            }
+            if block.weights_of.is_some() || block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()) {
                 return Err(format!("sub_norms: block {i} shares weights with another; leave it out"));
             }
-            for (role, norm) in [("attn.o", &mut attention.context_norm), ("ffn.down", &mut block.ffn.hidden_norm)] {
-                if wanted(&self.block_name(i, role)) {
+            for sub_layer in &mut block.sub_layers {
+                let (before, norm) = match &mut sub_layer.op {
+                    Op::Attention(attention) => (attn::O, &mut attention.context_norm),
+                    Op::FeedForward(ffn) => (ffn::DOWN, &mut ffn.hidden_norm),
+                    Op::Wkv(_) => continue,
+                };
+                if wanted(&self.block_name(i, before)) {
                     norm.get_or_insert(Norm::rms(EPSILON));
                 }
             }

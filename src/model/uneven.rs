@@ -6,20 +6,20 @@
 //! the first tensor.
 
 use super::families::Names;
-use super::spec::{Attention, Mixer};
 use super::{ModelSpec, Parameter, Part, Rows};
 use crate::checkpoint::Checkpoint;
 use crate::notice::warn_once;
+use crate::spec::{Attention, Block};
 
 /// Heads, kv heads and width of the feed-forward.
-type Widths = (Option<(usize, usize)>, usize);
+type Widths = (Option<(usize, usize)>, Option<usize>);
 
 /// Sets the widths of blocks by the shapes of their tensors, where these differ by block.
 pub fn settle(spec: &mut ModelSpec, checkpoint: &Checkpoint, names: &Names) {
     if spec.shares_weights() {
         return;
     }
-    let said: Vec<Widths> = spec.blocks.iter().map(|block| (heads(&block.mixer), block.ffn.width)).collect();
+    let said: Vec<Widths> = spec.blocks.iter().map(|block| (heads(block), width(block))).collect();
     let Some(found) = (0..spec.blocks.len()).map(|block| measure(spec, checkpoint, names, block)).collect::<Option<Vec<Widths>>>() else {
         return;
     };
@@ -32,8 +32,10 @@ pub fn settle(spec: &mut ModelSpec, checkpoint: &Checkpoint, names: &Names) {
     let differing: Vec<String> =
         found.iter().zip(&said).enumerate().filter(|(_, (found, said))| found != said).map(|(i, (found, _))| told(i, *found)).collect();
     for (block, (heads, width)) in spec.blocks.iter_mut().zip(found) {
-        block.ffn.width = width;
-        if let (Mixer::Attention(attention), Some((n_heads, n_kv_heads))) = (&mut block.mixer, heads) {
+        if let (Some(ffn), Some(width)) = (block.feed_forward_mut(), width) {
+            ffn.width = width;
+        }
+        if let (Some(attention), Some((n_heads, n_kv_heads))) = (block.attention_mut(), heads) {
             (attention.n_heads, attention.n_kv_heads) = (n_heads, n_kv_heads);
         }
     }
@@ -43,6 +45,7 @@ pub fn settle(spec: &mut ModelSpec, checkpoint: &Checkpoint, names: &Names) {
 
 fn told(block: usize, (heads, width): Widths) -> String {
     let heads = heads.map_or(String::new(), |(n_heads, n_kv_heads)| format!("{n_heads} heads ({n_kv_heads} kv), "));
+    let width = width.map_or("none".to_owned(), |width| width.to_string());
     format!("block {block} ({heads}feed-forward {width})")
 }
 
@@ -56,11 +59,12 @@ fn few(mut all: Vec<String>) -> String {
     all.join(", ")
 }
 
-fn heads(mixer: &Mixer) -> Option<(usize, usize)> {
-    match mixer {
-        Mixer::Attention(attention) => Some((attention.n_heads, attention.n_kv_heads)),
-        Mixer::Wkv(_) => None,
-    }
+fn heads(block: &Block) -> Option<(usize, usize)> {
+    block.attention().map(|attention| (attention.n_heads, attention.n_kv_heads))
+}
+
+fn width(block: &Block) -> Option<usize> {
+    block.feed_forward().map(|ffn| ffn.width)
 }
 
 /// The widths of a block by the shapes of its tensors; `None` where a tensor is not there, or
@@ -82,7 +86,7 @@ fn measure(spec: &ModelSpec, checkpoint: &Checkpoint, names: &Names, block: usiz
     if rows != if is_fused { 2 * width } else { width } {
         return None;
     }
-    let Mixer::Attention(attention) = &spec.blocks[block].mixer else { return Some((None, width)) };
+    let Some(attention) = spec.blocks[block].attention() else { return Some((None, Some(width))) };
     let heads = |rows: usize| Some(rows / attention.head_dim).filter(|n| *n > 0 && rows.is_multiple_of(attention.head_dim));
     let (_, context, _) = matrix("attn.o")?;
     let n_heads = heads(context)?;
@@ -95,7 +99,7 @@ fn measure(spec: &ModelSpec, checkpoint: &Checkpoint, names: &Names, block: usiz
     };
     let as_said = (attention.n_heads, attention.n_kv_heads) == (n_heads, n_kv_heads);
     let may_differ = may_lose_heads(attention) && n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads);
-    (as_said || may_differ).then_some((Some((n_heads, n_kv_heads)), width))
+    (as_said || may_differ).then_some((Some((n_heads, n_kv_heads)), Some(width)))
 }
 
 /// True if nothing but the matrices depends on which heads are left.

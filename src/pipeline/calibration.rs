@@ -2,12 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
-use crate::model::spec::{Block, Mixer};
 use crate::model::{ModelSpec, expect_finite};
 use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
 use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
+use crate::spec::Op;
 use crate::text::Text;
 
 /// Most sequences sampled together …
@@ -106,10 +106,11 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
 
 /// Sequences of a length that are sampled together: keys and values grow with every block.
 fn batch(spec: &ModelSpec, length: usize) -> usize {
-    let width = |block: &Block| match &block.mixer {
-        Mixer::Attention(attention) => 2 * attention.kv_width(),
-        Mixer::Wkv(_) => 0,
+    let width = |op: &Op| match op {
+        Op::Attention(attention) => 2 * attention.kv_width(),
+        Op::Wkv(_) | Op::FeedForward(_) => 0,
     };
-    let bytes = spec.blocks.iter().map(width).sum::<usize>() * length * size_of::<f32>();
+    let widths = spec.blocks.iter().flat_map(|block| &block.sub_layers).map(|sub_layer| width(&sub_layer.op));
+    let bytes = widths.sum::<usize>() * length * size_of::<f32>();
     (CACHE_BYTES / bytes.max(1)).clamp(1, BATCH)
 }

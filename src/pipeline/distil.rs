@@ -2,27 +2,27 @@
 //! model, or another, the teacher.
 
 use super::journal::StageJournal;
-use super::{Done, fingerprint};
+use super::{StageResult, fingerprint};
 use crate::compress::distil::cache::{Contents, TopCache};
 use crate::compress::distil::{Distillation, Matching, OnPolicyDistillation, Teacher};
 use crate::compress::train::{Network, Objective, Rounded, Trained, Trainer};
-use crate::compress::{Compute, Hoard};
+use crate::compress::{Compute, MallocTuning};
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
-use crate::model::spec::SpecialTokens;
 use crate::progress::Progress;
 use crate::quant::{Weight, WeightStore};
-use crate::recipe::{Distil, Phase, Training, Trains};
+use crate::recipe::{Distil, Phase, Trainable, Training};
 use crate::report::{End, StageReport, TrainingReport};
 use crate::runtime::{self, CommonVocabulary, Model};
+use crate::spec::SpecialTokens;
 use crate::text::corpus::{Corpus, Pieces};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the stage is run with.
-pub struct Lessons<'a> {
+/// Inputs of one distillation run.
+pub struct DistillationRun<'a> {
     /// What is learnt, and how.
     pub plan: &'a Distil,
     /// The student as it is.
@@ -42,16 +42,16 @@ pub struct Lessons<'a> {
     pub rounded: Option<Rounded>,
 }
 
-/// What phases share.
-struct School {
+/// Corpus and teacher that the phases of a run share.
+struct DistillationContext {
     pieces: Pieces,
     teacher: Option<Teacher>,
 }
 
-impl Lessons<'_> {
+impl DistillationRun<'_> {
     /// Runs the stage: one phase after the other, each finished one on disk before the
     /// next begins.
-    pub fn run(&self) -> Result<Done> {
+    pub fn run(&self) -> Result<StageResult> {
         let start = Instant::now();
         let spec = self.student.spec();
         let named = self.plan.teacher.as_ref().map(|path| runtime::open(path, None)).transpose()?;
@@ -60,7 +60,7 @@ impl Lessons<'_> {
         let mut remarks = differences(&spec.special, &teacher.spec().special);
         remarks.iter().for_each(|remark| tracing::warn!("distil: {}: {remark}", teacher.path.display()));
         remarks.extend(vocabulary.remark.clone());
-        let (mut school, mut student, mut training) = (None, self.student.clone(), Vec::new());
+        let (mut context, mut student, mut training) = (None, self.student.clone(), Vec::new());
         let mut first = 0;
         for (i, phase) in self.plan.phases(spec.blocks.len()).iter().enumerate() {
             // Where a block is frozen there is nothing to do.
@@ -68,11 +68,11 @@ impl Lessons<'_> {
                 continue;
             }
             let (made, report) = self.journal.phase(&format!("phase-{i}"), spec, || {
-                if school.is_none() {
-                    school = Some(self.school(teacher, vocabulary.size)?);
+                if context.is_none() {
+                    context = Some(self.context(teacher, vocabulary.size)?);
                 }
                 let state = self.journal.file(&format!("phase-{i}.state.safetensors"));
-                self.train(phase, &*student, school.as_mut().expect("just made"), (&state, first))
+                self.train(phase, &*student, context.as_mut().expect("just made"), (&state, first))
             })?;
             first += phase.plan.training.steps() * phase.plan.training.batch as u64;
             if report.end == End::Diverged {
@@ -82,7 +82,7 @@ impl Lessons<'_> {
             student = Arc::new(made);
         }
         let report = StageReport { training, remarks, ..StageReport::of("distil", start.elapsed().as_secs_f64()) };
-        Ok(Done { report, model: student })
+        Ok(StageResult { report, model: student })
     }
 
     /// The student once it has learnt, by canonical name.
@@ -90,13 +90,13 @@ impl Lessons<'_> {
         &self,
         phase: &Phase,
         student: &dyn WeightStore,
-        School { pieces, teacher }: &mut School,
+        DistillationContext { pieces, teacher }: &mut DistillationContext,
         (state, first): (&Path, u64),
     ) -> Result<(Vec<(String, Weight)>, TrainingReport)> {
         let Phase { name, only, plan } = phase;
         let spec = student.spec();
         // Before all that it is to give back, so that it goes last.
-        let _hoard = Hoard::begin();
+        let _malloc_tuning = MallocTuning::begin();
         let network = Network::trained(student, self.compute, &trained(&plan.training, spec, *only))?.rounding(self.rounded.clone());
         let depth = only.map_or(spec.blocks.len() + 1, |block| block + 2);
         let mut objective: Box<dyn Objective> = match (&plan.on_policy, &*teacher) {
@@ -154,7 +154,7 @@ impl Lessons<'_> {
         Ok(vocabulary)
     }
 
-    fn school(&self, teacher: &Model, vocab_size: usize) -> Result<School> {
+    fn context(&self, teacher: &Model, vocab_size: usize) -> Result<DistillationContext> {
         let Training { length, seed, held_out, batch, .. } = self.plan.training;
         let spec = self.student.spec();
         let mut pieces = self.corpus(vocab_size)?.pieces(length, spec.special.prefix(), seed, held_out)?;
@@ -183,7 +183,7 @@ impl Lessons<'_> {
                 Some(Teacher::Cache(made?))
             }
         };
-        Ok(School { pieces, teacher })
+        Ok(DistillationContext { pieces, teacher })
     }
 }
 
@@ -213,8 +213,8 @@ fn trained(training: &Training, spec: &ModelSpec, only: Option<usize>) -> Traine
         only.map(|block| spec.roles(block).into_iter().map(|(role, ..)| spec.block_name(block, &role)).collect());
     let wanted = |name: &String| of_block.as_ref().is_none_or(|names| names.contains(name));
     let names = training.variables(spec).into_iter().filter(wanted).collect();
-    match &training.trains {
-        Trains::Named(_) => Trained::Parameters(names),
-        Trains::Adapters(adapters) => Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed },
+    match &training.trainable {
+        Trainable::Named(_) => Trained::Parameters(names),
+        Trainable::Adapters(adapters) => Trained::Adapters { of: names, rank: adapters.rank, alpha: adapters.alpha, seed: training.seed },
     }
 }

@@ -153,7 +153,7 @@ impl StageJournal {
 
     /// A part of the model: from the folder where it is finished, otherwise made and
     /// written. Either way what comes back was read from disk.
-    pub fn part(&self, spec: &ModelSpec, part: Part, make: impl FnOnce() -> Result<Made>) -> Result<Made> {
+    pub fn part(&self, spec: &ModelSpec, part: Part, make: impl FnOnce() -> Result<PartResult>) -> Result<PartResult> {
         let path = self.path(part);
         if path.exists() {
             match read_undamaged(&path, part) {
@@ -222,7 +222,7 @@ impl StageJournal {
 }
 
 /// A finished part of the model.
-pub struct Made {
+pub struct PartResult {
     /// By canonical name.
     pub weights: Vec<(String, Weight)>,
     /// What compressing it cost.
@@ -233,25 +233,25 @@ fn open(path: &Path, part: Part) -> Result<NativeFile> {
     NativeFile::open_part(path, |parameter| parameter.part == part)
 }
 
-fn read(path: &Path, part: Part) -> Result<Made> {
+fn read(path: &Path, part: Part) -> Result<PartResult> {
     made(open(path, part)?, path)
 }
 
 /// Reads a part that an earlier run has left, and compares its hashes.
-fn read_undamaged(path: &Path, part: Part) -> Result<Made> {
+fn read_undamaged(path: &Path, part: Part) -> Result<PartResult> {
     let file = open(path, part)?;
     file.expect_undamaged()?;
     made(file, path)
 }
 
-fn made(file: NativeFile, path: &Path) -> Result<Made> {
+fn made(file: NativeFile, path: &Path) -> Result<PartResult> {
     let layers = serde_json::from_value(file.notes().quality.clone()).map_err(|e| Error::format(path, format!("its report: {e}")))?;
-    Ok(Made { weights: file.into_weights().collect(), layers })
+    Ok(PartResult { weights: file.into_weights().collect(), layers })
 }
 
-impl Made {
+impl PartResult {
     /// Packing lost nothing: what was read back is, code for code, what was solved.
-    fn must_equal(&self, made: &Made, path: &Path) -> Result<()> {
+    fn must_equal(&self, made: &PartResult, path: &Path) -> Result<()> {
         for (name, weight) in &made.weights {
             let read = self.weights.iter().find(|(n, _)| n == name).map(|(_, w)| w);
             let same = match (weight, read) {

@@ -2,7 +2,7 @@
 //! tried alone in the original, and the budget goes where most is lost.
 
 use super::walk::Walk;
-use super::{Done, quantize};
+use super::{StageResult, quantize};
 use crate::compress::sensitivity::Trials;
 use crate::error::{Error, Result};
 use crate::quant::Assembled;
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Gives a plan's layers their schemes where it has two, and has it carried out.
-pub fn run(plan: &Quantize, walk: &Walk, carry_out: impl FnOnce(&Quantize) -> Result<Done>) -> Result<Done> {
+pub fn run(plan: &Quantize, walk: &Walk, carry_out: impl FnOnce(&Quantize) -> Result<StageResult>) -> Result<StageResult> {
     let Some(mixed) = &plan.mixed_precision else { return carry_out(plan) };
     let start = Instant::now();
     let spec = walk.store.spec();
@@ -37,8 +37,7 @@ pub fn run(plan: &Quantize, walk: &Walk, carry_out: impl FnOnce(&Quantize) -> Re
 /// The layers as the stage alone has them.
 fn solved(plan: &Quantize, names: &BTreeSet<String>, walk: &Walk) -> Result<Assembled> {
     let schemes = plan.schemes.iter().filter(|(name, _)| names.contains(*name)).map(|(name, scheme)| (name.clone(), *scheme));
-    let alone =
-        Quantize { schemes: schemes.collect(), mixed_precision: None, aware: None, method: plan.untrained_method(), ..plan.clone() };
+    let alone = Quantize { schemes: schemes.collect(), mixed_precision: None, qat: None, method: plan.untrained_method(), ..plan.clone() };
     let journal = walk.journal.step("sensitivity")?;
     quantize::run(&alone, &Walk { journal: &journal, ..*walk })?;
     journal.model(walk.store.spec())

@@ -2,13 +2,13 @@
 //! read back. Every finished block is on disk before the next begins, so a run
 //! that was killed goes on where it stopped.
 
-mod aware;
 mod calibration;
 mod distil;
 mod fingerprint;
 mod journal;
 mod mixed_precision;
 mod prune;
+mod qat;
 mod quantize;
 mod round;
 mod sparsify;
@@ -138,9 +138,9 @@ pub fn compress(raw: &RawRecipe, mut model: Model, options: &Options, progress: 
     Ok(report)
 }
 
-/// What a stage leaves.
-struct Done {
-    /// The model it has made.
+/// Result of a stage.
+struct StageResult {
+    /// The model after the stage.
     model: Arc<dyn WeightStore>,
     /// For the report.
     report: StageReport,
@@ -189,16 +189,25 @@ impl Run<'_> {
             let mut done = match stage {
                 Stage::PruneDepth(plan) => pruning.depth(plan)?,
                 Stage::PruneWidth(plan) => pruning.width(plan)?,
-                Stage::Quantize(plan) => mixed_precision::run(plan, &walk, |plan| match &plan.aware {
+                Stage::Quantize(plan) => mixed_precision::run(plan, &walk, |plan| match &plan.qat {
                     None => quantize::run(plan, &walk),
-                    Some(aware) => aware::run(plan, aware, &walk, (self.model, &store), threads),
+                    Some(qat) => qat::run(plan, qat, &walk, (self.model, &store), threads),
                 })?,
                 Stage::Sparsify(plan) => sparsify::run(plan, &walk, self.recipe.output == OutputFormat::Native)?,
                 Stage::Student(shape) => student::run(shape, &*store, &journal)?,
                 Stage::Distil(plan) => {
                     let original = self.model;
-                    distil::Lessons { plan, student: store.clone(), original, compute, threads, journal: &journal, progress, rounded: None }
-                        .run()?
+                    distil::DistillationRun {
+                        plan,
+                        student: store.clone(),
+                        original,
+                        compute,
+                        threads,
+                        journal: &journal,
+                        progress,
+                        rounded: None,
+                    }
+                    .run()?
                 }
             };
             let sparsified = self.sparsified_before(i);

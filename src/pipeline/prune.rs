@@ -1,25 +1,27 @@
 //! Stages that take out layers, heads and channels: what goes is chosen once and written
 //! down, then the parts of the smaller model are made one by one.
 
-use super::Done;
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::walk::Walk;
-use crate::compress::calibrate::{Statistics, Stream};
-use crate::compress::decoder::Entrance;
+use crate::compress::calibrate::{HiddenStates, Statistics};
+use crate::compress::libtorch::EmbeddingLayer;
 use crate::compress::prune::gradients::Gradients;
 use crate::compress::prune::latency::Latency;
-use crate::compress::prune::reconstruct::{Place, pair};
+use crate::compress::prune::reconstruct::{BlockWithInput, pair};
 use crate::compress::prune::saliency::{Judge, Tallies, comparable};
 use crate::compress::prune::{depth, search};
 use crate::compress::solve::least_squares;
 use crate::compress::{Compute, Parameter, Parameters, dense};
 use crate::error::{Error, Result};
-use crate::model::{InputGroup, ModelSpec, ParameterKind, Part, Selection};
+use crate::forward::trace::InputGroup;
+use crate::model::{ModelSpec, ParameterKind, Part, Selection};
 use crate::progress::Unit;
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::{Needs, PruneDepth, PruneWidth, Target};
 use crate::report::{LayerReport, PruningReport, StageReport, unseen_warning};
 use crate::runtime::Activations;
+use crate::spec::LayerName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,7 +42,7 @@ pub struct Pruning<'a> {
 
 impl Pruning<'_> {
     /// Takes out layers.
-    pub fn depth(&self, plan: &PruneDepth) -> Result<Done> {
+    pub fn depth(&self, plan: &PruneDepth) -> Result<StageResult> {
         let start = Instant::now();
         let spec = self.walk.store.spec();
         let (selection, scores) = self.walk.journal.value("selection", || {
@@ -62,7 +64,7 @@ impl Pruning<'_> {
     }
 
     /// Takes out heads and channels.
-    pub fn width(&self, plan: &PruneWidth) -> Result<Done> {
+    pub fn width(&self, plan: &PruneWidth) -> Result<StageResult> {
         let start = Instant::now();
         let selection = self.walk.journal.value("selection", || self.choose(plan))?;
         let smaller = self.applied(&selection)?;
@@ -87,7 +89,7 @@ impl Pruning<'_> {
         smaller: &ModelSpec,
         layers: Vec<LayerReport>,
         scores: Vec<f64>,
-    ) -> Result<Done> {
+    ) -> Result<StageResult> {
         let spec = self.walk.store.spec();
         if let Some(warning) = unseen_warning(&layers) {
             tracing::warn!("{warning}");
@@ -105,7 +107,7 @@ impl Pruning<'_> {
             pruning: Some(pruning),
             ..StageReport::of(method, start.elapsed().as_secs_f64())
         };
-        Ok(Done { report, model: Arc::new(self.walk.journal.model(smaller)?) })
+        Ok(StageResult { report, model: Arc::new(self.walk.journal.model(smaller)?) })
     }
 
     /// Judges all units by the whole model, and searches for how many stay.
@@ -135,13 +137,13 @@ impl Pruning<'_> {
                 judge.look(&[(parameter, weight)], None, &mut tallies)?;
             }
         }
-        let mut stream = (needs == Needs::Inputs).then(|| self.stream(store)).transpose()?;
-        let pass = stream.as_ref().map_or(1, Stream::len);
+        let mut hidden = (needs == Needs::Inputs).then(|| self.hidden_states(store)).transpose()?;
+        let pass = hidden.as_ref().map_or(1, HiddenStates::len);
         progress.begin("prune_width: judging heads and channels", pass * spec.blocks.len() as u64, Unit::of("blocks", pass));
         for (i, block) in spec.blocks.iter().enumerate() {
             progress.may_go_on()?;
-            let mut known = match &mut stream {
-                Some(stream) => stream.advance_observed(block, &Parameters::block(store, i, compute)?, progress),
+            let mut known = match &mut hidden {
+                Some(hidden) => hidden.advance_observed(block, &Parameters::block(store, i, compute)?, progress),
                 None => {
                     progress.advance(1);
                     Statistics::default()
@@ -149,10 +151,10 @@ impl Pruning<'_> {
             };
             let parameters: Vec<_> = spec.parameters_of(Part::Block(i)).collect();
             for InputGroup { input, linears } in block.input_groups(spec.hidden_size) {
-                let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.role)).collect();
+                let names: Vec<_> = linears.iter().map(|linear| spec.block_name(i, linear.name)).collect();
                 let matrices = parameters.iter().filter(|p| names.contains(&p.name) && tallies.has(p));
                 let matrices = matrices.map(|p| Ok((p.clone(), self.load(&p.name)?))).collect::<Result<Vec<_>>>()?;
-                let input = stream.is_some().then(|| known.take(input));
+                let input = hidden.is_some().then(|| known.take(input));
                 judge.look(&matrices, input.as_ref(), &mut tallies)?;
             }
         }
@@ -172,9 +174,9 @@ impl Pruning<'_> {
         Ok(Parameter::load(self.walk.store.weight(name)?, compute).tensor().copy())
     }
 
-    fn stream(&self, store: &dyn WeightStore) -> Result<Stream> {
-        let entrance = Entrance::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
-        Ok(Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance))
+    fn hidden_states(&self, store: &dyn WeightStore) -> Result<HiddenStates> {
+        let embedding = EmbeddingLayer::load(store.spec(), |name| store.weight(name), self.walk.compute)?;
+        Ok(HiddenStates::start(self.walk.sample.sequences, &embedding, self.walk.sample.importance))
     }
 
     /// What stays of all parts, number by number.
@@ -183,7 +185,7 @@ impl Pruning<'_> {
     }
 
     /// The same of one.
-    fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<Made> {
+    fn gathered(&self, selection: &Selection, smaller: &ModelSpec, part: Part) -> Result<PartResult> {
         let spec = self.walk.store.spec();
         let weight = |p: crate::model::Parameter| {
             let there = selection.there(&p, spec);
@@ -195,16 +197,16 @@ impl Pruning<'_> {
             let weight = Weight::from_f32(&p.name, p.shape, &values);
             Ok((p.name, weight))
         };
-        Ok(Made { weights: smaller.parameters_of(part).map(weight).collect::<Result<_>>()?, layers: Vec::new() })
+        Ok(PartResult { weights: smaller.parameters_of(part).map(weight).collect::<Result<_>>()?, layers: Vec::new() })
     }
 
     /// Part by part, what has lost inputs solved anew.
     fn solve(&self, plan: &PruneWidth, selection: &Selection, smaller: &ModelSpec) -> Result<Vec<LayerReport>> {
         let start = self.walk.journal.part(smaller, Part::Start, || self.gathered(selection, smaller, Part::Start))?;
         let start: BTreeMap<String, Weight> = start.weights.into_iter().collect();
-        let entrance = Entrance::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
-        let mut after = Stream::start(self.walk.sample.sequences, &entrance, self.walk.sample.importance);
-        let mut before = self.stream(self.walk.store)?;
+        let embedding = EmbeddingLayer::load(smaller, |name| Ok(start[name].clone()), self.walk.compute)?;
+        let mut after = HiddenStates::start(self.walk.sample.sequences, &embedding, self.walk.sample.importance);
+        let mut before = self.hidden_states(self.walk.store)?;
         let solver = Solver { pruning: self, plan, selection, smaller };
         let cut = |block: usize| solver.cut(block).len() as u64;
         let steps: u64 = (0..smaller.blocks.len()).map(|block| (cut(block) + 2) * before.len()).sum();
@@ -249,7 +251,7 @@ impl Solver<'_> {
     /// The groups of a block's layers that have lost inputs, in the order of evaluation.
     fn cut(&self, block: usize) -> Vec<InputGroup> {
         let is_cut = |group: &InputGroup| {
-            let axes = self.axes(block, group.linears[0].role);
+            let axes = self.axes(block, group.linears[0].name);
             axes[1].iter().any(|axis| self.selection.cuts(*axis))
         };
         let mut groups = self.smaller.blocks[block].input_groups(self.smaller.hidden_size);
@@ -258,14 +260,14 @@ impl Solver<'_> {
     }
 
     /// What the dimensions of a layer run over in the whole model.
-    fn axes(&self, block: usize, role: &str) -> Vec<Vec<crate::model::Axis>> {
+    fn axes(&self, block: usize, layer: LayerName) -> Vec<Vec<crate::model::Axis>> {
         let spec = self.pruning.walk.store.spec();
-        let name = self.smaller.block_name(block, role);
+        let name = self.smaller.block_name(block, layer);
         let parameter = self.smaller.parameters_of(Part::Block(block)).find(|p| p.name == name).expect("one of the block's");
         spec.axes(&self.selection.there(&parameter, spec))
     }
 
-    fn block(&self, block: usize, whole: &Parameters, before: &Stream, after: &Stream) -> Result<Made> {
+    fn block(&self, block: usize, whole: &Parameters, before: &HiddenStates, after: &HiddenStates) -> Result<PartResult> {
         let Walk { store, compute, progress, .. } = *self.pruning.walk;
         let (spec, layer) = (store.spec(), self.selection.block_of(block));
         let gathered = self.pruning.gathered(self.selection, self.smaller, Part::Block(block))?;
@@ -273,21 +275,21 @@ impl Solver<'_> {
         let mut layers = Vec::new();
         for group in self.cut(block) {
             let now = Parameters::of_block(self.smaller, block, |name| Ok(weights[name].clone()), compute)?;
-            let whole = Place { block: &spec.blocks[layer], weights: whole, stream: before };
-            let halves = pair(whole, Place { block: &self.smaller.blocks[block], weights: &now, stream: after }, group.input, progress);
+            let whole = BlockWithInput { block: &spec.blocks[layer], weights: whole, hidden: before };
+            let halves =
+                pair(whole, BlockWithInput { block: &self.smaller.blocks[block], weights: &now, hidden: after }, group.input, progress);
             let mut paired = halves[0].zero();
             halves.iter().for_each(|half| paired.add(half));
             for linear in &group.linears {
-                let axes = self.axes(block, linear.role);
+                let axes = self.axes(block, linear.name);
                 let [rows, columns] = [&axes[0], &axes[1]].map(|axes| {
                     let places: Vec<i64> = self.selection.along(axes, spec).into_iter().map(|place| place as i64).collect();
                     Tensor::from_slice(&places).to_device(compute.device)
                 });
-                let full = self.pruning.load(&spec.block_name(layer, linear.role))?.index_select(0, &rows);
-                let bias_name = format!("{}.bias", linear.role);
+                let full = self.pruning.load(&spec.block_name(layer, linear.name))?.index_select(0, &rows);
                 // Not from `now`, which may be in half precision.
-                let bias = linear.bias.then(|| {
-                    let bias = weights[&self.smaller.block_name(block, &bias_name)].to_f32();
+                let bias = linear.bias.as_ref().map(|bias| {
+                    let bias = weights[&self.smaller.block_name(block, bias)].to_f32();
                     Tensor::from_slice(&bias).to_device(compute.device)
                 });
                 let damp = match self.plan.damp_percent {
@@ -296,7 +298,7 @@ impl Solver<'_> {
                 };
                 let least_squares::Solved { weight, bias, damp_percent } =
                     least_squares::solve(&full, bias.as_ref(), &columns, &paired, damp)?;
-                let name = self.smaller.block_name(block, linear.role);
+                let name = self.smaller.block_name(block, linear.name);
                 layers.push(LayerReport {
                     relative_error: paired.relative_error_of(&full, bias.is_some(), &weight),
                     bits: 16.0,
@@ -305,12 +307,12 @@ impl Solver<'_> {
                     remarks: vec![format!("solved anew, held where it was by {damp_percent} of the mean diagonal")],
                 });
                 weights.insert(name.clone(), dense(&name, &weight));
-                if let Some(bias) = bias {
-                    let name = self.smaller.block_name(block, &bias_name);
+                if let (Some(bias), Some(role)) = (bias, &linear.bias) {
+                    let name = self.smaller.block_name(block, role);
                     weights.insert(name.clone(), dense(&name, &bias));
                 }
             }
         }
-        Ok(Made { weights: weights.into_iter().collect(), layers })
+        Ok(PartResult { weights: weights.into_iter().collect(), layers })
     }
 }

@@ -1,22 +1,24 @@
 //! A stage that quantises: embeddings and head are rounded, and each block's layers are
 //! solved on their calibrated inputs.
 
-use super::journal::Made;
+use super::journal::PartResult;
 use super::walk::{BlockWork, Walk, own_groups};
-use super::{Done, round};
-use crate::compress::calibrate::{InputStatistics, Statistics, Stream};
-use crate::compress::quantize::{self, Site};
+use super::{StageResult, round};
+use crate::compress::calibrate::{HiddenStates, InputStatistics, Statistics};
+use crate::compress::quantize::{self, TargetLayer};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
-use crate::compress::solve::relative_error::{energy, relative};
+use crate::compress::solve::relative_error::{quadratic_form, relative};
 use crate::compress::{Compute, Parameter, Parameters, dense, give_back};
 use crate::error::{Error, Result};
 use crate::export::kept;
-use crate::model::{FedBy, InputGroup, Part};
+use crate::forward::trace::{InputGroup, Producer};
+use crate::model::Part;
 use crate::progress::Progress;
 use crate::quant::rounding::round_to_nearest;
 use crate::quant::{Layout, PackedTensor, Weight, WeightStore};
 use crate::recipe::Quantize;
 use crate::report::LayerReport;
+use crate::spec::LayerName;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ const ABREAST: usize = 1 << 30;
 const LARGE: usize = 64 << 20;
 
 /// Runs the stage.
-pub fn run(plan: &Quantize, walk: &Walk) -> Result<Done> {
+pub fn run(plan: &Quantize, walk: &Walk) -> Result<StageResult> {
     let work = Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress };
     if plan.reads_inputs() || plan.is_sequential() { walk.run(&work) } else { round::run(&work, walk) }
 }
@@ -64,7 +66,7 @@ impl BlockWork for Work<'_> {
     }
 
     /// Parameters outside the blocks: rounded to nearest, or kept.
-    fn outside_blocks(&self, part: Part) -> Result<Made> {
+    fn outside_blocks(&self, part: Part) -> Result<PartResult> {
         let (mut weights, mut layers) = (Vec::new(), Vec::new());
         let spec = self.store.spec();
         for parameter in spec.parameters_of(part) {
@@ -88,30 +90,30 @@ impl BlockWork for Work<'_> {
             });
             weights.push((parameter.name, packed));
         }
-        Ok(Made { weights, layers })
+        Ok(PartResult { weights, layers })
     }
 
-    /// One block: statistics on the stream, and of later uses of its layers; scales;
+    /// One block: statistics on the hidden states, and of later uses of its layers; scales;
     /// then each group of layers. What another block owns was done with that one.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
         let all = block.input_groups(spec.hidden_size);
         if !self.plan.reads_inputs() && !self.plan.is_sequential() && !spec.shares_weights() {
-            return self.round(index, &own, stream);
+            return self.round(index, &own, hidden);
         }
-        let inputs: Vec<&str> = own.iter().map(|group| group.input).collect();
-        let observe = |stream: &Stream, inputs: &[&str], changed: &Changed| {
+        let inputs: Vec<LayerName> = own.iter().map(|group| group.input).collect();
+        let observe = |hidden: &HiddenStates, inputs: &[LayerName], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
-            Ok::<_, Error>(stream.observe(block, &parameters, inputs, self.progress))
+            Ok::<_, Error>(hidden.observe(block, &parameters, inputs, self.progress))
         };
         let sequential = self.plan.is_sequential();
         let mut later_uses = later_uses.unwrap_or_default();
         let mut statistics = Statistics::default();
         let mut solved = Solved::default();
         if !own.is_empty() && (!sequential || self.plan.rescale.is_some()) {
-            statistics = observe(stream, &inputs, &solved.weights)?;
+            statistics = observe(hidden, &inputs, &solved.weights)?;
             // Where layers are solved in turn, each is observed anew, and they come in again.
             let mut merged = if sequential { later_uses.copy() } else { std::mem::take(&mut later_uses) };
             own.iter().for_each(|group| statistics.take_over(&mut merged, group.input));
@@ -120,13 +122,13 @@ impl BlockWork for Work<'_> {
                 solved = Solved { weights: rescaled.weights, left: rescaled.left, layers: Vec::new() };
             }
         }
-        let widest = all.iter().map(|group| group.linears[0].inputs).max().unwrap_or(0);
-        if sequential && own.len() == all.len() && stream.bytes_of(widest) <= ABREAST {
-            self.solve_on_the_way(index, &own, stream, &mut later_uses, &mut solved)?;
+        let widest = all.iter().map(|group| group.linears[0].inputs.size()).max().unwrap_or(0);
+        if sequential && own.len() == all.len() && hidden.bytes_of(widest) <= ABREAST {
+            self.solve_on_the_way(index, &own, hidden, &mut later_uses, &mut solved)?;
         } else {
             for group in &own {
                 if sequential {
-                    statistics = observe(stream, &[group.input], &solved.weights)?;
+                    statistics = observe(hidden, &[group.input], &solved.weights)?;
                 }
                 statistics.take_over(&mut later_uses, group.input);
                 self.solve(index, group, statistics.take(group.input), &mut solved)?;
@@ -137,7 +139,7 @@ impl BlockWork for Work<'_> {
             let weight = self.weight(&parameter.name, &solved.weights)?;
             Ok((parameter.name, kept(weight, parameter.kind)))
         };
-        Ok(Made { weights: parameters.map(weight).collect::<Result<_>>()?, layers: solved.layers })
+        Ok(PartResult { weights: parameters.map(weight).collect::<Result<_>>()?, layers: solved.layers })
     }
 }
 
@@ -148,7 +150,7 @@ impl Work<'_> {
         &self,
         index: usize,
         groups: &[InputGroup],
-        stream: &mut Stream,
+        hidden: &mut HiddenStates,
         later_uses: &mut Statistics,
         solved: &mut Solved,
     ) -> Result<()> {
@@ -160,20 +162,20 @@ impl Work<'_> {
             (!self.plan.schemes.contains_key(&name)).then(weight)
         });
         let parameters = Parameters::new(others.collect::<Result<Vec<_>>>()?, self.compute);
-        let inputs: Vec<&str> = groups.iter().map(|group| group.input).collect();
+        let inputs: Vec<LayerName> = groups.iter().map(|group| group.input).collect();
         let is_read = index + 1 < spec.blocks.len();
-        let mut used: Vec<&str> = Vec::new();
-        stream.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
+        let mut used: Vec<LayerName> = Vec::new();
+        hidden.advance_solving(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, mut statistics| {
             // What read the inputs before this one has done so, for all sequences.
-            used.drain(..).for_each(|role| parameters.drop(role));
+            used.drain(..).for_each(|name| parameters.drop(&name.to_string()));
             let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
             statistics.take_over(later_uses, input);
             self.solve(index, group, statistics.take(input), solved)?;
             for linear in &group.linears {
-                let name = spec.block_name(index, linear.role);
+                let name = spec.block_name(index, linear.name);
                 if self.plan.schemes.contains_key(&name) {
-                    parameters.put(linear.role, Parameter::load(solved.weights[&name].clone(), self.compute));
-                    used.push(linear.role);
+                    parameters.put(&linear.name.to_string(), Parameter::load(solved.weights[&name].clone(), self.compute));
+                    used.push(linear.name);
                 }
             }
             Ok(())
@@ -185,21 +187,21 @@ impl Work<'_> {
         if 4 * input.hessian.numel() >= LARGE {
             give_back();
         }
-        let sites = self.sites(index, group, &solved.weights)?;
-        input.check(&sites.iter().map(|site| site.name.clone()).collect::<Vec<_>>())?;
-        let energies: Vec<f64> = sites.iter().map(|site| energy(&site.weight, &input.hessian)).collect();
-        let (outcomes, unseen) = quantize::compress(self.plan.method, &sites, input)?;
+        let layers = self.target_layers(index, group, &solved.weights)?;
+        input.check(&layers.iter().map(|layer| layer.name.clone()).collect::<Vec<_>>())?;
+        let references: Vec<f64> = layers.iter().map(|layer| quadratic_form(&layer.weight, &input.hessian)).collect();
+        let (outcomes, unseen) = quantize::compress(self.plan.method, &layers, input)?;
         let unseen_inputs = unseen.filter(|_| self.plan.method.reads_inputs() || self.plan.rescale.is_some());
-        for ((site, energy), mut outcome) in sites.iter().zip(energies).zip(outcomes) {
-            outcome.remarks.extend(solved.left.get(group.input).map(|why| format!("not rescaled: {why}")));
+        for ((layer, reference), mut outcome) in layers.iter().zip(references).zip(outcomes) {
+            outcome.remarks.extend(solved.left.get(&group.input).map(|why| format!("not rescaled: {why}")));
             solved.layers.push(LayerReport {
-                name: site.name.clone(),
-                relative_error: relative(outcome.squared_error, energy),
+                name: layer.name.clone(),
+                relative_error: relative(outcome.squared_error, reference),
                 bits: outcome.tensor.bits_per_weight(),
                 unseen_inputs,
                 remarks: outcome.remarks,
             });
-            solved.weights.insert(site.name.clone(), Weight::pack(&site.name, &outcome.tensor, Layout::Tiles));
+            solved.weights.insert(layer.name.clone(), Weight::pack(&layer.name, &outcome.tensor, Layout::Tiles));
         }
         self.progress.advance(1);
         Ok(())
@@ -217,16 +219,16 @@ impl Work<'_> {
     ) -> Result<Rescaled> {
         let spec = self.store.spec();
         let mut rescaled = Rescaled::default();
-        let name = |role: &str| spec.block_name(index, role);
-        for fold in spec.folds(index) {
-            let groups: Vec<_> = groups.iter().filter(|group| fold.inputs.contains(&group.input)).collect();
+        let name = |layer: LayerName| spec.block_name(index, layer);
+        for migration in spec.scale_migrations(index) {
+            let groups: Vec<_> = groups.iter().filter(|group| migration.inputs.contains(&group.input)).collect();
             self.progress.advance(groups.len() as u64);
-            let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.role))));
-            if !by.takes(&fold.fed_by) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
+            let linears = || groups.iter().flat_map(|group| group.linears.iter().map(|linear| (group.input, name(linear.name))));
+            if !by.takes(&migration.producer) || !linears().any(|(_, name)| self.plan.schemes.contains_key(&name)) {
                 continue;
             }
-            if let FedBy::Nothing(why) = fold.fed_by {
-                rescaled.left.extend(fold.inputs.iter().map(|&input| (input, why)));
+            if let Producer::Nothing(why) = migration.producer {
+                rescaled.left.extend(migration.inputs.iter().map(|&input| (input, why)));
                 continue;
             }
             // Scales that an unseen input would pay for are judged as if it were an ordinary one.
@@ -236,15 +238,15 @@ impl Work<'_> {
                 (group.input, known)
             };
             let inputs: BTreeMap<_, _> = groups.iter().map(filled).collect();
-            let reader = |(input, name): (&'static str, String)| {
+            let reader = |(input, name): (LayerName, String)| {
                 Ok(Reader {
                     weight: self.load(&name, &rescaled.weights)?,
                     scheme: self.plan.schemes.get(&name).copied(),
-                    input: &inputs[input],
+                    input: &inputs[&input],
                 })
             };
             let readers = linears().map(reader).collect::<Result<Vec<_>>>()?;
-            let channels = Channels::of(&fold);
+            let channels = Channels::of(&migration);
             let Some(scales) = by.scales(&readers, &channels) else { continue };
             if scales.isfinite().all().int64_value(&[]) == 0 {
                 return Err(Error::activations_overflow(&linears().map(|(_, name)| name).collect::<Vec<_>>()));
@@ -252,8 +254,8 @@ impl Work<'_> {
             let spread = channels.spread(&scales);
             let mut changed: Vec<(String, Tensor)> =
                 linears().zip(&readers).map(|((_, name), reader)| (name, &reader.weight * &spread)).collect();
-            let source = divided(&fold.fed_by, &scales, |role| self.load(&name(role), &rescaled.weights))?;
-            changed.extend(source.into_iter().map(|(role, tensor)| (name(&role), tensor)));
+            let source = divided(&migration.producer, &scales, |role| self.load(&spec.block_name(index, role), &rescaled.weights))?;
+            changed.extend(source.into_iter().map(|(role, tensor)| (spec.block_name(index, role), tensor)));
             rescaled.weights.extend(changed.into_iter().map(|(name, tensor)| (name.clone(), dense(&name, &tensor))));
             for group in &groups {
                 statistics.divide(group.input, &spread);
@@ -275,10 +277,10 @@ impl Work<'_> {
     }
 
     /// The layers of a group that the plan quantises, loaded.
-    fn sites(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<Site>> {
-        let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.role));
+    fn target_layers(&self, block: usize, group: &InputGroup, changed: &Changed) -> Result<Vec<TargetLayer>> {
+        let names = group.linears.iter().map(|linear| self.store.spec().block_name(block, linear.name));
         let planned = names.filter_map(|name| self.plan.schemes.get(&name).map(|&scheme| (name, scheme)));
-        planned.map(|(name, scheme)| Ok(Site { weight: self.load(&name, changed)?, name, scheme })).collect()
+        planned.map(|(name, scheme)| Ok(TargetLayer { weight: self.load(&name, changed)?, name, scheme })).collect()
     }
 }
 
@@ -290,7 +292,7 @@ type Changed = BTreeMap<String, Weight>;
 struct Solved {
     weights: Changed,
     /// Inputs that nothing could be rescaled for, and why.
-    left: BTreeMap<&'static str, &'static str>,
+    left: BTreeMap<LayerName, &'static str>,
     layers: Vec<LayerReport>,
 }
 
@@ -299,7 +301,7 @@ struct Solved {
 struct Rescaled {
     weights: Changed,
     /// Inputs that nothing could be done for, and why.
-    left: BTreeMap<&'static str, &'static str>,
+    left: BTreeMap<LayerName, &'static str>,
 }
 
 /// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole. Rows are summed in one
@@ -320,39 +322,40 @@ fn distance(original: &[f32], packed: &Weight) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::decoder::Entrance;
+    use crate::compress::libtorch::EmbeddingLayer;
     use crate::compress::solve::relative_error::relative_error;
-    use crate::model::{DenseModel, inputs};
+    use crate::forward::names::{attn, ffn};
+    use crate::model::DenseModel;
     use crate::pipeline::walk::later_uses;
     use crate::progress::Silent;
     use crate::recipe::TokenImportance;
 
     /// Solved in turn, a layer meets what the solved ones before it make of the
     /// calibration; otherwise what the original ones do. Later blocks' inputs of shared layers
-    /// count in both. The stream that is moved on the way is where it would be moved to.
+    /// count in both. Hidden states advanced on the way are where they would be advanced to.
     #[test]
     fn true_sequential_layers_meet_the_solved_ones_before_them() {
         for (fixture, sequential) in [("llama-gqa-tied", true), ("llama-gqa-tied", false), ("mobillama-shared", true)] {
             let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures").join(fixture);
             let model = DenseModel::open_hugging_face(&dir).unwrap();
             let (store, spec): (&dyn WeightStore, _) = (&model, model.spec());
-            let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+            let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
             let sequences: Vec<Vec<u32>> = (0..8).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-            let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
-            let uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
+            let hidden = HiddenStates::start(&sequences, &embedding, TokenImportance::Equal);
+            let uses = later_uses(store, &hidden, Compute::CPU, &Silent).unwrap().remove(&0).unwrap_or_default();
             let original = Parameters::block(store, 0, Compute::CPU).unwrap();
             let recipe = format!("[[stage]]\n[stage.gptq]\nbits = 3\ngroup_size = 32\ntrue_sequential = {sequential}\n");
             let recipe = crate::recipe::RawRecipe::parse(&recipe, std::path::Path::new("r.toml"), &[]).unwrap().resolve(spec).unwrap();
             let crate::recipe::Stage::Quantize(plan) = &recipe.stages[0] else { unreachable!("it quantises") };
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
-            let mut moved = stream.again();
+            let mut moved = hidden.again();
             let made = work.block(0, &mut moved, Some(uses.copy())).unwrap();
 
             let find = |name: &str| Ok(made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone());
             let solved = Parameters::of_block(spec, 0, find, Compute::CPU).unwrap();
             let met = if sequential { &solved } else { &original };
-            for (role, input) in [("attn.o", inputs::CONTEXT), ("ffn.down", inputs::FFN_HIDDEN)] {
-                let mut statistics = stream.observe(&spec.blocks[0], met, &[input], &Silent);
+            for (role, input) in [("attn.o", attn::CONTEXT), ("ffn.down", ffn::HIDDEN)] {
+                let mut statistics = hidden.observe(&spec.blocks[0], met, &[input], &Silent);
                 statistics.take_over(&mut uses.copy(), input);
                 let expected = relative_error(&original.get(role), &solved.get(role), &statistics.take(input).hessian);
                 let reported = made.layers.iter().find(|l| l.name.ends_with(role)).unwrap().relative_error;
@@ -361,7 +364,7 @@ mod tests {
             }
             assert_eq!(moved.block(), usize::from(sequential));
             if sequential {
-                let mut advanced = stream.again();
+                let mut advanced = hidden.again();
                 advanced.advance(&spec.blocks[0], &solved, &Silent);
                 let pairs = advanced.batches().iter().zip(moved.batches());
                 assert!(pairs.into_iter().all(|(a, b)| a.equal(b)), "{fixture}: another place");

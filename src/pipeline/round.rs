@@ -2,19 +2,22 @@
 //! does. No statistics are gathered: a block is run once, on a few tokens, each layer is rounded
 //! when its input arrives, and its error is measured on that input.
 
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::quantize::Work;
 use super::walk::{Sample, Walk};
-use crate::compress::calibrate::Stream;
+use crate::compress::calibrate::HiddenStates;
 use crate::compress::quantize;
 use crate::compress::solve::relative_error::relative_error_on;
 use crate::compress::{Compute, Parameter, Parameters, from_array, lent_f32};
 use crate::error::{Error, Result};
 use crate::export::kept;
-use crate::model::{InputGroup, Part};
+use crate::forward::trace::InputGroup;
+use crate::model::Part;
 use crate::quant::{Layout, Scheme, Weight};
 use crate::recipe::CalibrationUse;
 use crate::report::LayerReport;
+use crate::spec::LayerName;
 use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -26,7 +29,7 @@ pub(super) fn sample(all: Sample) -> Vec<Vec<u32>> {
 }
 
 /// Runs a walk on them.
-pub(super) fn run(work: &Work, walk: &Walk) -> Result<super::Done> {
+pub(super) fn run(work: &Work, walk: &Walk) -> Result<StageResult> {
     let sequences = sample(walk.sample);
     Walk { sample: Sample { sequences: &sequences, ..walk.sample }, ..*walk }.run(work)
 }
@@ -40,8 +43,8 @@ struct Rounded {
 }
 
 impl Work<'_> {
-    /// One block whose layers are all its own; the stream is moved past it.
-    pub(super) fn round(&self, index: usize, groups: &[InputGroup], stream: &mut Stream) -> Result<Made> {
+    /// One block whose layers are all its own; the hidden states are moved past it.
+    pub(super) fn round(&self, index: usize, groups: &[InputGroup], hidden: &mut HiddenStates) -> Result<PartResult> {
         let spec = self.store.spec();
         // Layers that are rounded come in once they are.
         let others = spec.roles(index).into_iter().filter_map(|(role, _, kind)| {
@@ -49,14 +52,14 @@ impl Work<'_> {
             (!self.plan.schemes.contains_key(&name)).then(|| Ok((role, kept(self.store.weight(&name)?, kind))))
         });
         let parameters = Parameters::new(others.collect::<Result<Vec<_>>>()?, self.compute);
-        let inputs: Vec<&str> = groups.iter().map(|group| group.input).collect();
+        let inputs: Vec<LayerName> = groups.iter().map(|group| group.input).collect();
         let is_read = index + 1 < spec.blocks.len();
         let (mut weights, mut layers) = (BTreeMap::new(), Vec::new());
-        let mut used: Vec<&str> = Vec::new();
-        stream.advance_abreast(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, x, tokens| {
-            used.drain(..).for_each(|role| parameters.drop(role));
+        let mut used: Vec<LayerName> = Vec::new();
+        hidden.advance_abreast(&spec.blocks[index], &parameters, &inputs, is_read, self.progress, &mut |input, x, tokens| {
+            used.drain(..).for_each(|name| parameters.drop(&name.to_string()));
             let group = groups.iter().find(|group| group.input == input).expect("it was asked for");
-            let names: Vec<String> = group.linears.iter().map(|linear| spec.block_name(index, linear.role)).collect();
+            let names: Vec<String> = group.linears.iter().map(|linear| spec.block_name(index, linear.name)).collect();
             let sample = joined(x, tokens);
             if sample.isfinite().all().int64_value(&[]) == 0 {
                 return Err(Error::activations_overflow(&names));
@@ -66,8 +69,8 @@ impl Work<'_> {
                 let Rounded { packed, report, parameter } = self.rounded(&name, scheme, &sample)?;
                 layers.push(report);
                 weights.insert(name, packed);
-                parameters.put(linear.role, parameter);
-                used.push(linear.role);
+                parameters.put(&linear.name.to_string(), parameter);
+                used.push(linear.name);
             }
             self.progress.advance(1);
             Ok(())
@@ -76,7 +79,7 @@ impl Work<'_> {
             let weight = weights.remove(&parameter.name).map_or_else(|| self.store.weight(&parameter.name), Ok)?;
             Ok((parameter.name, kept(weight, parameter.kind)))
         };
-        Ok(Made { weights: spec.parameters_of(Part::Block(index)).map(weight).collect::<Result<_>>()?, layers })
+        Ok(PartResult { weights: spec.parameters_of(Part::Block(index)).map(weight).collect::<Result<_>>()?, layers })
     }
 
     /// Rounds a layer, and measures it on inputs `[tokens, in]`.
@@ -114,8 +117,8 @@ fn joined(x: &[Tensor], tokens: &[Option<Tensor>]) -> Tensor {
 mod tests {
     use super::*;
     use crate::compress::calibrate::Statistics;
-    use crate::compress::decoder::Entrance;
-    use crate::compress::quantize::{Site, compress};
+    use crate::compress::libtorch::EmbeddingLayer;
+    use crate::compress::quantize::{TargetLayer, compress};
     use crate::compress::solve::relative_error::relative_error;
     use crate::model::DenseModel;
     use crate::progress::Silent;
@@ -142,8 +145,8 @@ mod tests {
             let sequences: Vec<Vec<u32>> = (0..20).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
             let sequences = sample(Sample { sequences: &sequences, importance });
             assert_eq!((sequences.len(), sequences[0].len()), (8, 16));
-            let entrance = Entrance::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-            let stream = Stream::start(&sequences, &entrance, importance);
+            let entrance = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+            let stream = HiddenStates::start(&sequences, &entrance, importance);
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
             let mut moved = stream.again();
             let groups = spec.blocks[0].input_groups(spec.hidden_size);
@@ -156,13 +159,13 @@ mod tests {
                 let mut statistics: Statistics = stream.observe(&spec.blocks[0], &rounded, &[group.input], &Silent);
                 let input = statistics.take(group.input);
                 for linear in &group.linears {
-                    let (weight, name) = (original.get(linear.role), spec.block_name(0, linear.role));
-                    let expected = relative_error(&weight, &rounded.get(linear.role), &input.hessian);
+                    let (weight, name) = (original.get(&linear.name.to_string()), spec.block_name(0, linear.name));
+                    let expected = relative_error(&weight, &rounded.get(&linear.name.to_string()), &input.hessian);
                     let found = errors.next().unwrap();
                     assert_eq!(found.name, name);
                     assert!((expected / found.relative_error - 1.0).abs() < 1e-4, "{name}: {expected}, {}", found.relative_error);
-                    let site = Site { scheme: plan.schemes[&name], weight: weight.copy(), name: name.clone() };
-                    let (outcomes, _) = compress(plan.method, &[site], input.copy()).unwrap();
+                    let layer = TargetLayer { scheme: plan.schemes[&name], weight: weight.copy(), name: name.clone() };
+                    let (outcomes, _) = compress(plan.method, &[layer], input.copy()).unwrap();
                     let Weight::Packed(packed) = find(&name) else { panic!("{name} is quantised") };
                     assert!(packed.unpack() == outcomes[0].tensor, "{name}: other codes");
                 }

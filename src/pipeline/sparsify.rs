@@ -1,10 +1,10 @@
 //! A stage that sparsifies: weights of each block's linear layers become zero, and
 //! everything is stored as densely as before.
 
-use super::Done;
-use super::journal::Made;
+use super::StageResult;
+use super::journal::PartResult;
 use super::walk::{BlockWork, Walk, own_groups};
-use crate::compress::calibrate::{Statistics, Stream};
+use crate::compress::calibrate::{HiddenStates, Statistics};
 use crate::compress::solve::relative_error::relative_error;
 use crate::compress::sparsify::sparsifier;
 use crate::compress::{Compute, Parameter, Parameters, dense};
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 /// Runs the stage; matrices are `narrowed` to 16 bits where the output format has them so.
-pub fn run(plan: &Sparsify, walk: &Walk, narrowed: bool) -> Result<Done> {
+pub fn run(plan: &Sparsify, walk: &Walk, narrowed: bool) -> Result<StageResult> {
     let mut done = walk.run(&Work { store: walk.store, plan, narrowed, compute: walk.compute, progress: walk.progress })?;
     let share = 100.0 * share_of_zeros(&plan.layers, &*done.model)?;
     done.report.remarks.push(format!("{share:.1} % of the weights of {} layers are zero; {}", plan.layers.len(), Work::NO_SMALLER));
@@ -70,25 +70,25 @@ impl BlockWork for Work<'_> {
     }
 
     /// As they were.
-    fn outside_blocks(&self, part: Part) -> Result<Made> {
-        Ok(Made { weights: self.weights(part, BTreeMap::new())?, layers: Vec::new() })
+    fn outside_blocks(&self, part: Part) -> Result<PartResult> {
+        Ok(PartResult { weights: self.weights(part, BTreeMap::new())?, layers: Vec::new() })
     }
 
     /// All layers on what the block as it was makes of the calibration, as in both
     /// papers' programs.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made> {
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult> {
         let spec = self.store.spec();
         let own = own_groups(spec, index);
         let inputs: Vec<_> = own.iter().map(|group| group.input).collect();
         let parameters = Parameters::block(self.store, index, self.compute)?;
-        let mut statistics = stream.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
+        let mut statistics = hidden.observe(&spec.blocks[index], &parameters, &inputs, self.progress);
         let mut later_uses = later_uses.unwrap_or_default();
-        inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, input));
+        inputs.iter().for_each(|input| statistics.take_over(&mut later_uses, *input));
         let method = sparsifier(self.plan);
         let (mut changed, mut layers) = (BTreeMap::new(), Vec::new());
         for group in &own {
             let mut input = statistics.take(group.input);
-            let names = group.linears.iter().map(|linear| spec.block_name(index, linear.role));
+            let names = group.linears.iter().map(|linear| spec.block_name(index, linear.name));
             let names: Vec<_> = names.filter(|name| self.plan.layers.contains(name)).collect();
             if names.is_empty() {
                 self.progress.advance(1);
@@ -117,7 +117,7 @@ impl BlockWork for Work<'_> {
             }
             self.progress.advance(1);
         }
-        Ok(Made { weights: self.weights(Part::Block(index), changed)?, layers })
+        Ok(PartResult { weights: self.weights(Part::Block(index), changed)?, layers })
     }
 }
 

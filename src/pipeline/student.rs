@@ -1,7 +1,7 @@
 //! A stage that makes a student: another spec, and weights selected or drawn.
 
-use super::Done;
-use super::journal::{Made, StageJournal};
+use super::StageResult;
+use super::journal::{PartResult, StageJournal};
 use crate::error::{Error, Result};
 use crate::model::StudentShape;
 use crate::quant::{Weight, WeightStore};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs the stage on the teacher's weights.
-pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJournal) -> Result<Done> {
+pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJournal) -> Result<StageResult> {
     let start = Instant::now();
     // What stages before it have searched for was not known when the recipe was checked.
     let spec = shape.apply(teacher.spec()).map_err(|reason| Error::Usage(format!("student: {reason}")))?;
@@ -22,9 +22,9 @@ pub fn run(shape: &StudentShape, teacher: &dyn WeightStore, journal: &StageJourn
     for part in spec.parts() {
         journal.part(&spec, part, || {
             let weights = spec.parameters_of(part).map(weight).collect::<Result<_>>()?;
-            Ok(Made { weights, layers: Vec::new() })
+            Ok(PartResult { weights, layers: Vec::new() })
         })?;
     }
     let report = StageReport::of("student", start.elapsed().as_secs_f64());
-    Ok(Done { model: Arc::new(journal.model(&spec)?), report })
+    Ok(StageResult { model: Arc::new(journal.model(&spec)?), report })
 }

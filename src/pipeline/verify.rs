@@ -4,10 +4,10 @@
 use super::Options;
 use crate::compress::{Compute, TorchLogits};
 use crate::error::{Error, Result};
-use crate::model::spec::SpecialTokens;
 use crate::model::{LogitSource, ModelSpec};
 use crate::quant::WeightStore;
 use crate::runtime::{Activations, Decoder, KvCache};
+use crate::spec::SpecialTokens;
 use std::sync::Arc;
 
 /// Logits may differ by this much of the greatest: rounding of two programs that

@@ -3,13 +3,14 @@
 //! ones before it make of the text, then what lies behind them. What is done in each
 //! place is a [`BlockWork`].
 
-use super::Done;
-use super::journal::{Made, StageJournal};
-use crate::compress::calibrate::{Statistics, Stream};
-use crate::compress::decoder::Entrance;
+use super::StageResult;
+use super::journal::{PartResult, StageJournal};
+use crate::compress::calibrate::{HiddenStates, Statistics};
+use crate::compress::libtorch::EmbeddingLayer;
 use crate::compress::{Compute, Parameters};
 use crate::error::Result;
-use crate::model::{InputGroup, ModelSpec, Part};
+use crate::forward::trace::InputGroup;
+use crate::model::{ModelSpec, Part};
 use crate::progress::{Progress, Unit};
 use crate::quant::{Weight, WeightStore};
 use crate::recipe::TokenImportance;
@@ -39,12 +40,12 @@ pub trait BlockWork {
     fn steps(&self, pass: u64) -> u64;
 
     /// The parameters before or behind the blocks.
-    fn outside_blocks(&self, part: Part) -> Result<Made>;
+    fn outside_blocks(&self, part: Part) -> Result<PartResult>;
 
-    /// One block. The stream stands before it, and may be moved behind it, as what is made of the
+    /// One block. The hidden states stand before it, and may be moved behind it, as what is made of the
     /// block moves it; `later_uses` are statistics of the inputs that its layers have in later
     /// blocks, where those share them.
-    fn block(&self, index: usize, stream: &mut Stream, later_uses: Option<Statistics>) -> Result<Made>;
+    fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult>;
 }
 
 /// What a walk goes over, and who hears of it.
@@ -63,7 +64,7 @@ pub struct Walk<'a> {
 
 impl Walk<'_> {
     /// Does the work in all places; each is on disk before the next begins.
-    pub fn run(&self, work: &dyn BlockWork) -> Result<Done> {
+    pub fn run(&self, work: &dyn BlockWork) -> Result<StageResult> {
         let start = Instant::now();
         let Self { store, journal, compute, progress, .. } = *self;
         let spec = store.spec();
@@ -71,11 +72,11 @@ impl Walk<'_> {
         let mut layers = start_part.layers;
         // What is finished and still to be read, by canonical name.
         let mut finished: BTreeMap<String, Weight> = start_part.weights.into_iter().collect();
-        let entrance = Entrance::load(spec, |name| Ok(finished[name].clone()), compute)?;
-        let mut stream = Stream::start(self.sample.sequences, &entrance, self.sample.importance);
-        let mut later_uses = later_uses(store, &stream, compute, progress)?;
+        let embedding = EmbeddingLayer::load(spec, |name| Ok(finished[name].clone()), compute)?;
+        let mut hidden = HiddenStates::start(self.sample.sequences, &embedding, self.sample.importance);
+        let mut later_uses = later_uses(store, &hidden, compute, progress)?;
 
-        let pass = stream.len();
+        let pass = hidden.len();
         let steps = work.steps(pass);
         progress.begin(
             &format!("{}: {} blocks", work.method(), work.doing()),
@@ -88,7 +89,7 @@ impl Walk<'_> {
             let uses = later_uses.remove(&i);
             let made = journal.part(spec, Part::Block(i), || {
                 fresh = true;
-                work.block(i, &mut stream, uses)
+                work.block(i, &mut hidden, uses)
             })?;
             if !fresh {
                 progress.advance(steps);
@@ -99,8 +100,8 @@ impl Walk<'_> {
             }
             finished.extend(made.weights);
             // What the last block makes of them is of use to none.
-            if i + 1 < spec.blocks.len() && stream.block() == i {
-                stream.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
+            if i + 1 < spec.blocks.len() && hidden.block() == i {
+                hidden.advance(block, &Parameters::of_block(spec, i, |name| Ok(finished[name].clone()), compute)?, progress);
             }
         }
         progress.end();
@@ -111,7 +112,7 @@ impl Walk<'_> {
             tracing::warn!("{warning}");
         }
         let report = StageReport { layers, ..StageReport::of(work.method(), start.elapsed().as_secs_f64()) };
-        Ok(Done { report, model: Arc::new(journal.model(spec)?) })
+        Ok(StageResult { report, model: Arc::new(journal.model(spec)?) })
     }
 }
 
@@ -119,7 +120,7 @@ impl Walk<'_> {
 /// that one.
 pub fn own_groups(spec: &ModelSpec, block: usize) -> Vec<InputGroup> {
     let groups = spec.blocks[block].input_groups(spec.hidden_size).into_iter();
-    groups.filter(|group| spec.owner(block, group.linears[0].role) == block).collect()
+    groups.filter(|group| spec.owner(block, group.linears[0].name) == block).collect()
 }
 
 /// Says what is remarkable, once for all layers that it is true of; all of it is in the
@@ -144,7 +145,7 @@ fn warn_of_remarks(layers: &[LayerReport]) {
 /// the original model; what the owner reads itself is not in here.
 pub(super) fn later_uses(
     store: &dyn WeightStore,
-    start: &Stream,
+    start: &HiddenStates,
     compute: Compute,
     progress: &dyn Progress,
 ) -> Result<BTreeMap<usize, Statistics>> {
@@ -153,13 +154,13 @@ pub(super) fn later_uses(
     if !spec.shares_weights() {
         return Ok(uses);
     }
-    let mut stream = start.again();
-    progress.begin("reading shared layers' inputs", stream.len() * spec.blocks.len() as u64, Unit::of("blocks", stream.len()));
+    let mut hidden = start.again();
+    progress.begin("reading shared layers' inputs", hidden.len() * spec.blocks.len() as u64, Unit::of("blocks", hidden.len()));
     for (i, block) in spec.blocks.iter().enumerate() {
         let parameters = Parameters::block(store, i, compute)?;
-        let mut statistics = stream.advance_observed(block, &parameters, progress);
+        let mut statistics = hidden.advance_observed(block, &parameters, progress);
         for group in block.input_groups(spec.hidden_size) {
-            let owner = spec.owner(i, group.linears[0].role);
+            let owner = spec.owner(i, group.linears[0].name);
             if owner != i {
                 uses.entry(owner).or_default().take_over(&mut statistics, group.input);
             }
@@ -172,9 +173,11 @@ pub(super) fn later_uses(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::decoder::block_forward;
-    use crate::model::{DenseModel, inputs};
+    use crate::compress::libtorch::block_forward;
+    use crate::forward::names::ffn;
+    use crate::model::DenseModel;
     use crate::progress::Silent;
+    use crate::spec::LayerName;
     use tch::{Kind, Tensor};
 
     /// The Hessian of a feed-forward that all blocks share is that of all its inputs.
@@ -183,32 +186,32 @@ mod tests {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/mobillama-shared");
         let model = DenseModel::open_hugging_face(&dir).unwrap();
         let store: &dyn WeightStore = &model;
-        let entrance = Entrance::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
+        let embedding = EmbeddingLayer::load(model.spec(), |name| store.weight(name), Compute::CPU).unwrap();
         let sequences: Vec<Vec<u32>> = (0..3).map(|s| (0..10).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
-        let stream = Stream::start(&sequences, &entrance, TokenImportance::Equal);
+        let hidden = HiddenStates::start(&sequences, &embedding, TokenImportance::Equal);
 
         // By hand: every input of every use, in f64.
-        let mut x = entrance.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let mut heard = Vec::new();
+        let mut x = embedding.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let mut observed = Vec::new();
         for (i, block) in model.spec().blocks.iter().enumerate() {
             let parameters = Parameters::block(store, i, Compute::CPU).unwrap();
-            let mut hear = |input: &'static str, x: &Tensor| {
-                if input == inputs::FFN_HIDDEN {
-                    heard.push(x.flatten(0, 1).to_kind(Kind::Double));
+            let mut observe = |input: LayerName, x: &Tensor| {
+                if input == ffn::HIDDEN {
+                    observed.push(x.flatten(0, 1).to_kind(Kind::Double));
                 }
             };
-            x = block_forward(block, &parameters, &x, &mut hear);
+            x = block_forward(block, &parameters, &x, &mut observe);
         }
-        assert_eq!(heard.len(), 3);
-        let all = Tensor::cat(&heard, 0);
+        assert_eq!(observed.len(), 3);
+        let all = Tensor::cat(&observed, 0);
         let expected = all.tr().matmul(&all) * (2.0 / all.size()[0] as f64);
 
-        let mut uses = later_uses(store, &stream, Compute::CPU, &Silent).unwrap();
+        let mut uses = later_uses(store, &hidden, Compute::CPU, &Silent).unwrap();
         let parameters = Parameters::block(store, 0, Compute::CPU).unwrap();
-        let mut statistics = stream.observe(&model.spec().blocks[0], &parameters, &[inputs::FFN_HIDDEN], &Silent);
-        statistics.take_over(&mut uses.remove(&0).unwrap(), inputs::FFN_HIDDEN);
+        let mut statistics = hidden.observe(&model.spec().blocks[0], &parameters, &[ffn::HIDDEN], &Silent);
+        statistics.take_over(&mut uses.remove(&0).unwrap(), ffn::HIDDEN);
         assert!(uses.is_empty(), "one block owns what is shared");
-        let difference = (statistics.take(inputs::FFN_HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();
+        let difference = (statistics.take(ffn::HIDDEN).hessian.to_kind(Kind::Double) - &expected).abs().max();
         let relative = (difference / expected.abs().max()).double_value(&[]);
         assert!(relative < 1e-5, "{relative}");
     }

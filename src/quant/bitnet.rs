@@ -1,7 +1,7 @@
 //! BitNet checkpoints: linear layers in −1, 0 and 1, packed as they are opened.
 
 use super::exponents;
-use super::grid::storable;
+use super::quant_params::storable;
 use super::{Code, Layout, QuantizedTensor, Scheme, Weight, WeightStore};
 use crate::checkpoint::DenseTensor;
 use crate::error::{Error, Result};

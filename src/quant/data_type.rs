@@ -2,7 +2,7 @@
 //!
 //! Dettmers and Zettlemoyer, "The case for 4-bit precision: k-bit Inference Scaling
 //! Laws" (2022), section 2.2 and appendix A, compare them. All but integers are
-//! tables of numbers: [`super::book`] makes those.
+//! tables of numbers: [`super::codebook`] makes those.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -28,14 +28,14 @@ pub enum DataType {
     Normal,
     /// Quantiles of the weight itself.
     Quantile,
-    /// One that a newer release named. A book tells its numbers, so that it runs all
+    /// One that a newer release named. A codebook tells its numbers, so that it runs all
     /// the same.
     Other,
 }
 
 impl DataType {
-    /// Widths there are books of.
-    pub const BOOK_BITS: std::ops::RangeInclusive<usize> = 3..=8;
+    /// Widths there are codebooks of.
+    pub const CODEBOOK_BITS: std::ops::RangeInclusive<usize> = 3..=8;
 
     /// Whether codes are numbers themselves and need no table.
     pub fn is_int(&self) -> bool {
@@ -82,7 +82,7 @@ impl FromStr for DataType {
         }
         let (exponent, mantissa) = name.strip_prefix('e').and_then(|rest| rest.split_once('m')).ok_or(())?;
         let (exponent, mantissa) = (exponent.parse().map_err(drop)?, mantissa.parse().map_err(drop)?);
-        let fits = (1..=7).contains(&exponent) && DataType::BOOK_BITS.contains(&(1 + usize::from(exponent) + usize::from(mantissa)));
+        let fits = (1..=7).contains(&exponent) && DataType::CODEBOOK_BITS.contains(&(1 + usize::from(exponent) + usize::from(mantissa)));
         fits.then_some(DataType::Float { exponent, mantissa }).ok_or(())
     }
 }

@@ -40,8 +40,8 @@ fn least(scheme: Scheme) -> f32 {
     let (steps, levels) = match scheme.code {
         // A mean magnitude may lie far below the greatest.
         code if code.is_ternary() => (64.0, 2.0),
-        code if code.has_book() && code.is_whole() => (127.0, 16.0),
-        code if code.has_book() => (1.0, 256.0),
+        code if code.has_codebook() && code.is_whole() => (127.0, 16.0),
+        code if code.has_codebook() => (1.0, 256.0),
         code => {
             let (first, last) = code.range();
             ((last - first) as f32, (last - first) as f32)

@@ -1,9 +1,9 @@
 //! Rounding to nearest: from the values of a weight to codes, of integers or of a
-//! book alike.
+//! codebook alike.
 
 use super::exponents;
-use super::grid::{Grid, GridChoice, GridSearch, Real};
-use super::{Book, DataType, QuantizedTensor, Scheme};
+use super::quant_params::{GridChoice, GridSearch, QuantParams, Real};
+use super::{Codebook, DataType, QuantizedTensor, Scheme};
 use half::f16;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -17,103 +17,103 @@ const QUANTILE_SAMPLE: usize = 1 << 20;
 pub struct Rounding {
     /// Codes and groups.
     pub scheme: Scheme,
-    /// The numbers that codes stand for, where they are places in a book.
-    pub book: Option<Arc<Book>>,
-    /// How the grid of a group is found.
+    /// The numbers that codes stand for, where they are indices into a codebook.
+    pub codebook: Option<Arc<Codebook>>,
+    /// How the quantisation parameters of a group are found.
     pub choice: GridChoice,
 }
 
 impl Rounding {
-    /// For a weight `[out, in]`, which is asked for where the book is to be made from it.
+    /// For a weight `[out, in]`, which is asked for where the codebook is to be made from it.
     pub fn new(scheme: Scheme, choice: GridChoice, weight: impl FnOnce() -> Array2<f32>) -> Self {
         let bits = scheme.code.bits();
-        let book = match scheme.data_type {
-            DataType::Quantile => Some(Book::of_quantiles(bits, normalised(scheme, weight().view()))),
-            other => Book::shared(other, bits),
+        let codebook = match scheme.data_type {
+            DataType::Quantile => Some(Codebook::of_quantiles(bits, normalised(scheme, weight().view()))),
+            other => Codebook::shared(other, bits),
         };
-        assert_eq!(book.is_some(), scheme.code.has_book(), "codes of a book have one: {scheme:?}");
-        Self { scheme, book: book.map(Arc::new), choice }
+        assert_eq!(codebook.is_some(), scheme.code.has_codebook(), "codebook indices have a codebook: {scheme:?}");
+        Self { scheme, codebook: codebook.map(Arc::new), choice }
     }
 
-    /// The grid of a group. `importance`, one number a value, weighs the errors of a
+    /// Quantisation parameters of a group. `importance`, one number a value, weighs the errors of a
     /// search.
-    pub fn grid<T: Real>(&self, values: &[T], importance: Option<&[f64]>) -> Grid {
+    pub fn quant_params<T: Real>(&self, values: &[T], importance: Option<&[f64]>) -> QuantParams {
         match self.choice {
             GridChoice::MinMax => self.widest(values),
             GridChoice::LeastError(search) => {
-                let grids = self.candidates(&search, values).into_iter();
+                let candidates = self.candidates(&search, values).into_iter();
                 // A loop of its own for integers, which is vectorised.
-                let least = match &self.book {
-                    None => search.least(grids, values, importance, |grid| grid.rounds(self.scheme)),
-                    Some(book) => search.least(grids, values, importance, |grid| move |value| on(book, grid, value)),
+                let least = match &self.codebook {
+                    None => search.least(candidates, values, importance, |params| params.rounds(self.scheme)),
+                    Some(codebook) => search.least(candidates, values, importance, |params| move |value| on(codebook, params, value)),
                 };
                 least.unwrap_or_else(|| self.widest(values))
             }
         }
     }
 
-    /// The grid that all values are on.
-    fn widest<T: Real>(&self, values: &[T]) -> Grid {
-        match &self.book {
-            None => Grid::min_max(self.scheme, values.iter().copied()),
-            Some(book) => {
+    /// Parameters whose range holds all values.
+    fn widest<T: Real>(&self, values: &[T]) -> QuantParams {
+        match &self.codebook {
+            None => QuantParams::min_max(self.scheme, values.iter().copied()),
+            Some(codebook) => {
                 let offset = offset(self.scheme, values);
-                Grid::filling(book, distance(values, offset), offset)
+                QuantParams::filling(codebook, distance(values, offset), offset)
             }
         }
     }
 
-    /// Grids that a search tries for a group, the widest first.
-    pub fn candidates<T: Real>(&self, search: &GridSearch, values: &[T]) -> Vec<Grid> {
-        let Some(book) = &self.book else { return search.candidates(self.scheme, values).collect() };
+    /// Quantisation parameters that a search tries for a group, the widest first.
+    pub fn candidates<T: Real>(&self, search: &GridSearch, values: &[T]) -> Vec<QuantParams> {
+        let Some(codebook) = &self.codebook else { return search.candidates(self.scheme, values).collect() };
         let offset = offset(self.scheme, values);
         let greatest = distance(values, offset);
-        search.shares().map(|share| Grid::filling(book, share * greatest, offset)).collect()
+        search.shares().map(|share| QuantParams::filling(codebook, share * greatest, offset)).collect()
     }
 
     /// The nearest code.
-    pub fn encode<T: Real>(&self, grid: Grid, value: T) -> i8 {
-        match &self.book {
-            None => grid.encode(self.scheme, value),
-            Some(book) => grid.encode_by(book, value),
+    pub fn encode<T: Real>(&self, params: QuantParams, value: T) -> i8 {
+        match &self.codebook {
+            None => params.encode(self.scheme, value),
+            Some(codebook) => params.encode_by(codebook, value),
         }
     }
 
     /// The nearest codes of a group.
-    fn encode_all<T: Real>(&self, grid: Grid, values: &[T], codes: &mut [i8]) {
+    fn encode_all<T: Real>(&self, params: QuantParams, values: &[T], codes: &mut [i8]) {
         let each = codes.iter_mut().zip(values);
-        match &self.book {
+        match &self.codebook {
             None => {
-                let encode = grid.encodes(self.scheme);
+                let encode = params.encodes(self.scheme);
                 each.for_each(|(code, &value)| *code = encode(value));
             }
-            Some(book) => each.for_each(|(code, &value)| *code = grid.encode_by(book, value)),
+            Some(codebook) => each.for_each(|(code, &value)| *code = params.encode_by(codebook, value)),
         }
     }
 
     /// The value of a code.
-    pub fn decode<T: Real>(&self, grid: Grid, code: i8) -> T {
-        grid.decode_by(self.book.as_deref(), code)
+    pub fn decode<T: Real>(&self, params: QuantParams, code: i8) -> T {
+        params.decode_by(self.codebook.as_deref(), code)
     }
 
     /// The nearest value.
     #[inline]
-    pub fn round<T: Real>(&self, grid: Grid, value: T) -> T {
-        match &self.book {
-            None => grid.rounds(self.scheme)(value),
-            Some(book) => on(book, grid, value),
+    pub fn round<T: Real>(&self, params: QuantParams, value: T) -> T {
+        match &self.codebook {
+            None => params.rounds(self.scheme)(value),
+            Some(codebook) => on(codebook, params, value),
         }
     }
 
     /// A tensor to be filled with codes.
     pub fn blank(&self, rows: usize, columns: usize) -> QuantizedTensor {
-        QuantizedTensor { book: self.book.clone(), ..QuantizedTensor::blank(self.scheme, rows, columns) }
+        QuantizedTensor { codebook: self.codebook.clone(), ..QuantizedTensor::blank(self.scheme, rows, columns) }
     }
 }
 
-/// The nearest number of a book on a grid.
-fn on<T: Real>(book: &Book, grid: Grid, value: T) -> T {
-    grid.decode_by(Some(book), grid.encode_by(book, value))
+/// The nearest number of a codebook by quantisation parameters.
+fn on<T: Real>(codebook: &Codebook, params: QuantParams, value: T) -> T {
+    params.decode_by(Some(codebook), params.encode_by(codebook, value))
 }
 
 /// The mean of a group where the scheme is centred, otherwise zero.
@@ -149,12 +149,12 @@ fn normalised(scheme: Scheme, weight: ArrayView2<f32>) -> Vec<f32> {
     all
 }
 
-/// Round to nearest, each group on its own min-max grid. `weight` is `[out, in]`.
+/// Round to nearest, each group on its own min-max range. `weight` is `[out, in]`.
 pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTensor {
     round_by(weight, scheme, GridChoice::MinMax, None)
 }
 
-/// Rounds to nearest on grids of any choice; `importance` is one number a column. Rows that f16 scales cannot
+/// Rounds to nearest by quantisation parameters of any choice; `importance` is one number a column. Rows that f16 scales cannot
 /// hold get [`exponents`].
 pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
     let Some(exponents) = exponents::of_rows(&exponents::greatest_of_rows(weight), scheme, false) else {
@@ -175,16 +175,16 @@ fn round_rows(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, impor
     let round = |(row, codes): (usize, &mut [i8])| {
         let values = weight.row(row).to_vec();
         let groups = values.chunks(width).zip(codes.chunks_mut(width)).enumerate();
-        let grids = groups.map(|(group, (values, codes))| {
-            let grid = rounding.grid(values, importance.map(|all| &all[group * width..group * width + values.len()]));
-            rounding.encode_all(grid, values, codes);
-            grid
+        let params = groups.map(|(group, (values, codes))| {
+            let params = rounding.quant_params(values, importance.map(|all| &all[group * width..group * width + values.len()]));
+            rounding.encode_all(params, values, codes);
+            params
         });
-        grids.collect()
+        params.collect()
     };
-    let grids: Vec<Vec<Grid>> = codes.par_chunks_mut(columns.max(1)).enumerate().map(round).collect();
-    for (row, grids) in grids.into_iter().enumerate() {
-        grids.into_iter().enumerate().for_each(|(group, grid)| quantized.set_grid(row, group, grid));
+    let rows: Vec<Vec<QuantParams>> = codes.par_chunks_mut(columns.max(1)).enumerate().map(round).collect();
+    for (row, params) in rows.into_iter().enumerate() {
+        params.into_iter().enumerate().for_each(|(group, params)| quantized.set_quant_params(row, group, params));
     }
     quantized
 }
@@ -199,8 +199,8 @@ pub fn rounded(weight: ArrayView2<f32>, scheme: Scheme) -> Array2<f32> {
         let power = exponents::power(exponents::of_row(exponents::greatest(row), scheme));
         for group in row.chunks_mut(scheme.group_columns(columns)) {
             group.iter_mut().for_each(|value| *value /= power);
-            let grid = rounding.grid(group, None);
-            group.iter_mut().for_each(|value| *value = rounding.round(grid, *value) * power);
+            let params = rounding.quant_params(group, None);
+            group.iter_mut().for_each(|value| *value = rounding.round(params, *value) * power);
         }
     });
     rounded

@@ -2,8 +2,8 @@
 //! What methods return and every format is packed from.
 
 use super::exponents::power;
-use super::grid::Grid;
-use super::{Book, Outliers, Scheme};
+use super::quant_params::QuantParams;
+use super::{Codebook, Outliers, Scheme};
 use half::f16;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -24,17 +24,17 @@ pub struct Permutation {
 pub struct QuantizedTensor {
     /// What it is quantised to.
     pub scheme: Scheme,
-    /// `[out, in]`, columns in stored order; places in a book are bytes without a sign.
+    /// `[out, in]`, columns in stored order; codebook indices are bytes without a sign.
     pub codes: Array2<i8>,
     /// `[out, groups]`
     pub scales: Array2<f16>,
     /// `[out, groups]`; all [`super::Code::middle`] where the scheme is symmetric.
     pub zero_points: Array2<i8>,
-    /// `[out, groups]`; where codes are places in a book and the scheme is not
+    /// `[out, groups]`; where codes are indices into a codebook and the scheme is not
     /// symmetric.
     pub offsets: Option<Array2<f16>>,
-    /// The book of codes that are places in one.
-    pub book: Option<Arc<Book>>,
+    /// The codebook of codes that are indices into one.
+    pub codebook: Option<Arc<Codebook>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
     /// Columns that are kept in 16 bits, where there are any. Their codes are those of
@@ -46,7 +46,7 @@ pub struct QuantizedTensor {
 }
 
 impl QuantizedTensor {
-    /// All zero; one with a book is to be given it.
+    /// All zero; one with a codebook is to be given it.
     pub fn blank(scheme: Scheme, rows: usize, columns: usize) -> Self {
         let groups = scheme.groups(columns);
         let middle = scheme.code.middle() as i8;
@@ -55,8 +55,8 @@ impl QuantizedTensor {
             codes: Array2::from_elem((rows, columns), middle),
             scales: Array2::from_elem((rows, groups), f16::ONE),
             zero_points: Array2::from_elem((rows, groups), middle),
-            offsets: (scheme.code.has_book() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
-            book: None,
+            offsets: (scheme.code.has_codebook() && !scheme.symmetric).then(|| Array2::from_elem((rows, groups), f16::ZERO)),
+            codebook: None,
             permutation: None,
             outliers: None,
             exponents: None,
@@ -64,11 +64,11 @@ impl QuantizedTensor {
     }
 
     /// Sets scale, and zero point or offset, of a group.
-    pub fn set_grid(&mut self, row: usize, group: usize, grid: Grid) {
-        self.scales[[row, group]] = grid.scale;
-        self.zero_points[[row, group]] = grid.zero_point;
+    pub fn set_quant_params(&mut self, row: usize, group: usize, params: QuantParams) {
+        self.scales[[row, group]] = params.scale;
+        self.zero_points[[row, group]] = params.zero_point;
         if let Some(offsets) = &mut self.offsets {
-            offsets[[row, group]] = grid.offset;
+            offsets[[row, group]] = params.offset;
         }
     }
 
@@ -78,9 +78,9 @@ impl QuantizedTensor {
     }
 
     /// Scale, and zero point or offset, of a group, before the row's [`power`](Self::power).
-    pub fn grid(&self, row: usize, group: usize) -> Grid {
+    pub fn quant_params(&self, row: usize, group: usize) -> QuantParams {
         let offset = self.offsets.as_ref().map_or(f16::ZERO, |offsets| offsets[[row, group]]);
-        Grid { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
+        QuantParams { scale: self.scales[[row, group]], zero_point: self.zero_points[[row, group]], offset }
     }
 
     /// The weight `[out, in]` that the codes stand for, in the model's order of
@@ -93,13 +93,13 @@ impl QuantizedTensor {
         let rows = numbers.par_chunks_mut(columns.max(1)).zip(codes.par_chunks(columns.max(1))).enumerate();
         rows.for_each(|(row, (numbers, codes))| {
             for (group, codes) in codes.chunks(width).enumerate() {
-                let (grid, first) = (self.grid(row, group), group * width);
+                let (params, first) = (self.quant_params(row, group), group * width);
                 match &self.permutation {
-                    None => grid.decode_all(self.book.as_deref(), codes, &mut numbers[first..first + codes.len()]),
+                    None => params.decode_all(self.codebook.as_deref(), codes, &mut numbers[first..first + codes.len()]),
                     Some(permutation) => {
                         let places = &permutation.order[first..first + codes.len()];
                         places.iter().zip(codes).for_each(|(&place, &code)| {
-                            numbers[place as usize] = grid.decode_by(self.book.as_deref(), code);
+                            numbers[place as usize] = params.decode_by(self.codebook.as_deref(), code);
                         });
                     }
                 }

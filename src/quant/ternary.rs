@@ -4,7 +4,7 @@
 //! section 2: the scale is the mean magnitude γ, and codes are W / γ, rounded and clipped.
 //! There the scale is a matrix's; here it may be a row's or a group's too.
 
-use super::grid::{Grid, storable};
+use super::quant_params::{QuantParams, storable};
 use super::{Code, QuantizedTensor, Scheme};
 use half::f16;
 use ndarray::{Array2, ArrayView2};
@@ -59,12 +59,12 @@ pub fn round(weight: ArrayView2<f32>, scheme: Scheme, scales: Array2<f16>) -> Qu
     let (rows, columns) = weight.dim();
     let width = scheme.group_columns(columns);
     let mut tensor = QuantizedTensor { scales, ..QuantizedTensor::blank(scheme, rows, columns) };
-    let grids: Vec<Grid> = tensor.scales.iter().map(|&scale| Grid::of(scale, scheme.code.middle() as i8)).collect();
+    let params: Vec<QuantParams> = tensor.scales.iter().map(|&scale| QuantParams::of(scale, scheme.code.middle() as i8)).collect();
     let groups = scheme.groups(columns);
     let codes = tensor.codes.as_slice_mut().expect("standard layout");
     codes.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, codes)| {
         for (column, (code, &value)) in codes.iter_mut().zip(weight.row(row)).enumerate() {
-            *code = grids[row * groups + column / width].encode(scheme, value);
+            *code = params[row * groups + column / width].encode(scheme, value);
         }
     });
     tensor

@@ -58,10 +58,10 @@ pub(super) fn codes(what: &str, bits: usize, raw: RawDataType) -> Result<(Code, 
         RawDataType::Fp => None,
     };
     let unknown = || {
-        let books: Vec<Code> = Code::ALL.into_iter().filter(|code| code.has_book()).collect();
-        format!("{what}: bits = {bits} is not known for this data_type; known are {}", list(&books))
+        let codebooks: Vec<Code> = Code::ALL.into_iter().filter(|code| code.has_codebook()).collect();
+        format!("{what}: bits = {bits} is not known for this data_type; known are {}", list(&codebooks))
     };
-    let code = Code::of_book(bits).ok_or_else(unknown)?;
+    let code = Code::of_codebook(bits).ok_or_else(unknown)?;
     Ok((code, data_type.unwrap_or_else(|| DataType::float(bits))))
 }
 

@@ -17,9 +17,11 @@ pub struct Distil {
     /// What both sides' logits are divided by; the loss is multiplied by its square.
     pub temperature: f64,
     /// Weight of the divergence.
-    pub soft: f64,
+    #[serde(alias = "soft")]
+    pub kd_weight: f64,
     /// Weight of the cross-entropy with the text's own next tokens.
-    pub hard: f64,
+    #[serde(alias = "hard")]
+    pub ce_weight: f64,
     /// What hidden states behind blocks are drawn to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<HiddenMatch>,
@@ -51,8 +53,8 @@ impl Default for Distil {
             teacher: None,
             divergence: Divergence::ForwardKl,
             temperature: 1.0,
-            soft: 1.0,
-            hard: 0.0,
+            kd_weight: 1.0,
+            ce_weight: 0.0,
             hidden: None,
             attention: None,
             embedding: 0.0,
@@ -194,13 +196,20 @@ impl Distil {
     pub(super) fn checked(&self, student: &ModelSpec, folder: &Path) -> Result<Self, String> {
         let fail = |reason: String| Err(format!("distil: {reason}"));
         let weight = |x: f64| x >= 0.0 && x.is_finite();
-        let weights =
-            [self.soft, self.hard, self.embedding, self.hidden.map_or(0.0, |h| h.weight), self.attention.map_or(0.0, |a| a.weight)];
+        let weights = [
+            self.kd_weight,
+            self.ce_weight,
+            self.embedding,
+            self.hidden.map_or(0.0, |h| h.weight),
+            self.attention.map_or(0.0, |a| a.weight),
+        ];
         if !weights.into_iter().all(weight) {
             return fail("weights of losses must be 0 or more".into());
         }
         if weights.iter().all(|&w| w == 0.0) {
-            return fail("every loss has weight 0: there is nothing to learn; set soft, hard, hidden, attention or embedding".into());
+            return fail(
+                "every loss has weight 0: there is nothing to learn; set kd_weight, ce_weight, hidden, attention or embedding".into(),
+            );
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return fail(format!("temperature {} must be a positive number", self.temperature));
@@ -226,12 +235,13 @@ impl Distil {
             () if self.progressive > 0.0 && !matched => {
                 return fail("progressive: there is nothing to match block by block; set hidden = { loss = \"normalised_mean_square\", weight = 1 } or attention".into());
             }
-            () if self.progressive == 1.0 && (self.hard > 0.0 || self.embedding > 0.0) => {
-                return fail("progressive = 1 trains each block alone, and hard and embedding are learnt by all together: leave them out, or set progressive below 1".into());
+            () if self.progressive == 1.0 && (self.ce_weight > 0.0 || self.embedding > 0.0) => {
+                return fail("progressive = 1 trains each block alone, and ce_weight and embedding are learnt by all together: leave them out, or set progressive below 1".into());
             }
-            () if self.progressive > 0.0 && self.progressive < 1.0 && self.soft == 0.0 && self.hard == 0.0 => {
+            () if self.progressive > 0.0 && self.progressive < 1.0 && self.kd_weight == 0.0 && self.ce_weight == 0.0 => {
                 return fail(
-                    "progressive: behind it the prediction is learnt, and soft and hard are both 0; set progressive = 1 for none".into(),
+                    "progressive: behind it the prediction is learnt, and kd_weight and ce_weight are both 0; set progressive = 1 for none"
+                        .into(),
                 );
             }
             () => (),
@@ -239,7 +249,9 @@ impl Distil {
         let deep = self.hidden.is_some() || self.attention.is_some() || self.embedding > 0.0;
         if let Some(cache) = &self.cache {
             match () {
-                () if self.soft == 0.0 => return fail("cache: soft is 0, so that the teacher is not asked; leave one of them out".into()),
+                () if self.kd_weight == 0.0 => {
+                    return fail("cache: kd_weight is 0, so that the teacher is not asked; leave one of them out".into());
+                }
                 () if cache.top_k == 0 => return fail("cache: top_k must be at least 1".into()),
                 () if cache.top_k >= student.vocab_size => {
                     return fail(format!("cache: top_k must be below the vocabulary of {}", student.vocab_size));
@@ -257,7 +269,7 @@ impl Distil {
                     return fail("on_policy: hidden states and attention are matched on texts of the corpus; use a stage for each".into());
                 }
                 () if self.cache.is_some() => return fail("on_policy: what the student writes is in no cache; leave it out".into()),
-                () if self.soft == 0.0 => return fail("on_policy: soft is its weight, and 0".into()),
+                () if self.kd_weight == 0.0 => return fail("on_policy: kd_weight is its weight, and 0".into()),
                 () if self.training.patience > 0 => {
                     return fail("on_policy: patience looks at texts of the corpus, which is not what is learnt; leave it out".into());
                 }
@@ -289,7 +301,7 @@ impl Distil {
 
     /// Whether the teacher is asked for anything.
     pub fn needs_teacher(&self) -> bool {
-        self.soft > 0.0 || self.embedding > 0.0 || self.hidden.is_some() || self.attention.is_some()
+        self.kd_weight > 0.0 || self.embedding > 0.0 || self.hidden.is_some() || self.attention.is_some()
     }
 
     /// What is done one after the other for a student of so many blocks.
@@ -298,7 +310,13 @@ impl Distil {
         let block = |block: usize| Phase {
             name: format!("block {block}"),
             only: Some(block),
-            plan: Distil { soft: 0.0, hard: 0.0, embedding: 0.0, training: tokens(self.progressive / blocks as f64), ..self.clone() },
+            plan: Distil {
+                kd_weight: 0.0,
+                ce_weight: 0.0,
+                embedding: 0.0,
+                training: tokens(self.progressive / blocks as f64),
+                ..self.clone()
+            },
         };
         let together = |plan| Phase { name: "all together".into(), only: None, plan };
         match self.progressive {

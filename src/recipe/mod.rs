@@ -24,13 +24,13 @@ pub use mixed_precision::{Candidate, MixedPrecision};
 pub use prune::{Aggregate, Cut, LayerSaliency, Needs, Normalise, PruneDepth, PruneWidth, Saliency, Target};
 pub use raw::RawRecipe;
 pub use sparsify::{SparseGptOptions, Sparsify, Sparsity, SparsityMethod};
-pub use ternary::{Aware, TernaryOptions, TernarySolver};
-pub use training::{Adapters, Decay, Optimizer, Training, Trains, TrainsName};
+pub use ternary::{Qat, TernaryOptions, TernarySolver};
+pub use training::{Adapters, Decay, Optimizer, Trainable, TrainableName, Training};
 
 use crate::eval::Protocol;
 use crate::model::{ModelSpec, StudentShape};
 use crate::quant::Scheme;
-use crate::quant::grid::{GridChoice, GridSearch};
+use crate::quant::quant_params::{GridChoice, GridSearch};
 use crate::runtime::Activations;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -231,7 +231,7 @@ impl Stage {
     pub fn distil(&self) -> Option<&Distil> {
         match self {
             Stage::Distil(plan) => Some(plan),
-            Stage::Quantize(plan) => plan.aware.as_ref().map(|aware| &aware.distil),
+            Stage::Quantize(plan) => plan.qat.as_ref().map(|qat| &qat.distil),
             Stage::Sparsify(_) | Stage::Student(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) => None,
         }
     }
@@ -239,9 +239,7 @@ impl Stage {
     /// How much of the calibration it reads.
     pub fn calibration_use(&self) -> CalibrationUse {
         match self {
-            Stage::Quantize(plan) if plan.mixed_precision.is_none() && plan.aware.is_none() && !plan.reads_inputs() => {
-                CalibrationUse::Sample
-            }
+            Stage::Quantize(plan) if plan.mixed_precision.is_none() && plan.qat.is_none() && !plan.reads_inputs() => CalibrationUse::Sample,
             Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) | Stage::Sparsify(_) => CalibrationUse::All,
             Stage::Student(_) | Stage::Distil(_) => CalibrationUse::Nothing,
         }
@@ -315,16 +313,16 @@ pub struct Quantize {
     /// What layers get that lose most by those schemes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixed_precision: Option<MixedPrecision>,
-    /// How it is trained to be rounded before, where it is.
+    /// Quantisation-aware training before the layers are rounded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aware: Option<Box<Aware>>,
+    pub qat: Option<Box<Qat>>,
 }
 
 impl Quantize {
     /// The spec of a model once this is done to it.
     fn reshape(&self, spec: ModelSpec) -> ModelSpec {
-        match &self.aware {
-            Some(aware) if aware.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
+        match &self.qat {
+            Some(qat) if qat.sub_norms => self.with_sub_norms(&spec).expect("it was checked"),
             _ => spec,
         }
     }
@@ -336,9 +334,9 @@ impl Quantize {
 
     /// What solves layers before they are trained, where the stage trains them.
     pub fn untrained_method(&self) -> Method {
-        match (self.method, &self.aware) {
-            (Method::Ternary(options), Some(aware)) => {
-                Method::Ternary(TernaryOptions { solver: aware.start.unwrap_or(TernarySolver::BEST), ..options })
+        match (self.method, &self.qat) {
+            (Method::Ternary(options), Some(qat)) => {
+                Method::Ternary(TernaryOptions { solver: qat.start.unwrap_or(TernarySolver::BEST), ..options })
             }
             (method, _) => method,
         }
@@ -358,7 +356,7 @@ impl Quantize {
     pub fn is_sequential(&self) -> bool {
         let rounds = |scheme: &Scheme| scheme.code.is_ternary();
         let has_others = || self.schemes.iter().any(|(name, scheme)| name.starts_with("blocks.") && !rounds(scheme));
-        self.method.is_sequential() || self.aware.is_some() && has_others()
+        self.method.is_sequential() || self.qat.is_some() && has_others()
     }
 
     /// With norms before what it quantises.
@@ -375,7 +373,7 @@ pub enum Method {
     Rtn(RtnOptions),
     /// GPTQ.
     Gptq(GptqOptions),
-    /// Round to nearest on clipped grids, behind AWQ's scales.
+    /// Round to nearest on clipped ranges, behind AWQ's scales.
     Awq(AwqOptions),
     /// LLM.int8().
     LlmInt8(LlmInt8Options),
@@ -423,12 +421,12 @@ impl Method {
     }
 }
 
-/// How rounding to nearest finds its grids.
+/// How rounding to nearest finds its scales and zero points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RtnOptions {
-    /// The grid of a group.
+    /// How the scale and zero point of a group are chosen.
     pub grid: GridChoice,
-    /// Whether errors are weighted by the energy of the activations they meet.
+    /// Whether errors are weighted by the second moments of the activations they meet.
     pub importance: bool,
 }
 
@@ -475,9 +473,9 @@ pub struct GptqOptions {
     pub act_order: ActOrder,
     /// Added to the Hessian's diagonal, relative to its mean.
     pub damp_percent: f64,
-    /// The grid of a group.
+    /// How the scale and zero point of a group are chosen.
     pub grid: GridChoice,
-    /// Whether grids are those of the weight before anything is rounded, and groups
+    /// Whether scales and zero points are those of the weight before anything is rounded, and groups
     /// those of the model's order of columns.
     pub static_groups: bool,
     /// See [`Method::is_sequential`].
@@ -513,9 +511,9 @@ pub struct LlmInt8Options {
 pub enum ActOrder {
     /// As they come.
     Off,
-    /// By falling energy of their activations.
+    /// By falling second moment of their activations.
     On,
-    /// Groups by falling mean energy, and columns inside each: the file needs no other
+    /// Groups by falling mean second moment, and columns inside each: the file needs no other
     /// order of columns than the model's.
     GroupAware,
 }

@@ -1,7 +1,8 @@
 //! `[stage.prune_depth]` and `[stage.prune_width]`: whole layers, heads and channels are
 //! taken out.
 
-use crate::model::{Axis, Inner, ModelSpec, Selection};
+use crate::forward::Inner;
+use crate::model::{Axis, ModelSpec, Selection};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use super::student::RawStudent;
 use super::ternary::RawTernary;
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
-use crate::quant::grid::GridSearch;
+use crate::quant::quant_params::GridSearch;
 use crate::recipe::{AwqScales, Distil, Precision, PruneDepth, PruneWidth, TokenImportance};
 use crate::runtime::Activations;
 use crate::text::read::whole;

@@ -15,7 +15,7 @@ use crate::eval::{MIN_WINDOW, default_window};
 use crate::model::{ModelSpec, ParameterKind};
 use crate::pattern::matches;
 use crate::quant::Scheme;
-use crate::quant::grid::{GridChoice, GridSearch};
+use crate::quant::quant_params::{GridChoice, GridSearch};
 use crate::quant::scheme::GROUP_MULTIPLE;
 use crate::text::read::STANDARD_INPUT;
 use std::collections::BTreeMap;
@@ -221,7 +221,7 @@ fn resolve_stage(stage: &RawStage, spec: &ModelSpec, folder: &Path) -> std::resu
         method,
         rescale,
         mixed_precision: None,
-        aware: None,
+        qat: None,
     }))
 }
 

@@ -23,9 +23,20 @@ pub fn apply(recipe: &mut Table, assignment: &str) -> Result<()> {
         let inner = table.entry(*key).or_insert_with(|| Value::Table(Table::new()));
         table = inner.as_table_mut().ok_or_else(|| fail(format!("{key} is not a section")))?;
     }
+    // Otherwise a key would be there under both of its names.
+    for (old, new) in RENAMED {
+        if *last == old || *last == new {
+            table.remove(old);
+            table.remove(new);
+        }
+    }
     table.insert((*last).to_owned(), parse_value(value.trim()));
     Ok(())
 }
+
+/// Keys that had another name: the old one, which recipes may still use, and the new one.
+const RENAMED: [(&str, &str); 5] =
+    [("last", "min_lr_ratio"), ("soft", "kd_weight"), ("hard", "ce_weight"), ("average", "ema_decay"), ("trains", "trainable")];
 
 const SECTIONS: [&str; 4] = ["calibration", "evaluate", "gate", "output"];
 

@@ -3,7 +3,7 @@
 use super::mixed_precision::RawMixedPrecision;
 use super::raw::{RawOthers, RawScheme};
 use super::resolve::{check_group_size, schemes};
-use super::{Distil, Method, Quantize, Trains};
+use super::{Distil, Method, Quantize, Trainable};
 use crate::model::ModelSpec;
 use crate::quant::Code;
 use crate::quant::ternary::Share;
@@ -42,10 +42,10 @@ impl TernarySolver {
     pub const BEST: Self = Self::Gptq { damp_percent: Self::DAMP_PERCENT, rounds: Self::ROUNDS };
 }
 
-/// How a model is trained to be rounded: forwards see rounded weights, and gradients go
-/// straight through.
+/// Quantisation-aware training (QAT): forwards see rounded weights, and gradients go straight
+/// through.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Aware {
+pub struct Qat {
     /// What solves the layers first, so that training begins with weights that are rounded to
     /// what it finds; the model's own where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,7 +147,7 @@ impl RawTernary {
         };
         let code = match self.packing {
             PackingName::TwoBits => Code::Ternary,
-            PackingName::FiveAByte => Code::Trits,
+            PackingName::FiveAByte => Code::Base3,
         };
         let others = RawOthers::new(self.embeddings, self.head, &self.skip);
         let schemes = schemes("ternary", scale.scheme(code), &others, spec)?;
@@ -158,13 +158,13 @@ impl RawTernary {
         let solver = self.solver().map_err(fail)?;
         let mixed_precision = self.mixed_precision.map(|mixed| mixed.checked(&schemes, spec)).transpose().map_err(fail)?;
         let plan =
-            Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, aware: None };
-        let aware = self.aware(&plan, spec, folder).map_err(fail)?;
-        Ok(Quantize { aware: aware.map(Box::new), ..plan })
+            Quantize { method: Method::Ternary(TernaryOptions { scale, solver }), rescale: None, schemes, mixed_precision, qat: None };
+        let qat = self.qat(&plan, spec, folder).map_err(fail)?;
+        Ok(Quantize { qat: qat.map(Box::new), ..plan })
     }
 
     /// How what a plan rounds is trained.
-    fn aware(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Aware>, String> {
+    fn qat(&self, plan: &Quantize, spec: &ModelSpec, folder: &Path) -> Result<Option<Qat>, String> {
         let Some(distil) = &self.distil else {
             let given = [
                 ("start", self.start.is_some()),
@@ -194,10 +194,10 @@ impl RawTernary {
                 Err("distil: progressive trains blocks alone, which are rounded together; leave it out".into())
             }
             () if distil.on_policy.is_some() => Err("distil: on_policy writes with weights that are not rounded; leave it out".into()),
-            () if sub_norms && !matches!(distil.training.trains, Trains::Named(_)) => {
-                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trains out".into())
+            () if sub_norms && !matches!(distil.training.trainable, Trainable::Named(_)) => {
+                Err("sub_norms inserts norms, which adapters do not train: leave sub_norms or trainable out".into())
             }
-            () => Ok(Some(Aware { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
+            () => Ok(Some(Qat { start, distil, blend, round_inputs: self.round_inputs.unwrap_or(true), sub_norms })),
         }
     }
 

@@ -36,17 +36,20 @@ pub struct Training {
     pub warmup: f64,
     /// How it falls.
     pub schedule: Decay,
-    /// Share of the peak that it falls to.
-    pub last: f64,
+    /// Final learning rate, as a share of its peak.
+    #[serde(alias = "last")]
+    pub min_lr_ratio: f64,
     /// Of matrices, relative to the learning rate.
     pub weight_decay: f64,
     /// Norm of the gradients at most; 0 = any.
     pub clip: f64,
-    /// Share of the past in a running mean of the weights, which is what is evaluated
-    /// and kept; 0 = the weights themselves.
-    pub average: f64,
-    /// What is trained.
-    pub trains: Trains,
+    /// Decay of the exponential moving average of the weights, which is evaluated and kept;
+    /// 0 = no average.
+    #[serde(alias = "average")]
+    pub ema_decay: f64,
+    /// Parameters that are trained.
+    #[serde(alias = "trains")]
+    pub trainable: Trainable,
     /// Parameters that are not, by canonical name, * allowed.
     pub freeze: Vec<String>,
     /// Whether blocks are computed again for their gradients, in less memory.
@@ -77,11 +80,11 @@ impl Default for Training {
             learning_rate: 1e-3,
             warmup: 0.05,
             schedule: Decay::Cosine,
-            last: 0.1,
+            min_lr_ratio: 0.1,
             weight_decay: 0.1,
             clip: 1.0,
-            average: 0.0,
-            trains: Trains::Named(TrainsName::All),
+            ema_decay: 0.0,
+            trainable: Trainable::Named(TrainableName::All),
             freeze: Vec::new(),
             checkpointing: false,
             evaluate_every: 50,
@@ -121,9 +124,9 @@ pub enum Decay {
 /// What is trained: a name, or adapters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected \"all\", \"norms\", or { rank = 8, alpha = 16, targets = [\"*\"] } for low-rank adapters")]
-pub enum Trains {
+pub enum Trainable {
     /// By name.
-    Named(TrainsName),
+    Named(TrainableName),
     /// Low-rank adapters, merged at the end.
     Adapters(Adapters),
 }
@@ -131,7 +134,7 @@ pub enum Trains {
 /// What can be trained by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TrainsName {
+pub enum TrainableName {
     /// Every parameter.
     All,
     /// Weights of norms, biases, and the vectors of mixers.
@@ -181,9 +184,10 @@ impl Training {
             () if !adamw && (self.betas, self.epsilon) != (default.betas, default.epsilon) => {
                 return fail("betas and epsilon are for optimizer = \"adamw\"; leave them out".into());
             }
-            () if self.schedule == Decay::Constant && self.last != default.last => {
+            () if self.schedule == Decay::Constant && self.min_lr_ratio != default.min_lr_ratio => {
                 return fail(
-                    "last is what the learning rate falls to, and with schedule = \"constant\" it does not fall; leave it out".into(),
+                    "min_lr_ratio is what the learning rate falls to, and with schedule = \"constant\" it does not fall; leave it out"
+                        .into(),
                 );
             }
             () if self.text.is_empty() => return fail("text names nothing to train on: text = [\"some.txt\", \"a-folder\"]".into()),
@@ -194,12 +198,14 @@ impl Training {
                 return fail(format!("a batch of {} is too large", self.batch));
             }
             () if !positive(self.learning_rate) => return fail(format!("learning_rate {} must be a positive number", self.learning_rate)),
-            () if !(self.betas.iter().all(|&b| share(b)) && share(self.momentum) && share(self.average)) => {
-                return fail("betas, momentum and average must be from 0 to below 1".into());
+            () if !(self.betas.iter().all(|&b| share(b)) && share(self.momentum) && share(self.ema_decay)) => {
+                return fail("betas, momentum and ema_decay must be from 0 to below 1".into());
             }
             () if !positive(self.epsilon) => return fail("epsilon must be a positive number, such as 1e-8".into()),
             () if !share(self.warmup) => return fail("warmup is a share of the steps, from 0 to below 1".into()),
-            () if !(0.0..=1.0).contains(&self.last) => return fail("last is a share of the learning rate, from 0 to 1".into()),
+            () if !(0.0..=1.0).contains(&self.min_lr_ratio) => {
+                return fail("min_lr_ratio is a share of the learning rate, from 0 to 1".into());
+            }
             () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => return fail("weight_decay must be 0 or more".into()),
             () if !(self.clip >= 0.0 && self.clip.is_finite()) => return fail("clip must be a norm, or 0 for none".into()),
             () if !(positive(self.save_minutes) && self.save_minutes <= 1e6) => {
@@ -213,7 +219,7 @@ impl Training {
             }
             () => (),
         }
-        if let Trains::Adapters(adapters) = &self.trains
+        if let Trainable::Adapters(adapters) = &self.trainable
             && (!(1..=spec.hidden_size).contains(&adapters.rank) || !positive(adapters.alpha))
         {
             return fail(format!(
@@ -222,9 +228,9 @@ impl Training {
             ));
         }
         let checked = Self { text: self.text.iter().map(|file| folder.join(file)).collect(), length, ..self.clone() };
-        let targets: &[String] = match &self.trains {
-            Trains::Adapters(adapters) => &adapters.targets,
-            Trains::Named(_) => &[],
+        let targets: &[String] = match &self.trainable {
+            Trainable::Adapters(adapters) => &adapters.targets,
+            Trainable::Named(_) => &[],
         };
         let parameters = spec.parameters();
         if let Some(pattern) = self.freeze.iter().chain(targets).find(|pattern| !parameters.iter().any(|p| matches(pattern, &p.name))) {
@@ -240,10 +246,10 @@ impl Training {
 
     /// Canonical names of what is trained, or has an adapter.
     pub fn variables(&self, spec: &ModelSpec) -> Vec<String> {
-        let wanted = |kind: ParameterKind, name: &str| match &self.trains {
-            Trains::Named(TrainsName::All) => true,
-            Trains::Named(TrainsName::Norms) => kind == ParameterKind::Vector,
-            Trains::Adapters(adapters) => kind == ParameterKind::Linear && adapters.targets.iter().any(|t| matches(t, name)),
+        let wanted = |kind: ParameterKind, name: &str| match &self.trainable {
+            Trainable::Named(TrainableName::All) => true,
+            Trainable::Named(TrainableName::Norms) => kind == ParameterKind::Vector,
+            Trainable::Adapters(adapters) => kind == ParameterKind::Linear && adapters.targets.iter().any(|t| matches(t, name)),
         };
         let frozen = |name: &str| self.freeze.iter().any(|pattern| matches(pattern, name));
         spec.parameters().into_iter().filter(|p| wanted(p.kind, &p.name) && !frozen(&p.name)).map(|p| p.name).collect()

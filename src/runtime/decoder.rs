@@ -1,17 +1,15 @@
 //! The device's interpreter of a [`ModelSpec`].
 
-use super::attention::{Angles, AttentionLayers};
-use super::cache::{KvCache, Stretch};
-use super::edges::{Entrance, Exit};
-use super::feed_forward::FeedForwardLayers;
+use super::attention::Angles;
+use super::backend::{DeviceBackend, DeviceLayers, Loader};
+use super::cache::{KvCache, SequenceSlice};
 use super::linear::Device;
-use super::norm::{NormLayer, norm_in_place, normed};
-use super::wkv::WkvLayers;
 use crate::error::Result;
+use crate::forward::{BlockLayers, EmbeddingLayers, HeadLayers};
 use crate::kernels::{self, Pool};
-use crate::model::spec::{Block, Mixer, Norm, Residual, Rotary};
-use crate::model::{ModelSpec, roles};
+use crate::model::{ModelSpec, Part};
 use crate::quant::WeightStore;
+use crate::spec::Rotary;
 use crate::threads;
 use serde::{Deserialize, Serialize};
 
@@ -45,29 +43,11 @@ pub struct Step<'a> {
 pub struct Decoder {
     spec: ModelSpec,
     device: Device,
-    entrance: Entrance,
-    blocks: Vec<BlockLayers>,
-    exit: Exit,
+    embedding: EmbeddingLayers<DeviceLayers>,
+    blocks: Vec<BlockLayers<DeviceLayers>>,
+    head: HeadLayers<DeviceLayers>,
     /// Distinct rotary embeddings, with the width of their heads.
     rotary: Vec<(Rotary, usize)>,
-}
-
-struct BlockLayers {
-    residual: Residual,
-    mixer_norm: Option<NormLayer>,
-    mixer: MixerLayers,
-    mixer_output_norm: Option<NormLayer>,
-    mixer_sum_norm: Option<NormLayer>,
-    ffn_norm: Option<NormLayer>,
-    ffn: FeedForwardLayers,
-    ffn_output_norm: Option<NormLayer>,
-    ffn_sum_norm: Option<NormLayer>,
-}
-
-#[expect(clippy::large_enum_variant, reason = "a model has some dozens of these")]
-enum MixerLayers {
-    Attention(AttentionLayers),
-    Wkv(WkvLayers),
 }
 
 impl Decoder {
@@ -76,12 +56,17 @@ impl Decoder {
     pub fn new(store: &dyn WeightStore, activations: Activations, threads: usize) -> Result<Self> {
         let spec = store.spec().clone();
         let device = Device { kernels: kernels::select()?, pool: Pool::new(threads::count(threads))?, activations };
-        let entrance = Entrance::load(store)?;
-        let exit = Exit::load(store, &entrance.embeddings)?;
         let mut rotary = Vec::new();
-        let blocks = spec.blocks.iter().enumerate().map(|(i, block)| BlockLayers::load(store, i, block, &mut rotary));
-        let blocks = blocks.collect::<Result<_>>()?;
-        Ok(Self { device, entrance, blocks, exit, rotary, spec })
+        let mut loader = Loader { store, part: Part::Start, rotary: &mut rotary };
+        let embedding = EmbeddingLayers::new(&spec, &mut loader)?;
+        let mut block = |(i, block)| {
+            loader.part = Part::Block(i);
+            BlockLayers::new(block, spec.hidden_size, &mut loader)
+        };
+        let blocks = spec.blocks.iter().enumerate().map(&mut block).collect::<Result<_>>()?;
+        loader.part = Part::End;
+        let head = HeadLayers::new(&spec, embedding.tokens(), &mut loader)?;
+        Ok(Self { device, embedding, blocks, head, rotary, spec })
     }
 
     /// What the model is.
@@ -108,23 +93,27 @@ impl Decoder {
             self.prepare(step.cache, step.ids.len())?;
         }
         let positions: Vec<usize> = steps.iter().flat_map(|s| s.cache.len..s.cache.len + s.ids.len()).collect();
-        let mut x = self.entrance.apply(&self.spec, &ids, &positions, &self.device)?;
+        self.spec.check_length(positions.iter().map(|p| p + 1).max().unwrap_or(0))?;
         let angles: Vec<Angles> = self.rotary.iter().map(|(rotary, head_dim)| angles(rotary, *head_dim, steps)).collect();
+        let mut slices: Vec<SequenceSlice> = steps
+            .iter_mut()
+            .map(|Step { cache, ids }| SequenceSlice { position: cache.len, tokens: ids.len(), blocks: &mut cache.blocks })
+            .collect();
+        let mut backend =
+            DeviceBackend { device: &self.device, ids: &ids, positions: &positions, angles: &angles, slices: &mut slices, block: 0 };
+        let mut x = self.embedding.forward(&mut backend);
         for (i, layers) in self.blocks.iter().enumerate() {
-            let stretch = |step| -> Stretch {
-                let Step { cache, ids }: &mut Step = step;
-                Stretch { position: cache.len, tokens: ids.len(), state: &mut cache.blocks[i] }
-            };
-            let mut stretches: Vec<_> = steps.iter_mut().map(stretch).collect();
-            self.block(layers, &mut x, &angles, &mut stretches);
+            backend.block = i;
+            let Ok(y) = layers.forward(&mut backend, x);
+            x = y;
         }
+        x = self.head.norm(&mut backend, x);
         for step in steps.iter_mut() {
             step.cache.len += step.ids.len();
             if self.turning_point().is_some() {
                 step.cache.ids.extend_from_slice(step.ids);
             }
         }
-        self.exit.norm(&mut x, &self.device);
         Ok(x)
     }
 
@@ -167,7 +156,9 @@ impl Decoder {
 
     /// Logits `[tokens, vocab]` of normed hidden states `[tokens, hidden]`.
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        self.exit.logits(&self.spec, hidden, &self.device)
+        let mut backend = DeviceBackend { device: &self.device, ids: &[], positions: &[], angles: &[], slices: &mut [], block: 0 };
+        let x = self.head.project(&mut backend, hidden.to_vec());
+        self.head.logits(&mut backend, &x)
     }
 
     /// Sequences longer than this turn by other angles than shorter ones.
@@ -190,91 +181,10 @@ impl Decoder {
         }
         Ok(())
     }
-
-    /// One block over `x` `[tokens, hidden]`, in place.
-    fn block(&self, layers: &BlockLayers, x: &mut [f32], angles: &[Angles], stretches: &mut [Stretch]) {
-        let (kernels, hidden) = (self.device.kernels, self.spec.hidden_size);
-        let mixer_input = normed(&layers.mixer_norm, x, kernels);
-        let mut mixed = match &layers.mixer {
-            MixerLayers::Attention(layers) => {
-                let angles = layers.rotary.map(|i| &angles[i]);
-                layers.mix(&mixer_input, angles, stretches, &self.device)
-            }
-            MixerLayers::Wkv(layers) => layers.mix(&mixer_input, hidden, stretches, &self.device),
-        };
-        norm_in_place(&layers.mixer_output_norm, &mut mixed, kernels);
-        let feed = |input: &[f32], stretches: &mut [Stretch]| {
-            let mut fed = layers.ffn.apply(input, hidden, stretches, &self.device);
-            norm_in_place(&layers.ffn_output_norm, &mut fed, kernels);
-            fed
-        };
-        let beside = match layers.residual {
-            Residual::Sequential => None,
-            Residual::Parallel => Some(feed(&normed(&layers.ffn_norm, x, kernels), stretches)),
-            Residual::ParallelOneNorm => Some(feed(&mixer_input, stretches)),
-        };
-        drop(mixer_input);
-        add(x, &mixed);
-        norm_in_place(&layers.mixer_sum_norm, x, kernels);
-        let fed = beside.unwrap_or_else(|| feed(&normed(&layers.ffn_norm, x, kernels), stretches));
-        add(x, &fed);
-        norm_in_place(&layers.ffn_sum_norm, x, kernels);
-    }
-}
-
-impl BlockLayers {
-    fn load(store: &dyn WeightStore, block: usize, spec: &Block, tables: &mut Vec<(Rotary, usize)>) -> Result<Self> {
-        let norm = |role: &str, norm: &Option<Norm>| {
-            NormLayer::load_opt(store, &store.spec().block_name(block, role), norm, store.spec().hidden_size)
-        };
-        // All of them are named, so that one that is added cannot be forgotten here.
-        let Block {
-            mixer_norm,
-            mixer,
-            mixer_output_norm,
-            mixer_sum_norm,
-            residual,
-            ffn_norm,
-            ffn,
-            ffn_output_norm,
-            ffn_sum_norm,
-            weights_of: _,
-        } = spec;
-        let mixer_layers = match mixer {
-            Mixer::Attention(a) => {
-                let rotary = a.rotary.clone().map(|rotary| place(tables, (rotary, a.head_dim)));
-                MixerLayers::Attention(AttentionLayers::load(store, block, a, rotary)?)
-            }
-            Mixer::Wkv(_) => MixerLayers::Wkv(WkvLayers::load(store, block)?),
-        };
-        Ok(Self {
-            residual: *residual,
-            mixer_norm: norm(roles::MIXER_NORM, mixer_norm)?,
-            mixer: mixer_layers,
-            mixer_output_norm: norm(roles::MIXER_OUTPUT_NORM, mixer_output_norm)?,
-            mixer_sum_norm: norm(roles::MIXER_SUM_NORM, mixer_sum_norm)?,
-            ffn_norm: norm(roles::FFN_NORM, ffn_norm)?,
-            ffn: FeedForwardLayers::load(store, block, ffn)?,
-            ffn_output_norm: norm(roles::FFN_OUTPUT_NORM, ffn_output_norm)?,
-            ffn_sum_norm: norm(roles::FFN_SUM_NORM, ffn_sum_norm)?,
-        })
-    }
-}
-
-/// Where an entry lies in a table of distinct ones, which it joins where it is new.
-fn place<T: PartialEq>(table: &mut Vec<T>, entry: T) -> usize {
-    table.iter().position(|other| *other == entry).unwrap_or_else(|| {
-        table.push(entry);
-        table.len() - 1
-    })
 }
 
 /// The angles of all tokens of all steps.
 fn angles(rotary: &Rotary, head_dim: usize, steps: &[Step]) -> Angles {
     let of_step = |step: &Step| rotary.angles(head_dim, step.cache.len..step.cache.len + step.ids.len(), step.cache.horizon);
     steps.iter().flat_map(of_step).map(|(cos, sin)| (cos as f32, sin as f32)).collect()
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }

@@ -24,11 +24,22 @@ pub(super) struct LinearLayer {
 }
 
 impl LinearLayer {
-    pub fn load(store: &dyn WeightStore, name: &str, bias: bool) -> Result<Self> {
+    /// Loads the matrix and the bias of these canonical names.
+    pub fn load(store: &dyn WeightStore, name: &str, bias: Option<&str>) -> Result<Self> {
         let weight = store.weight(name)?;
         let shape = weight.shape();
-        let bias = bias.then(|| store.weight(&format!("{name}.bias"))).transpose()?;
+        let bias = bias.map(|name| store.weight(name)).transpose()?;
         Ok(Self { bias: bias.map(|b| b.to_f32().into_owned()), outputs: shape[0], inputs: shape[1], weight })
+    }
+
+    /// The same matrix with another bias.
+    pub fn with_bias(&self, bias: Option<Vec<f32>>) -> Self {
+        Self { weight: self.weight.clone(), bias, outputs: self.outputs, inputs: self.inputs }
+    }
+
+    /// Columns of the matrix.
+    pub fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// Decodes one row: the look-up of an embedding.
@@ -55,7 +66,7 @@ impl LinearLayer {
     }
 
     /// x `[tokens, in]` → `[tokens, out]`
-    pub fn apply(&self, x: &[f32], device: &Device) -> Vec<f32> {
+    fn apply(&self, x: &[f32], device: &Device) -> Vec<f32> {
         let [y] = apply_group([self], x, device);
         y
     }
@@ -152,7 +163,7 @@ impl<'a> Prepared<'a> {
 impl LinearLayer {
     /// What its weight multiplies.
     fn activations(&self, device: &Device) -> Activations {
-        // Books of fractions meet activations as they are.
+        // Codebooks of fractions meet activations as they are.
         let suits = |tiling: &Tiling| tiling.layout == Layout::Tiles && tiling.scheme.code.is_whole();
         match &self.weight {
             Weight::Packed(PackedTensor { tiling, .. }) if suits(tiling) => device.activations,

@@ -4,21 +4,19 @@
 //! logits over a [`KvCache`], [`generate`] turns them into text.
 
 mod attention;
+mod backend;
 mod cache;
 mod decoder;
-mod edges;
-mod feed_forward;
+mod elementwise;
 pub mod generate;
 mod linear;
 mod norm;
 mod open;
 mod sampler;
-mod shift;
 mod special;
 mod trunk;
 mod vocabulary;
 mod window;
-mod wkv;
 
 pub use cache::KvCache;
 pub use decoder::{Activations, Decoder, Step};

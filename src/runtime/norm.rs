@@ -2,9 +2,8 @@
 
 use crate::error::Result;
 use crate::kernels::Kernels;
-use crate::model::spec::{Norm, NormKind, NormWeight};
 use crate::quant::WeightStore;
-use std::borrow::Cow;
+use crate::spec::{Norm, NormKind, NormWeight};
 
 /// A norm with its weights.
 pub(super) struct NormLayer {
@@ -30,11 +29,6 @@ impl NormLayer {
         Ok(Self { kind: spec.kind, epsilon: spec.epsilon as f32, span, weight, bias })
     }
 
-    /// The same for a norm that may not be there.
-    pub fn load_opt(store: &dyn WeightStore, name: &str, spec: &Option<Norm>, span: usize) -> Result<Option<Self>> {
-        spec.as_ref().map(|spec| Self::load(store, name, spec, span)).transpose()
-    }
-
     /// Norms each span of `x`.
     pub fn apply(&self, x: &mut [f32], kernels: &Kernels) {
         for (i, row) in x.chunks_exact_mut(self.span).enumerate() {
@@ -55,21 +49,5 @@ impl NormLayer {
 
     fn in_turn<'a>(&self, vector: &'a [f32], span: usize) -> Option<&'a [f32]> {
         (!vector.is_empty()).then(|| &vector[span * self.span % vector.len()..][..self.span])
-    }
-}
-
-/// `x` behind a norm that may not be there.
-pub(super) fn normed<'a>(norm: &Option<NormLayer>, x: &'a [f32], kernels: &Kernels) -> Cow<'a, [f32]> {
-    let mut x = Cow::Borrowed(x);
-    if let Some(norm) = norm {
-        norm.apply(x.to_mut(), kernels);
-    }
-    x
-}
-
-/// The same in place.
-pub(super) fn norm_in_place(norm: &Option<NormLayer>, x: &mut [f32], kernels: &Kernels) {
-    if let Some(norm) = norm {
-        norm.apply(x, kernels);
     }
 }

@@ -2,8 +2,8 @@
 //! config.json say of it.
 
 use crate::error::{Error, Result};
-use crate::model::spec::SpecialTokens;
 use crate::notice::warn_once;
+use crate::spec::SpecialTokens;
 use crate::text::Tokenizer;
 use serde_json::Value;
 use std::path::Path;

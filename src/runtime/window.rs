@@ -3,7 +3,7 @@
 use super::trunk::trunks;
 use super::{Decoder, KvCache, Step};
 use crate::error::Result;
-use crate::model::{LogitSource, ModelSpec, OnLogits, Place, Window, rows_at_a_time};
+use crate::model::{LogitSource, ModelSpec, OnLogits, ScoredPosition, Window, rows_at_a_time};
 use std::ops::Range;
 
 /// Windows of tokens through a [`Decoder`].
@@ -58,7 +58,7 @@ impl LogitSource for NativeLogits {
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         let mut row = 0;
         for (window, (Window { scored, .. }, branch)) in windows.iter().zip(&branches).enumerate() {
-            places.extend(scored.clone().map(|position| Place { window, position }));
+            places.extend(scored.clone().map(|position| ScoredPosition { window, position }));
             rows.extend(scored.clone().map(|position| row + position - branch.start));
             row += branch.len();
         }

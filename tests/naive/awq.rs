@@ -56,8 +56,8 @@ impl Layer {
 pub fn loss(layers: &[Layer], x: &Array2<f64>, scales: &Array1<f64>) -> f64 {
     let of = |layer: &Layer| {
         let difference = layer.round(&(&layer.weight * scales)) / scales - &layer.weight;
-        let energy = |w: &Array2<f64>| x.dot(&w.t()).mapv(|e| e * e).sum();
-        energy(&difference) / energy(&layer.weight)
+        let sum_of_squares = |w: &Array2<f64>| x.dot(&w.t()).mapv(|e| e * e).sum();
+        sum_of_squares(&difference) / sum_of_squares(&layer.weight)
     };
     layers.iter().map(of).sum()
 }

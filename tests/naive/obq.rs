@@ -18,7 +18,7 @@ pub struct Problem {
     /// Codes 0 … levels
     pub levels: i32,
     /// The numbers that codes stand for where they are none themselves; otherwise empty
-    pub book: Vec<f64>,
+    pub codebook: Vec<f64>,
     /// Group of each column
     pub group: Vec<usize>,
     /// Zero points in the middle, no offsets
@@ -61,11 +61,11 @@ pub fn solve(problem: &Problem) -> Array2<f64> {
     solved
 }
 
-/// `zero`: the zero point, or the offset where there is a book.
+/// `zero`: the zero point, or the offset where there is a codebook.
 fn rounded(problem: &Problem, value: f64, scale: f64, zero: f64) -> f64 {
-    if !problem.book.is_empty() {
+    if !problem.codebook.is_empty() {
         let distance = |entry: &f64| (scale * entry + zero - value).abs();
-        return scale * problem.book.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap() + zero;
+        return scale * problem.codebook.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap() + zero;
     }
     let code = ((value / scale).round_ties_even() + zero).clamp(0.0, f64::from(problem.levels));
     scale * (code - zero)
@@ -75,7 +75,7 @@ fn rounded(problem: &Problem, value: f64, scale: f64, zero: f64) -> f64 {
 /// with zero, or the offset, among them.
 fn spanning(problem: &Problem, values: &[f64], share: f64) -> (f64, f64) {
     let f16 = |v: f64| half::f16::from_f64(v).to_f64();
-    if let (Some(first), Some(last)) = (problem.book.first(), problem.book.last()) {
+    if let (Some(first), Some(last)) = (problem.codebook.first(), problem.codebook.last()) {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let offset = if problem.symmetric { 0.0 } else { f16(mean) };
         let farthest = values.iter().map(|v| (v - offset).abs()).fold(0.0, f64::max);

@@ -51,7 +51,7 @@ fn code(value: f64, scale: f64) -> f64 {
     (value / scale).round_ties_even().clamp(-1.0, 1.0)
 }
 
-/// Column by column by falling energy, the inverse of what is free anew for each.
+/// Column by column by falling second moment, the inverse of what is free anew for each.
 fn codes(weight: &Array2<f64>, hessian: &Array2<f64>, damp_percent: f64, scale: impl Fn(usize, usize) -> f64) -> Array2<f64> {
     let columns = weight.ncols();
     let mut free: Vec<usize> = (0..columns).collect();

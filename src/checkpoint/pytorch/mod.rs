@@ -31,8 +31,8 @@ pub const SINGLE: &str = "pytorch_model.bin";
 /// Name of the list of shards.
 pub const INDEX: &str = "pytorch_model.bin.index.json";
 
-/// Outcome of what knows no file name; the caller adds it.
-type Outcome<T> = std::result::Result<T, String>;
+/// Result of a parser that knows no file name; the caller adds the name to the error.
+type Parsed<T> = std::result::Result<T, String>;
 
 /// Whether this begins as a checkpoint does.
 pub fn recognises(bytes: &[u8]) -> bool {
@@ -76,7 +76,7 @@ struct Archive {
 }
 
 impl Archive {
-    fn open(bytes: &[u8]) -> Outcome<Self> {
+    fn open(bytes: &[u8]) -> Parsed<Self> {
         if is_legacy(bytes) {
             let reason =
                 "in the format of torch before 1.6, which is not read: save it again with a newer torch, or convert it to safetensors";
@@ -107,7 +107,7 @@ impl Archive {
     }
 
     /// The numbers of a tensor, of `size` bytes each, row by row; `budget` bytes at most may be gathered.
-    fn view(&self, bytes: &Bytes, tensor: &Tensor, size: usize, budget: &mut usize) -> Outcome<Bytes> {
+    fn view(&self, bytes: &Bytes, tensor: &Tensor, size: usize, budget: &mut usize) -> Parsed<Bytes> {
         let Tensor { storage, offset, shape, strides, .. } = tensor;
         let key = shown(storage.key);
         let place = self.storages.get(storage.key).ok_or_else(|| format!("its storage data/{key} is not in the archive"))?.clone();

@@ -6,7 +6,7 @@
 //! 5; those that `torch.save` writes for dicts of tensors and plain values.
 
 use super::value::{Id, Value, Values};
-use super::{Outcome, globals, number, rebuild, shown};
+use super::{Parsed, globals, number, rebuild, shown};
 use std::collections::HashMap;
 
 /// Some 30 are needed for a tensor. A step adds one value at most, so this bounds
@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_NAME: usize = 256;
 
 /// Reads a pickle: its values, and which of them it is.
-pub fn read(bytes: &[u8]) -> Outcome<(Values<'_>, Id)> {
+pub fn read(bytes: &[u8]) -> Parsed<(Values<'_>, Id)> {
     let mut machine = Machine { bytes, at: 0, values: Values::default(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     for _ in 0..MAX_STEPS {
         let at = machine.at;
@@ -47,7 +47,7 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// One opcode; the value that the pickle is after the last.
-    fn step(&mut self) -> Outcome<Option<Id>> {
+    fn step(&mut self) -> Parsed<Option<Id>> {
         match self.byte()? {
             // STOP
             b'.' => return self.pop().map(Some),
@@ -163,24 +163,24 @@ impl<'a> Machine<'a> {
         Ok(None)
     }
 
-    fn take(&mut self, len: usize) -> Outcome<&'a [u8]> {
+    fn take(&mut self, len: usize) -> Parsed<&'a [u8]> {
         let end = self.at.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or("is truncated")?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Outcome<u8> {
+    fn byte(&mut self) -> Parsed<u8> {
         Ok(self.take(1)?[0])
     }
 
-    fn number(&mut self, width: usize) -> Outcome<u64> {
+    fn number(&mut self, width: usize) -> Parsed<u64> {
         let taken = self.take(width)?;
         Ok(number(taken, 0, width).expect("so many were taken"))
     }
 
     /// Bytes behind their length.
-    fn counted(&mut self, width: usize) -> Outcome<&'a [u8]> {
+    fn counted(&mut self, width: usize) -> Parsed<&'a [u8]> {
         match self.number(width)? {
             len if len > MAX_TEXT as u64 => Err(format!("has a text of {len} bytes: {MAX_TEXT} at most are read")),
             len => self.take(len as usize),
@@ -188,7 +188,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Text up to the end of its line.
-    fn line(&mut self) -> Outcome<&'a str> {
+    fn line(&mut self) -> Parsed<&'a str> {
         let rest = &self.bytes[self.at..];
         let none = if rest.len() < MAX_NAME { "is truncated" } else { "has a name without an end" };
         let len = rest.iter().take(MAX_NAME).position(|&b| b == b'\n').ok_or(none)?;
@@ -201,30 +201,30 @@ impl<'a> Machine<'a> {
         self.stack.push(id);
     }
 
-    fn top(&self) -> Outcome<Id> {
+    fn top(&self) -> Parsed<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         Ok(*self.stack[floor..].last().ok_or("takes from an empty stack")?)
     }
 
-    fn pop(&mut self) -> Outcome<Id> {
+    fn pop(&mut self) -> Parsed<Id> {
         let top = self.top()?;
         self.stack.pop();
         Ok(top)
     }
 
-    fn pop_mark(&mut self) -> Outcome<Vec<Id>> {
+    fn pop_mark(&mut self) -> Parsed<Vec<Id>> {
         let mark = self.marks.pop().ok_or("closes a mark that is not open")?;
         Ok(self.stack.split_off(mark))
     }
 
-    fn int(&mut self, width: usize) -> Outcome<()> {
+    fn int(&mut self, width: usize) -> Parsed<()> {
         let n = self.number(width)?;
         self.push(Value::Int(n as i64));
         Ok(())
     }
 
     /// A signed number of any width.
-    fn long(&mut self) -> Outcome<()> {
+    fn long(&mut self) -> Parsed<()> {
         let width = self.byte()?.into();
         let bytes = self.take(width)?;
         let sign = if bytes.last().is_some_and(|&b| b >= 0x80) { 0xff } else { 0 };
@@ -240,46 +240,46 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn text(&mut self, width: usize) -> Outcome<()> {
+    fn text(&mut self, width: usize) -> Parsed<()> {
         let text = std::str::from_utf8(self.counted(width)?).map_err(|_| "has a text that is not UTF-8")?;
         self.push(Value::Text(text));
         Ok(())
     }
 
-    fn blob(&mut self, width: usize) -> Outcome<()> {
+    fn blob(&mut self, width: usize) -> Parsed<()> {
         self.counted(width)?;
         self.push(Value::Other("bytes"));
         Ok(())
     }
 
-    fn tuple(&mut self, len: usize) -> Outcome<()> {
-        let mut items = (0..len).map(|_| self.pop()).collect::<Outcome<Vec<_>>>()?;
+    fn tuple(&mut self, len: usize) -> Parsed<()> {
+        let mut items = (0..len).map(|_| self.pop()).collect::<Parsed<Vec<_>>>()?;
         items.reverse();
         self.push(Value::Tuple(items));
         Ok(())
     }
 
-    fn append(&self) -> Outcome<()> {
+    fn append(&self) -> Parsed<()> {
         match self.values.get(self.top()?) {
             Value::List => Ok(()),
             other => Err(format!("appends to {}", other.kind())),
         }
     }
 
-    fn put(&mut self, width: usize) -> Outcome<()> {
+    fn put(&mut self, width: usize) -> Parsed<()> {
         let (place, top) = (self.number(width)? as u32, self.top()?);
         self.memo.insert(place, top);
         Ok(())
     }
 
-    fn get(&mut self, width: usize) -> Outcome<()> {
+    fn get(&mut self, width: usize) -> Parsed<()> {
         let place = self.number(width)? as u32;
         let id = self.memo.get(&place).ok_or_else(|| format!("reads place {place} of its memo, where nothing is"))?;
         self.stack.push(*id);
         Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Outcome<()> {
+    fn global(&mut self, module: &str, name: &str) -> Parsed<()> {
         let global = globals::find(module, name)
             .ok_or_else(|| format!("calls {}.{}: refused, a checkpoint may hold tensors only", shown(module), shown(name)))?;
         self.push(Value::Global(global));

@@ -3,7 +3,7 @@
 //! Source: `torch/_utils.py` (`_rebuild_tensor_v2`, `_rebuild_tensor_v3`,
 //! `_rebuild_parameter`) and `torch/serialization.py` (`persistent_id` in `_save`).
 
-use super::Outcome;
+use super::Parsed;
 use super::globals::{self, Dtype, Global};
 use super::value::{Id, Storage, Tensor, Value, Values};
 
@@ -12,7 +12,7 @@ use super::value::{Id, Storage, Tensor, Value, Values};
 const MAX_RANK: usize = 8;
 
 /// What calling `callee` with a tuple of arguments gives.
-pub fn call(values: &mut Values, callee: Id, arguments: Id) -> Outcome<Id> {
+pub fn call(values: &mut Values, callee: Id, arguments: Id) -> Parsed<Id> {
     let Value::Global(global) = *values.get(callee) else {
         return Err(format!("calls {}", values.get(callee).kind()));
     };
@@ -41,7 +41,7 @@ pub fn call(values: &mut Values, callee: Id, arguments: Id) -> Outcome<Id> {
 }
 
 /// What a persistent id stands for: a storage.
-pub fn persistent<'a>(values: &Values<'a>, id: Id) -> Outcome<Storage<'a>> {
+pub fn persistent<'a>(values: &Values<'a>, id: Id) -> Parsed<Storage<'a>> {
     let &[kind, class, key, location, len] = values.tuple(id)? else {
         return Err("has a persistent id that is no storage's".into());
     };
@@ -52,7 +52,7 @@ pub fn persistent<'a>(values: &Values<'a>, id: Id) -> Outcome<Storage<'a>> {
     }
 }
 
-fn storage_of<'a>(values: &Values<'a>, id: Id) -> Outcome<Storage<'a>> {
+fn storage_of<'a>(values: &Values<'a>, id: Id) -> Parsed<Storage<'a>> {
     match values.get(id) {
         Value::Storage(storage) => Ok(*storage),
         other => Err(format!("has {} where a tensor's storage is expected", other.kind())),
@@ -72,7 +72,7 @@ fn tensor<'a>(
     dtype: &'static Dtype,
     [offset, size, stride]: [Id; 3],
     altered: &[Id],
-) -> Outcome<Value<'a>> {
+) -> Parsed<Value<'a>> {
     let (shape, strides) = (sizes(values, size)?, sizes(values, stride)?);
     if shape.len() != strides.len() {
         return Err(format!("has a tensor of {} dimensions with {} strides", shape.len(), strides.len()));
@@ -85,7 +85,7 @@ fn tensor<'a>(
     Ok(Value::Tensor(Box::new(Tensor { storage, dtype, offset: values.size(offset)?, shape, strides, is_altered })))
 }
 
-fn sizes(values: &Values, id: Id) -> Outcome<Vec<usize>> {
+fn sizes(values: &Values, id: Id) -> Parsed<Vec<usize>> {
     match values.tuple(id)? {
         items if items.len() > MAX_RANK => Err(format!("has a tensor of {} dimensions: {MAX_RANK} at most are read", items.len())),
         items => items.iter().map(|&item| values.size(item)).collect(),

@@ -1,7 +1,7 @@
 //! Which of a pickle's values are the model's tensors.
 
 use super::value::{Id, Tensor, Value, Values};
-use super::{Outcome, shown};
+use super::{Parsed, shown};
 use std::collections::BTreeSet;
 
 /// Where training scripts keep the model among optimiser and counters. The names
@@ -10,7 +10,7 @@ const WRAPPERS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
 /// Tensors by name, in order: those of the outermost dict, and of the dicts that
 /// [`WRAPPERS`] name there. What is no tensor is passed over.
-pub fn tensors<'v, 'a>(values: &'v Values<'a>, root: Id) -> Outcome<Vec<(&'a str, &'v Tensor<'a>)>> {
+pub fn tensors<'v, 'a>(values: &'v Values<'a>, root: Id) -> Parsed<Vec<(&'a str, &'v Tensor<'a>)>> {
     let Value::Dict(pairs) = values.get(root) else {
         return Err(format!("its pickle is {}, not a dict of tensors", values.get(root).kind()));
     };

@@ -1,7 +1,7 @@
 //! What a pickle holds once it is read. Values refer to each other by number, so
 //! that one that holds itself, or is nested deeply, harms nobody.
 
-use super::Outcome;
+use super::Parsed;
 use super::globals::{Dtype, Global};
 
 /// The number of a value.
@@ -93,7 +93,7 @@ impl<'a> Values<'a> {
     }
 
     /// The pairs of a dict, to add to.
-    pub fn dict(&mut self, id: Id) -> Outcome<&mut Vec<(Id, Id)>> {
+    pub fn dict(&mut self, id: Id) -> Parsed<&mut Vec<(Id, Id)>> {
         match &mut self.0[id as usize] {
             Value::Dict(pairs) => Ok(pairs),
             other => Err(format!("sets an item of {}", other.kind())),
@@ -101,7 +101,7 @@ impl<'a> Values<'a> {
     }
 
     /// A tuple's items.
-    pub fn tuple(&self, id: Id) -> Outcome<&[Id]> {
+    pub fn tuple(&self, id: Id) -> Parsed<&[Id]> {
         match self.get(id) {
             Value::Tuple(items) => Ok(items),
             other => Err(format!("has {} where a tuple is expected", other.kind())),
@@ -109,7 +109,7 @@ impl<'a> Values<'a> {
     }
 
     /// A text.
-    pub fn text(&self, id: Id) -> Outcome<&'a str> {
+    pub fn text(&self, id: Id) -> Parsed<&'a str> {
         match self.get(id) {
             Value::Text(text) => Ok(text),
             other => Err(format!("has {} where a text is expected", other.kind())),
@@ -117,7 +117,7 @@ impl<'a> Values<'a> {
     }
 
     /// A number that counts something.
-    pub fn size(&self, id: Id) -> Outcome<usize> {
+    pub fn size(&self, id: Id) -> Parsed<usize> {
         match self.get(id) {
             Value::Int(n) => usize::try_from(*n).map_err(|_| format!("has {n} where a size, a stride or an offset is expected")),
             other => Err(format!("has {} where a size, a stride or an offset is expected", other.kind())),

@@ -6,7 +6,7 @@
 //! The directory at the end says what there is. The local headers are asked for
 //! their length only: PyTorch pads it, so that data begins at a multiple of 64.
 
-use super::{Outcome, number, shown};
+use super::{Parsed, number, shown};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub fn recognises(bytes: &[u8]) -> bool {
 }
 
 /// File name -> where its bytes lie.
-pub fn read(bytes: &[u8]) -> Outcome<BTreeMap<&str, Range<usize>>> {
+pub fn read(bytes: &[u8]) -> Parsed<BTreeMap<&str, Range<usize>>> {
     let directory = directory(bytes)?;
     let mut files = BTreeMap::new();
     // From local header to last byte: two files must not share any.
@@ -50,7 +50,7 @@ pub fn read(bytes: &[u8]) -> Outcome<BTreeMap<&str, Range<usize>>> {
 }
 
 /// Where the central directory lies.
-fn directory(bytes: &[u8]) -> Outcome<Range<usize>> {
+fn directory(bytes: &[u8]) -> Parsed<Range<usize>> {
     let truncated = || "truncated or not a zip archive: it does not end as one".to_owned();
     // A comment of up to 65535 bytes may follow.
     let last = bytes.len().checked_sub(END_BYTES).ok_or_else(truncated)?;
@@ -86,7 +86,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn read(bytes: &'a [u8], at: usize) -> Outcome<Self> {
+    fn read(bytes: &'a [u8], at: usize) -> Parsed<Self> {
         let broken = || format!("its central directory is broken at byte {at}");
         if !bytes[at..].starts_with(ENTRY) {
             return Err(broken());
@@ -122,7 +122,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Where the bytes of the file are, `limit` being where the directory begins.
-    fn data(&self, bytes: &[u8], limit: usize) -> Outcome<Range<usize>> {
+    fn data(&self, bytes: &[u8], limit: usize) -> Parsed<Range<usize>> {
         let name = shown(self.name);
         let outside = || format!("truncated or damaged: its file {name} of {} bytes at byte {} is not in it", self.len, self.header);
         let local = bytes[..limit].get(self.header..).filter(|b| b.starts_with(LOCAL)).ok_or_else(outside)?;

@@ -2,11 +2,11 @@
 //! vocabulary needs no more memory than a small one.
 
 use super::divergence::Slope;
-use crate::compress::decoder::Exit;
+use crate::compress::libtorch::LmHead;
 use crate::compress::tensors::{along, wide};
 use crate::compress::train::{Network, Part};
-use crate::model::spec::Head;
 use crate::model::{ModelSpec, rows_at_a_time};
+use crate::spec::Head;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -31,16 +31,16 @@ pub fn predict(
     losses: &mut dyn FnMut(i64, i64, &Tensor) -> Vec<Weighted>,
 ) -> (Vec<Part>, Tensor) {
     let flat = hidden.view([-1, *hidden.size().last().expect("[…, hidden]")]);
-    let (spec, exit) = (network.spec(), network.exit());
+    let (spec, lm_head) = (network.spec(), network.lm_head());
     let tokens = flat.size()[0];
     let at_a_time = rows_at_a_time(spec);
     let (mut sums, mut gradients) = (BTreeMap::new(), Vec::new());
-    let mut head = HeadGradient { spec, exit: &exit, weight: None, bias: None };
+    let mut head = HeadGradient { spec, lm_head: &lm_head, weight: None, bias: None };
     for start in (0..tokens).step_by(at_a_time) {
         let count = (at_a_time as i64).min(tokens - start);
         let x = flat.narrow(0, start, count).detach().set_requires_grad(learn);
-        let read = exit.read(spec, &x);
-        let logits = tch::no_grad(|| exit.logits(spec, &read));
+        let input = lm_head.input(&x);
+        let logits = tch::no_grad(|| lm_head.logits(&input));
         let mut gradient: Option<Tensor> = None;
         for Weighted { name, mut slope, weights } in losses(start, count, &wide(&logits)) {
             *sums.entry(name).or_insert(0.0) += (slope.values * &weights).sum(Kind::Double).double_value(&[]);
@@ -50,7 +50,7 @@ pub fn predict(
         if learn {
             gradients.push(match gradient {
                 Some(gradient) => {
-                    along(&read, &head.back(&read.detach(), &logits, gradient)).backward();
+                    along(&input, &head.back(&input.detach(), &logits, gradient)).backward();
                     x.grad()
                 }
                 None => x.zeros_like().detach(),
@@ -66,7 +66,7 @@ pub fn predict(
 /// and a loss that libtorch could differentiate in their place would read them once more.
 struct HeadGradient<'a> {
     spec: &'a ModelSpec,
-    exit: &'a Exit,
+    lm_head: &'a LmHead,
     /// Sums over stretches, in single precision at least, of gradients in the head's own
     /// number format, where they are to be learnt.
     weight: Option<Tensor>,
@@ -74,13 +74,13 @@ struct HeadGradient<'a> {
 }
 
 impl HeadGradient<'_> {
-    /// From the gradient of logits `[tokens, vocab]` to that of what the head has `read`,
+    /// From the gradient of logits `[tokens, vocab]` to that of the head's input,
     /// `[tokens, width]`.
-    fn back(&mut self, read: &Tensor, logits: &Tensor, gradient: Tensor) -> Tensor {
+    fn back(&mut self, input: &Tensor, logits: &Tensor, gradient: Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         // All of them are named, so that one that is added cannot be forgotten here.
         let Head { bias: _, softcap } = self.spec.head;
-        let (weight, bias) = self.exit.head(self.spec);
+        let (weight, bias) = self.lm_head.matrix();
         let gradient = match softcap.map(f64::from) {
             // The derivative of cap · tanh(z / cap) is 1 − tanh², which rounding must not make
             // negative.
@@ -93,16 +93,16 @@ impl HeadGradient<'_> {
         if bias.is_some_and(|bias| bias.requires_grad()) {
             add(&mut self.bias, gradient.sum_dim_intlist(0, false, gradient.kind()));
         }
-        let gradient = gradient.to_kind(read.kind());
+        let gradient = gradient.to_kind(input.kind());
         if weight.requires_grad() {
-            add(&mut self.weight, wide(&gradient.tr().matmul(read)));
+            add(&mut self.weight, wide(&gradient.tr().matmul(input)));
         }
         gradient.matmul(&weight)
     }
 
     /// Adds what was summed to the gradients of the parameters.
     fn hand_on(self) {
-        let (weight, bias) = self.exit.head(self.spec);
+        let (weight, bias) = self.lm_head.matrix();
         for (parameter, gradient) in [(Some(weight), self.weight), (bias, self.bias)] {
             if let (Some(parameter), Some(gradient)) = (parameter, gradient) {
                 along(&parameter, &gradient).backward();
@@ -149,12 +149,13 @@ mod tests {
             let weights = Tensor::rand([tokens], numbers);
 
             let (parts, gradient) = predict(&ours, &hidden, true, &mut |start, count, logits| {
+                assert!(logits.size()[0] == count && count <= rows_at_a_time(spec) as i64, "{fixture}: {count} rows at once");
                 let slope = cross_entropy(logits, &next.narrow(0, start, count));
                 vec![Weighted { name: "hard", slope, weights: weights.narrow(0, start, count) }]
             });
 
             let x = hidden.set_requires_grad(true);
-            let logits = theirs.exit().forward(spec, &x).squeeze_dim(0);
+            let logits = theirs.lm_head().forward(&x).squeeze_dim(0);
             let loss = -(logits.log_softmax(-1, None).gather(-1, &next.unsqueeze(-1), false).squeeze_dim(-1) * &weights).sum(None);
             loss.backward();
 

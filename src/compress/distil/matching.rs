@@ -4,17 +4,17 @@
 //! (2020), section 3.1, equations 7 to 9; Sun et al., "MobileBERT" (2020), section 3.3; Wang et al.,
 //! "MiniLMv2" (2021), section 3.1.
 
-use crate::compress::decoder::attention_scores;
+use crate::compress::libtorch::attention_scores;
 use crate::compress::tensors::wide;
 use crate::compress::train::{Segment, Variable, drawn};
-use crate::model::inputs;
-use crate::model::spec::{Attention, Mixer, ModelSpec};
+use crate::forward::names::attn;
 use crate::random::Random;
 use crate::recipe::{AttentionLoss, Distil, HiddenLoss};
+use crate::spec::{Attention, LayerName, ModelSpec};
 use tch::{Device, Kind, Tensor};
 
-/// What is heard inside blocks for the sake of attention; relations are of all three.
-const HEARD: [&str; 3] = [inputs::QUERIES, inputs::KEYS, inputs::VALUES];
+/// Activations that losses of attention compare; relations are of all three.
+const OBSERVED: [LayerName; 3] = [attn::QUERIES, attn::KEYS, attn::VALUES];
 
 /// Losses beside those of the prediction.
 pub struct Matching {
@@ -82,12 +82,12 @@ impl Matching {
         self.hidden.is_none() && self.attention.is_none() && self.embedding == 0.0
     }
 
-    /// What must be heard inside blocks.
-    pub fn hear(&self) -> &'static [&'static str] {
+    /// Activations inside blocks that it compares.
+    pub fn observed(&self) -> &'static [LayerName] {
         match self.attention {
             None => &[],
-            Some((AttentionLoss::Relations, _)) => &HEARD,
-            Some((AttentionLoss::Scores | AttentionLoss::Distributions, _)) => &HEARD[..2],
+            Some((AttentionLoss::Relations, _)) => &OBSERVED,
+            Some((AttentionLoss::Scores | AttentionLoss::Distributions, _)) => &OBSERVED[..2],
         }
     }
 
@@ -132,14 +132,14 @@ impl Matching {
             losses.push(("hidden", value * weight));
         }
         if let (Some((loss, weight)), Some(spec)) = (self.attention, attention(student, block)) {
-            let heard = |made: &Segment, name| wide(&made.heard[name]);
-            let scores = |made| attention_scores(spec, &heard(made, inputs::QUERIES), &heard(made, inputs::KEYS));
+            let observed = |made: &Segment, name: LayerName| wide(&made.observed[&name]);
+            let scores = |made| attention_scores(spec, &observed(made, attn::QUERIES), &observed(made, attn::KEYS));
             let value = match loss {
                 AttentionLoss::Scores => squared(&scores(own), &scores(its)),
                 AttentionLoss::Distributions => divergence(&scores(own), &scores(its)),
                 AttentionLoss::Relations => {
-                    let relations = |made, name| relations(&heard(made, name), self.relations[block]);
-                    HEARD.map(|name| divergence(&relations(own, name), &relations(its, name))).into_iter().sum()
+                    let relations = |made, name: LayerName| relations(&observed(made, name), self.relations[block]);
+                    OBSERVED.map(|name| divergence(&relations(own, name), &relations(its, name))).into_iter().sum()
                 }
             };
             losses.push(("attention", value * weight / compared));
@@ -184,10 +184,7 @@ fn normalised(x: &Tensor) -> Tensor {
 }
 
 fn attention(spec: &ModelSpec, block: usize) -> Option<&Attention> {
-    match &spec.blocks[block].mixer {
-        Mixer::Attention(attention) => Some(attention),
-        Mixer::Wkv(_) => None,
-    }
+    spec.blocks[block].attention()
 }
 
 /// Uniform as TinyBERT's: the last of each stretch of the teacher's blocks.
@@ -214,8 +211,8 @@ mod tests {
         }
     }
 
-    fn segment(output: Tensor, heard: [Tensor; 3]) -> Segment {
-        Segment { output, heard: HEARD.into_iter().zip(heard).collect() }
+    fn segment(output: Tensor, observed: [Tensor; 3]) -> Segment {
+        Segment { output, observed: OBSERVED.into_iter().zip(observed).collect() }
     }
 
     /// A model of two heads, with the scale of the fixture.

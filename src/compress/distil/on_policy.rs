@@ -68,7 +68,7 @@ impl<'a> OnPolicyDistillation<'a> {
         let sequences = batch.sequences();
         let teacher_hidden = run(self.teacher, &sequences, Recording::whole(self.teacher), &mut |_, _| ());
         let teacher = |start, count| logits(self.teacher, &teacher_hidden, start, count);
-        let Distil { divergence: kind, soft, temperature, .. } = *self.plan;
+        let Distil { divergence: kind, kd_weight, temperature, .. } = *self.plan;
         let kind = match self.on_policy.method {
             OnPolicyMethod::MiniLlm => Divergence::ReverseKl,
             OnPolicyMethod::Gkd => kind,
@@ -81,12 +81,12 @@ impl<'a> OnPolicyDistillation<'a> {
             predict(network, hidden, learn, &mut |start, count, z| {
                 let some = |of: &Tensor| of.narrow(0, start, count);
                 let slope = divergence(kind, z, &Targets::Logits(teacher(start, count)), temperature);
-                let step = Weighted { name: "soft", slope, weights: some(shares) * soft };
+                let step = Weighted { name: "soft", slope, weights: some(shares) * kd_weight };
                 let policy = returns.as_ref().map(|returns| {
                     // A score function has a gradient, and no value to speak of.
                     let Slope { values, gradient } = cross_entropy(&first(z, vocabulary), &some(next));
                     let slope = Slope { values: values.zeros_like(), gradient }.padded_to(z.size()[1]);
-                    Weighted { name: "policy", slope, weights: some(returns) * some(shares) * soft }
+                    Weighted { name: "policy", slope, weights: some(returns) * some(shares) * kd_weight }
                 });
                 std::iter::once(step).chain(policy).collect()
             })
@@ -98,7 +98,7 @@ impl<'a> OnPolicyDistillation<'a> {
         through(network, batch, self.recording(network), learn, &mut |hidden, [next, shares]| {
             predict(network, hidden, learn, &mut |start, count, z| {
                 let slope = cross_entropy(z, &next.narrow(0, start, count));
-                vec![Weighted { name: "hard", slope, weights: shares.narrow(0, start, count) * self.plan.hard }]
+                vec![Weighted { name: "hard", slope, weights: shares.narrow(0, start, count) * self.plan.ce_weight }]
             })
         })
     }
@@ -156,7 +156,7 @@ fn through(network: &Network, batch: &Batch, recording: Recording, learn: bool, 
 fn logits(network: &Network, hidden: &Tensor, start: i64, count: i64) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let flat = hidden.view([-1, *hidden.size().last().expect("[batch, tokens, hidden]")]);
-    wide(&network.exit().forward(network.spec(), &flat.narrow(0, start, count)))
+    wide(&network.lm_head().forward(&flat.narrow(0, start, count)))
 }
 
 impl Objective for OnPolicyDistillation<'_> {
@@ -189,7 +189,7 @@ impl Objective for OnPolicyDistillation<'_> {
         } else {
             self.taught(network, batch, None, learn)
         };
-        if self.plan.hard > 0.0 {
+        if self.plan.ce_weight > 0.0 {
             parts.extend(self.language(network, batch, learn));
         }
         Ok(parts)

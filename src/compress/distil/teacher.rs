@@ -1,4 +1,4 @@
-//! Who teaches: a network that is asked for every batch, or what one said before.
+//! Teachers: a network that runs on every batch, or its cached predictions.
 
 use super::cache::TopCache;
 use super::divergence::Targets;
@@ -10,20 +10,20 @@ use tch::Tensor;
 
 /// A teacher.
 pub enum Teacher {
-    /// Asked for every batch.
+    /// Runs on every batch.
     Network(Box<Network>),
-    /// What one said of the pieces of the corpus.
+    /// Cached predictions for the pieces of the corpus.
     Cache(TopCache),
 }
 
-/// What it says of a batch.
-pub struct Lesson<'a> {
-    said: Said<'a>,
+/// Output of the teacher for a batch.
+pub struct TeacherOutput<'a> {
+    predictions: Predictions<'a>,
     /// What the student's segments are compared with, by the student's.
     pub segments: BTreeMap<usize, Segment>,
 }
 
-enum Said<'a> {
+enum Predictions<'a> {
     /// Hidden states behind the last block `[tokens, hidden]`, of which logits are made as
     /// they are wanted.
     Hidden { network: &'a Network, hidden: Tensor },
@@ -34,7 +34,7 @@ enum Said<'a> {
 impl Teacher {
     /// Of a batch, whose sequences are what is read; `depth` segments of the student are
     /// compared, and where that is not all of them its prediction is not asked for.
-    pub fn teach(&self, batch: &Batch, sequences: &[&[u32]], matching: Option<&Matching>, depth: usize) -> Result<Lesson<'_>> {
+    pub fn output(&self, batch: &Batch, sequences: &[&[u32]], matching: Option<&Matching>, depth: usize) -> Result<TeacherOutput<'_>> {
         match self {
             Teacher::Network(network) => {
                 // Of the student's and of its own.
@@ -42,19 +42,22 @@ impl Teacher {
                 let all = network.spec().blocks.len() + 1;
                 let last = wanted.iter().map(|(_, its)| its + 1).max().unwrap_or(1);
                 let whole = matching.is_none_or(|m| depth > m.map.len());
-                let recording =
-                    Recording { depth: if whole { all } else { last }, hear: matching.map_or(&[], Matching::hear), checkpointing: false };
+                let recording = Recording {
+                    depth: if whole { all } else { last },
+                    observe: matching.map_or(&[], Matching::observed),
+                    checkpointing: false,
+                };
                 let mut segments = BTreeMap::new();
                 let hidden = run(network, sequences, recording, &mut |segment, made| {
                     segments.extend(wanted.iter().filter(|(_, its)| *its == segment).map(|&(own, _)| (own, made.shallow_clone())));
                 });
                 let hidden = hidden.view([-1, *hidden.size().last().expect("[batch, tokens, hidden]")]);
-                Ok(Lesson { said: Said::Hidden { network, hidden }, segments })
+                Ok(TeacherOutput { predictions: Predictions::Hidden { network, hidden }, segments })
             }
             Teacher::Cache(cache) => {
                 let [ids, log_probabilities, log_rest] = cache.read(batch)?;
-                Ok(Lesson {
-                    said: Said::Top { ids, log_probabilities, log_rest, vocabulary: cache.vocabulary() },
+                Ok(TeacherOutput {
+                    predictions: Predictions::Top { ids, log_probabilities, log_rest, vocabulary: cache.vocabulary() },
                     segments: BTreeMap::new(),
                 })
             }
@@ -62,15 +65,15 @@ impl Teacher {
     }
 }
 
-impl Lesson<'_> {
+impl TeacherOutput<'_> {
     /// Of some of the batch's tokens.
     pub fn targets(&self, start: i64, count: i64) -> Targets {
-        match &self.said {
-            Said::Hidden { network, hidden } => {
+        match &self.predictions {
+            Predictions::Hidden { network, hidden } => {
                 let _no_grad = tch::no_grad_guard();
-                Targets::Logits(network.exit().forward(network.spec(), &hidden.narrow(0, start, count)))
+                Targets::Logits(network.lm_head().forward(&hidden.narrow(0, start, count)))
             }
-            Said::Top { ids, log_probabilities, log_rest, vocabulary } => {
+            Predictions::Top { ids, log_probabilities, log_rest, vocabulary } => {
                 let some = |t: &Tensor| t.narrow(0, start, count);
                 let [ids, log_probabilities, log_rest] = [ids, log_probabilities, log_rest].map(some);
                 Targets::Top { ids, log_probabilities, log_rest, vocabulary: *vocabulary }

@@ -1,7 +1,7 @@
 //! Which layers go.
 
-use crate::compress::calibrate::Stream;
-use crate::compress::decoder::{Entrance, Exit};
+use crate::compress::calibrate::HiddenStates;
+use crate::compress::libtorch::{EmbeddingLayer, LmHead};
 use crate::compress::tensors::{Compute, Parameters, wide};
 use crate::error::{Error, Result};
 use crate::model::{ModelSpec, rows_at_a_time};
@@ -28,12 +28,12 @@ pub fn choose(
     progress: &dyn Progress,
 ) -> Result<Layers> {
     let spec = store.spec();
-    let entrance = Entrance::load(spec, |name| store.weight(name), compute)?;
-    let stream = Stream::start(sequences, &entrance, TokenImportance::Equal);
+    let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), compute)?;
+    let hidden = HiddenStates::start(sequences, &embedding, TokenImportance::Equal);
     let walk = Walk { store, compute, progress };
     let layers = match by {
         LayerSaliency::BlockInfluence => {
-            let scores = walk.influences(stream)?;
+            let scores = walk.influences(hidden)?;
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
             order.truncate(count);
@@ -41,11 +41,11 @@ pub fn choose(
             Layers { scores, out: order }
         }
         LayerSaliency::AngularDistance => {
-            let scores = walk.angles(stream, count)?;
+            let scores = walk.angles(hidden, count)?;
             let first = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a run fits");
             Layers { scores, out: (first..first + count).collect() }
         }
-        LayerSaliency::Perplexity => walk.one_by_one(&stream, count, sequences)?,
+        LayerSaliency::Perplexity => walk.one_by_one(&hidden, count, sequences)?,
     };
     match layers.scores.iter().all(|score| score.is_finite()) {
         true => Ok(layers),
@@ -64,23 +64,23 @@ impl Walk<'_> {
         self.store.spec()
     }
 
-    fn advance(&self, stream: &mut Stream, layer: usize) -> Result<()> {
+    fn advance(&self, hidden: &mut HiddenStates, layer: usize) -> Result<()> {
         self.progress.may_go_on()?;
         let weights = Parameters::block(self.store, layer, self.compute)?;
-        stream.advance(&self.spec().blocks[layer], &weights, self.progress);
+        hidden.advance(&self.spec().blocks[layer], &weights, self.progress);
         Ok(())
     }
 
     /// 1 − the mean cosine of what enters a layer and what leaves it.
-    fn influences(&self, mut stream: Stream) -> Result<Vec<f64>> {
+    fn influences(&self, mut hidden: HiddenStates) -> Result<Vec<f64>> {
         let layers = self.spec().blocks.len();
-        self.progress.begin("prune_depth: block influence", layers as u64 * stream.len(), Unit::of("blocks", stream.len()));
+        self.progress.begin("prune_depth: block influence", layers as u64 * hidden.len(), Unit::of("blocks", hidden.len()));
         let mut scores = Vec::new();
         for layer in 0..layers {
-            let before = stream.again();
-            self.advance(&mut stream, layer)?;
+            let before = hidden.again();
+            self.advance(&mut hidden, layer)?;
             let (mut sum, mut tokens) = (0.0, 0);
-            for (x, y) in before.batches().iter().zip(stream.batches()) {
+            for (x, y) in before.batches().iter().zip(hidden.batches()) {
                 let cosine = Tensor::cosine_similarity(&wide(x), &wide(y), -1, 1e-12);
                 sum += cosine.sum(Kind::Double).double_value(&[]);
                 tokens += cosine.numel();
@@ -93,14 +93,14 @@ impl Walk<'_> {
 
     /// Angles, as shares of π, between what enters each run of so many layers and what
     /// leaves it, at the sequences' last tokens.
-    fn angles(&self, mut stream: Stream, count: usize) -> Result<Vec<f64>> {
+    fn angles(&self, mut hidden: HiddenStates, count: usize) -> Result<Vec<f64>> {
         let layers = self.spec().blocks.len();
-        self.progress.begin("prune_depth: angular distance", layers as u64 * stream.len(), Unit::of("blocks", stream.len()));
-        let last = |stream: &Stream| Tensor::cat(&stream.batches().iter().map(|x| wide(&x.select(1, -1))).collect::<Vec<_>>(), 0);
-        let mut states = vec![last(&stream)];
+        self.progress.begin("prune_depth: angular distance", layers as u64 * hidden.len(), Unit::of("blocks", hidden.len()));
+        let last = |hidden: &HiddenStates| Tensor::cat(&hidden.batches().iter().map(|x| wide(&x.select(1, -1))).collect::<Vec<_>>(), 0);
+        let mut states = vec![last(&hidden)];
         for layer in 0..layers {
-            self.advance(&mut stream, layer)?;
-            states.push(last(&stream));
+            self.advance(&mut hidden, layer)?;
+            states.push(last(&hidden));
         }
         self.progress.end();
         let angle = |first: usize| {
@@ -111,9 +111,9 @@ impl Walk<'_> {
     }
 
     /// The layer that is missed least goes, then of the rest the next.
-    fn one_by_one(&self, start: &Stream, count: usize, sequences: &[Vec<u32>]) -> Result<Layers> {
+    fn one_by_one(&self, start: &HiddenStates, count: usize, sequences: &[Vec<u32>]) -> Result<Layers> {
         let layers = self.spec().blocks.len();
-        let exit = Exit::load(self.spec(), |name| self.store.weight(name), self.compute)?;
+        let head = LmHead::load(self.spec(), |name| self.store.weight(name), self.compute)?;
         let runs: usize = (0..count).map(|gone| (layers - gone) * (layers - gone)).sum();
         self.progress.begin(
             "prune_depth: perplexity without each layer",
@@ -124,12 +124,12 @@ impl Walk<'_> {
         for _ in 0..count {
             let mut scores = Vec::new();
             for skipped in &left {
-                let mut stream = start.again();
+                let mut hidden = start.again();
                 for layer in left.iter().filter(|layer| *layer != skipped) {
-                    self.advance(&mut stream, *layer)?;
+                    self.advance(&mut hidden, *layer)?;
                 }
-                scores.push(self.perplexity(&stream, &exit, sequences));
-                self.progress.advance(stream.len());
+                scores.push(self.perplexity(&hidden, &head, sequences));
+                self.progress.advance(hidden.len());
             }
             let least = (0..scores.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("a layer is left");
             left.remove(least);
@@ -140,19 +140,19 @@ impl Walk<'_> {
         Ok(Layers { scores: first_scores.unwrap_or_default(), out })
     }
 
-    fn perplexity(&self, stream: &Stream, exit: &Exit, sequences: &[Vec<u32>]) -> f64 {
+    fn perplexity(&self, hidden: &HiddenStates, head: &LmHead, sequences: &[Vec<u32>]) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let at_a_time = rows_at_a_time(self.spec());
         let (mut loss, mut tokens) = (0.0, 0);
         let mut texts = sequences.iter();
-        for x in stream.batches() {
+        for x in hidden.batches() {
             for text in 0..x.size()[0] {
                 let ids = texts.next().expect("a text a sequence");
                 let next: Vec<i64> = ids[1..].iter().map(|&id| id.into()).collect();
                 let next = Tensor::from_slice(&next).to_device(self.compute.device);
                 for start in (0..next.size()[0]).step_by(at_a_time) {
                     let len = (at_a_time as i64).min(next.size()[0] - start);
-                    let logits = wide(&exit.forward(self.spec(), &x.select(0, text).narrow(0, start, len)));
+                    let logits = wide(&head.forward(&x.select(0, text).narrow(0, start, len)));
                     let of = logits.cross_entropy_loss::<Tensor>(&next.narrow(0, start, len), None, Reduction::Sum, -100, 0.0);
                     loss += of.double_value(&[]);
                 }

@@ -30,7 +30,6 @@ impl Gradients {
         compute: Compute,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let spec = store.spec();
         let network = Network::trained(store, compute, &Trained::Parameters(names))?;
         let mut means: BTreeMap<String, Of> = BTreeMap::new();
         let share = 1.0 / sequences.len() as f64;
@@ -83,5 +82,51 @@ impl Gradients {
             None => linear,
         };
         Some(salience.abs().to_kind(Kind::Float))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::tensors::wide;
+    use crate::model::{DenseModel, rows_at_a_time};
+    use crate::progress::Silent;
+    use tch::{Device, Reduction};
+
+    /// Gradients through logits in chunks of rows are those of the loss over all rows.
+    #[test]
+    fn gradients_are_those_of_the_whole_loss() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
+        let store = DenseModel::open_hugging_face(&dir).unwrap();
+        let spec = store.spec();
+        let rows = rows_at_a_time(spec);
+        let tokens = 2 * rows + 3;
+        assert!(tokens <= spec.context, "{tokens} tokens");
+        let sequence: Vec<u32> = (0..tokens).map(|i| (i * 11 % spec.vocab_size) as u32).collect();
+        let double = Compute { device: Device::Cpu, kind: Kind::Double };
+        let names: Vec<String> =
+            spec.parameters().into_iter().map(|p| p.name).filter(|name| name.ends_with("weight") || !name.contains("norm")).collect();
+        let found = Gradients::of(&store, (names.clone(), false), std::slice::from_ref(&sequence), double, &Silent).unwrap();
+
+        let network = Network::trained(&store, double, &Trained::Parameters(names)).unwrap();
+        let tape = Tape::record(&network, &[&sequence], Recording::whole(&network));
+        let hidden = tape.hidden().detach().set_requires_grad(true);
+        let logits = wide(&network.lm_head().forward(&hidden)).squeeze_dim(0);
+        let next: Vec<i64> = sequence[1..].iter().map(|&id| id.into()).collect();
+        let scored = logits.narrow(0, 0, next.len() as i64);
+        scored.cross_entropy_loss::<Tensor>(&Tensor::from_slice(&next), None, Reduction::Mean, -100, 0.0).backward();
+        tape.backward(Some(hidden.grad()), &|_| false, &mut |_, _| None);
+        let mut compared = 0;
+        for variable in network.variables() {
+            let expected = variable.tensor.grad();
+            if expected.defined() {
+                let (found, greatest) = (&found.0[&variable.name].first, expected.abs().max().double_value(&[]));
+                let apart = (found - &expected).abs().max().double_value(&[]);
+                // Shares of tokens are in f32.
+                assert!(apart <= 1e-6 * greatest, "{}: {apart} of {greatest}", variable.name);
+                compared += 1;
+            }
+        }
+        assert!(compared > 5, "{compared} parameters");
     }
 }

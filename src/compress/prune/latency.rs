@@ -5,7 +5,8 @@
 use crate::error::{Error, Result};
 use crate::eval::speed;
 use crate::export::kept;
-use crate::model::{Axis, Inner, ModelSpec, Selection};
+use crate::forward::Inner;
+use crate::model::{Axis, ModelSpec, Selection};
 use crate::progress::{Progress, Unit};
 use crate::quant::{Assembled, Weight};
 use crate::random::Random;

@@ -2,34 +2,34 @@
 //! stay are solved anew, so that the smaller block, on what the smaller blocks before it
 //! make of the calibration, does what the whole block did on what the whole ones made.
 
-use crate::compress::calibrate::Stream;
-use crate::compress::decoder::block_until;
+use crate::compress::calibrate::HiddenStates;
+use crate::compress::libtorch::block_until;
 use crate::compress::solve::least_squares::Paired;
 use crate::compress::tensors::Parameters;
-use crate::model::spec::Block;
 use crate::progress::Progress;
+use crate::spec::{Block, LayerName};
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
 /// A block of one of the two models, and what enters it.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct BlockWithInput<'a> {
     /// The block.
     pub block: &'a Block,
     /// Its parameters.
     pub weights: &'a Parameters,
-    /// The stream before it.
-    pub stream: &'a Stream,
+    /// Hidden states before it.
+    pub hidden: &'a HiddenStates,
 }
 
 /// Sums over an input as it was in the whole model and as it is in the smaller one, of
 /// every second batch and of the others.
-pub fn pair(whole: Place, smaller: Place, input: &str, progress: &dyn Progress) -> [Paired; 2] {
+pub fn pair(whole: BlockWithInput, smaller: BlockWithInput, input: LayerName, progress: &dyn Progress) -> [Paired; 2] {
     let _no_grad = tch::no_grad_guard();
     let mut halves: [Option<Paired>; 2] = [None, None];
-    for (i, (x, y)) in whole.stream.batches().iter().zip(smaller.stream.batches()).enumerate() {
-        let weights = whole.stream.importance(i);
-        let more = paired(&heard(whole, x, input), &heard(smaller, y, input), weights.as_ref());
+    for (i, (x, y)) in whole.hidden.batches().iter().zip(smaller.hidden.batches()).enumerate() {
+        let weights = whole.hidden.importance(i);
+        let more = paired(&observed(whole, x, input), &observed(smaller, y, input), weights.as_ref());
         match &mut halves[i % 2] {
             Some(sums) => sums.add(&more),
             none => *none = Some(more),
@@ -62,7 +62,7 @@ fn paired(x: &Tensor, y: &Tensor, weights: Option<&Tensor>) -> Paired {
 }
 
 /// `[tokens, in]`; products of so few are summed in double precision.
-fn heard(place: Place, x: &Tensor, input: &str) -> Tensor {
+fn observed(place: BlockWithInput, x: &Tensor, input: LayerName) -> Tensor {
     let mut found = None;
     let _ = block_until(place.block, place.weights, vec![x.shallow_clone()], &mut |name, x| {
         if name != input {
@@ -71,5 +71,5 @@ fn heard(place: Place, x: &Tensor, input: &str) -> Tensor {
         found = Some(x[0].flatten(0, 1).to_kind(Kind::Float));
         ControlFlow::Break(())
     });
-    found.expect("every input of the block is heard")
+    found.expect("every input of the block is observed")
 }

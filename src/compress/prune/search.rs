@@ -2,7 +2,8 @@
 
 use super::saliency::Scores;
 use crate::error::{Error, Result};
-use crate::model::{Axis, Inner, Kept, ModelSpec, Selection};
+use crate::forward::Inner;
+use crate::model::{Axis, Kept, ModelSpec, Selection};
 use crate::recipe::{Cut, PruneWidth};
 use std::collections::BTreeMap;
 

@@ -7,11 +7,11 @@
 //! to one magnitude; here every layer is clipped, each end by the same share. The error of a group's share of the output is taken over all
 //! calibration tokens, by its block of the Hessian.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
-use crate::quant::grid::{Grid, GridChoice, GridSearch};
+use crate::quant::quant_params::{GridChoice, GridSearch, QuantParams};
 use crate::quant::rounding::{Rounding, round_to_nearest};
 use crate::quant::{QuantizedTensor, Scheme};
 use crate::recipe::AwqOptions;
@@ -30,21 +30,21 @@ pub struct Awq {
 }
 
 impl LayerMethod for Awq {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-        let round = |site: &Site| {
-            let weight = to_array(&site.weight);
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
+        let round = |layer: &TargetLayer| {
+            let weight = to_array(&layer.weight);
             let tensor = if self.options.clip {
-                clipped(weight.view(), site.scheme, &input.hessian)
+                clipped(weight.view(), layer.scheme, &input.hessian)
             } else {
-                round_to_nearest(weight.view(), site.scheme)
+                round_to_nearest(weight.view(), layer.scheme)
             };
-            Outcome::measured(site, tensor, &input.hessian, Vec::new())
+            LayerResult::measured(layer, tensor, &input.hessian, Vec::new())
         };
-        Ok(sites.iter().map(round).collect())
+        Ok(layers.iter().map(round).collect())
     }
 }
 
-/// Rounds to nearest, each group on the clipped grid of the least error.
+/// Rounds to nearest, each group on the clipped range of the least error.
 fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> QuantizedTensor {
     let (rows, columns) = weight.dim();
     let rounding = Rounding::new(scheme, GridChoice::LeastError(CLIP), || weight.to_owned());
@@ -54,27 +54,27 @@ fn clipped(weight: ArrayView2<f32>, scheme: Scheme, hessian: &Tensor) -> Quantiz
         let count = width.min(columns - start);
         let block = hessian.narrow(0, start as i64, count as i64).narrow(1, start as i64, count as i64);
         let values = weight.slice(s![.., start..start + count]).to_owned();
-        for (row, grid) in best_grids(&values, &rounding, &block).into_iter().enumerate() {
-            tensor.set_grid(row, group, grid);
+        for (row, params) in best_params(&values, &rounding, &block).into_iter().enumerate() {
+            tensor.set_quant_params(row, group, params);
             let codes = tensor.codes.slice_mut(s![row, start..start + count]);
-            Zip::from(codes).and(values.row(row)).for_each(|code, &value| *code = rounding.encode(grid, value));
+            Zip::from(codes).and(values.row(row)).for_each(|code, &value| *code = rounding.encode(params, value));
         }
     }
     tensor
 }
 
-/// The best grid of each row of a group `[out, columns]`, by its block of the Hessian
+/// Best quantisation parameters of each row of a group `[out, columns]`, by its block of the Hessian
 /// `[columns, columns]`.
-fn best_grids(values: &Array2<f32>, rounding: &Rounding, hessian: &Tensor) -> Vec<Grid> {
+fn best_params(values: &Array2<f32>, rounding: &Rounding, hessian: &Tensor) -> Vec<QuantParams> {
     let row = |row: usize| values.row(row).to_slice().expect("standard layout");
-    let candidates: Vec<Vec<Grid>> = (0..values.nrows()).into_par_iter().map(|i| rounding.candidates(&CLIP, row(i))).collect();
-    let mut best: Vec<(Grid, f32)> = candidates.iter().map(|of_row| (of_row[0], f32::INFINITY)).collect();
+    let candidates: Vec<Vec<QuantParams>> = (0..values.nrows()).into_par_iter().map(|i| rounding.candidates(&CLIP, row(i))).collect();
+    let mut best: Vec<(QuantParams, f32)> = candidates.iter().map(|of_row| (of_row[0], f32::INFINITY)).collect();
     for step in 0..candidates.first().map_or(0, Vec::len) {
         let errors: Vec<f32> = (0..values.nrows())
             .into_par_iter()
             .flat_map_iter(|i| {
-                let grid = candidates[i][step];
-                row(i).iter().map(move |&value| rounding.round(grid, value) - value)
+                let params = candidates[i][step];
+                row(i).iter().map(move |&value| rounding.round(params, value) - value)
             })
             .collect();
         let errors = Tensor::from_slice(&errors).view([values.nrows() as i64, -1]).to_device(hessian.device());
@@ -85,5 +85,5 @@ fn best_grids(values: &Array2<f32>, rounding: &Rounding, hessian: &Tensor) -> Ve
             }
         }
     }
-    best.into_iter().map(|(grid, _)| grid).collect()
+    best.into_iter().map(|(params, _)| params).collect()
 }

@@ -6,13 +6,13 @@
 //! columns of inputs that calibration never met to zero; here they are rounded to nearest, for
 //! another text may meet them.
 
-use super::{LayerMethod, Outcome, Site, lost};
+use super::{LayerMethod, LayerResult, TargetLayer, lost};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::Grid;
+use crate::quant::quant_params::QuantParams;
 use crate::quant::rounding::Rounding;
 use crate::quant::{Permutation, QuantizedTensor};
 use crate::recipe::{ActOrder, GptqOptions, Precision};
@@ -32,24 +32,24 @@ pub struct Gptq {
 }
 
 impl LayerMethod for Gptq {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-        let Some(first) = sites.first() else { return Ok(Vec::new()) };
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
+        let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let permutation = format!("{}.perm", first.name);
         match self.options.precision {
-            Precision::F32 => gptq::<f32>(sites, input.hessian, self.options, &permutation),
-            Precision::F64 => gptq::<f64>(sites, input.hessian, self.options, &permutation),
+            Precision::F32 => gptq::<f32>(layers, input.hessian, self.options, &permutation),
+            Precision::F64 => gptq::<f64>(layers, input.hessian, self.options, &permutation),
         }
     }
 }
 
-/// Quantises all sites of one input with one factorisation, in the precision of
+/// Quantises all layers of one input with one factorisation, in the precision of
 /// `T`: `hessian` `[in, in]`, which is used up, and weights are converted to it. Permutations
-/// are named `permutation`. Sites have groups of one size.
-pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<Outcome>> {
+/// are named `permutation`. Layers have groups of one size.
+pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOptions, permutation: &str) -> Result<Vec<LayerResult>> {
     let _no_grad = tch::no_grad_guard();
     let width = hessian.size()[0] as usize;
-    let group = sites.first().map_or(width, |site| site.scheme.group_columns(width));
-    assert!(sites.iter().all(|site| site.scheme.group_columns(width) == group), "groups of one size");
+    let group = layers.first().map_or(width, |layer| layer.scheme.group_columns(width));
+    assert!(layers.iter().all(|layer| layer.scheme.group_columns(width) == group), "groups of one size");
     let converted = hessian.to_kind(T::KIND);
     // Where it is another one; otherwise it is used up.
     drop(hessian);
@@ -62,31 +62,31 @@ pub fn gptq<T: Number>(sites: &[Site], hessian: Tensor, options: GptqOptions, pe
         Arc::new(Permutation { name: permutation.to_owned(), order })
     });
     let plan = Plan::new(&columns.order, group, options, stored.is_some());
-    let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND);
-        let rounding = Rounding::new(site.scheme, options.grid, || to_array(&weight));
+    let solve = |layer: &TargetLayer| {
+        let weight = layer.weight.to_kind(T::KIND);
+        let rounding = Rounding::new(layer.scheme, options.grid, || to_array(&weight));
         let (mut tensor, damped_error) = round_columns::<T>(weight, &columns, &rounding, &plan);
         tensor.permutation = stored.clone();
-        let squared_error = damped_error - columns.of_damping(&lost(&site.weight, &tensor));
+        let squared_error = damped_error - columns.of_damping(&lost(&layer.weight, &tensor));
         let mut remarks: Vec<String> = columns.factor.damping.raised_from(options.damp_percent).into_iter().collect();
         if squared_error < LEAST * damped_error {
             remarks.push("its error is too small beside the damping's to be told exactly".into());
         }
-        Outcome { tensor, squared_error: squared_error.max(0.0), remarks }
+        LayerResult { tensor, squared_error: squared_error.max(0.0), remarks }
     };
-    Ok(sites.iter().map(solve).collect())
+    Ok(layers.iter().map(solve).collect())
 }
 
 /// What becomes of the columns in the order they are solved in.
 struct Plan {
-    /// Whether grids are those of the weight before anything is rounded.
+    /// Whether scales and zero points are those of the weight before anything is rounded.
     fixed: bool,
     /// Group of each.
     group: Vec<usize>,
     /// Where each is stored.
     place: Vec<usize>,
-    /// Stretches whose grid is found at their beginning, on what they have become; or
-    /// of any width where grids are fixed.
+    /// Stretches whose quantisation parameters are found at their beginning, on what they have become; or
+    /// of any width where quantisation parameters are fixed.
     runs: Vec<Range<usize>>,
 }
 
@@ -110,9 +110,9 @@ impl Plan {
 
 /// One row on its way.
 struct Row {
-    grid: Grid,
+    params: QuantParams,
     /// By group.
-    grids: Vec<Grid>,
+    of_groups: Vec<QuantParams>,
     /// In the order they are stored in.
     codes: Vec<i8>,
 }
@@ -122,13 +122,17 @@ struct Row {
 fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rounding, plan: &Plan) -> (QuantizedTensor, f64) {
     let (rows, columns) = weight.size2().expect("[out, in]");
     let (rows, columns) = (rows as usize, columns as usize);
-    let row = || Row { grid: Grid::BLANK, grids: vec![Grid::BLANK; rounding.scheme.groups(columns)], codes: vec![0; columns] };
+    let row = || Row {
+        params: QuantParams::BLANK,
+        of_groups: vec![QuantParams::BLANK; rounding.scheme.groups(columns)],
+        codes: vec![0; columns],
+    };
     let mut states: Vec<Row> = (0..rows).map(|_| row()).collect();
     if plan.fixed {
         let values = numbers::<T>(&weight);
         states.par_iter_mut().zip(values.par_chunks_exact(columns)).for_each(|(row, values)| {
             let groups = values.chunks(rounding.scheme.group_columns(columns));
-            row.grids = groups.map(|values| rounding.grid(values, None)).collect();
+            row.of_groups = groups.map(|values| rounding.quant_params(values, None)).collect();
         });
     }
     // Where a run begins, and how long it is.
@@ -139,33 +143,33 @@ fn round_columns<T: Number>(mut weight: Tensor, solved: &Columns, rounding: &Rou
         if let Some(width) = begins[block.start].filter(|&width| width > BLOCK) {
             let values = numbers::<T>(&weight.narrow(1, block.start as i64, width as i64));
             states.par_iter_mut().zip(values.par_chunks_exact(width)).for_each(|(row, values)| {
-                row.start_group(plan.group[block.start], rounding.grid(values, None));
+                row.start_group(plan.group[block.start], rounding.quant_params(values, None));
             });
         }
     };
     weight = weight.index_select(1, &solved.index);
     let error = compensate(weight, &solved.factor.upper, blocks(&plan.runs), &mut states, begin, |row: &mut Row, column, values: &[T]| {
         if plan.fixed {
-            row.grid = row.grids[plan.group[column]];
+            row.params = row.of_groups[plan.group[column]];
         } else if let Some(width) = begins[column].filter(|&width| width <= BLOCK) {
-            row.start_group(plan.group[column], rounding.grid(&values[..width], None));
+            row.start_group(plan.group[column], rounding.quant_params(&values[..width], None));
         }
-        let code = rounding.encode(row.grid, values[0]);
+        let code = rounding.encode(row.params, values[0]);
         row.codes[plan.place[column]] = code;
-        rounding.decode(row.grid, code)
+        rounding.decode(row.params, code)
     });
     let mut tensor = rounding.blank(rows, columns);
     for (i, row) in states.into_iter().enumerate() {
-        row.grids.into_iter().enumerate().for_each(|(g, grid)| tensor.set_grid(i, g, grid));
+        row.of_groups.into_iter().enumerate().for_each(|(g, params)| tensor.set_quant_params(i, g, params));
         tensor.codes.row_mut(i).iter_mut().zip(row.codes).for_each(|(to, code)| *to = code);
     }
     (tensor, error)
 }
 
 impl Row {
-    fn start_group(&mut self, group: usize, grid: Grid) {
-        self.grid = grid;
-        self.grids[group] = grid;
+    fn start_group(&mut self, group: usize, params: QuantParams) {
+        self.params = params;
+        self.of_groups[group] = params;
     }
 }
 
@@ -201,13 +205,13 @@ mod tests {
     #[test]
     fn an_indefinite_hessian_raises_the_damping() {
         let hessian = Tensor::from_slice2(&[[1.0f32, 3.0], [3.0, 1.0]]);
-        let site = Site {
+        let layer = TargetLayer {
             name: "w".into(),
             scheme: crate::quant::Scheme::integers(crate::quant::Code::Int4, 0, false),
             weight: Tensor::from_slice2(&[[0.5f32, -0.25]]),
         };
         let options = GptqOptions { act_order: ActOrder::Off, ..GptqOptions::default() };
-        let outcome = gptq::<f32>(&[site], hessian, options, "p").unwrap().remove(0);
+        let outcome = gptq::<f32>(&[layer], hessian, options, "p").unwrap().remove(0);
         assert!(outcome.remarks[0].contains("damping raised from 0.01 to 10"), "{:?}", outcome.remarks);
     }
 }

@@ -14,7 +14,7 @@
 //! where they and the codes would take more room than 16 bits a weight, all of the
 //! layer is kept in 16 bits.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::tensors::{to_array, to_vec};
 use crate::error::Result;
@@ -30,30 +30,30 @@ pub struct LlmInt8 {
 }
 
 impl LayerMethod for LlmInt8 {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-        let Some(first) = sites.first() else { return Ok(Vec::new()) };
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
+        let Some(first) = layers.first() else { return Ok(Vec::new()) };
         let magnitudes = to_vec(&input.greatest_magnitude);
         let reaches = |(place, &magnitude): (usize, &f32)| (f64::from(magnitude) >= self.options.threshold).then_some(place as u32);
         let mut places: Vec<u32> = magnitudes.iter().enumerate().filter_map(reaches).collect();
-        // Sites of one input have one scheme.
+        // Layers of one input have one scheme.
         let beside = first.scheme.bits_per_weight([first.weight.size()[0] as usize, magnitudes.len()])
             + 16.0 * places.len() as f64 / magnitudes.len() as f64;
         let too_many = !places.is_empty() && beside >= 16.0;
-        // Said once, of the input that the sites share.
+        // Said once, of the input that the layers share.
         let remarks = self.remark(places.len(), magnitudes.len(), too_many);
         if too_many {
             places = (0..magnitudes.len() as u32).collect();
         }
         let columns = (!places.is_empty()).then(|| Arc::new(Columns { name: format!("{}.outlier_columns", first.name), places }));
-        let decompose = |(site, remarks): (&Site, Vec<String>)| {
-            let mut weight = to_array(&site.weight);
+        let decompose = |(layer, remarks): (&TargetLayer, Vec<String>)| {
+            let mut weight = to_array(&layer.weight);
             let outliers = columns.as_ref().map(|columns| Outliers::take(&mut weight, columns));
-            let mut tensor = round_to_nearest(weight.view(), site.scheme);
+            let mut tensor = round_to_nearest(weight.view(), layer.scheme);
             tensor.outliers = outliers;
-            Outcome::measured(site, tensor, &input.hessian, remarks)
+            LayerResult::measured(layer, tensor, &input.hessian, remarks)
         };
         let remarks = std::iter::once(remarks.into_iter().collect()).chain(std::iter::repeat(Vec::new()));
-        Ok(sites.iter().zip(remarks).map(decompose).collect())
+        Ok(layers.iter().zip(remarks).map(decompose).collect())
     }
 }
 

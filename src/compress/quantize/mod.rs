@@ -14,7 +14,7 @@ pub use rtn::Rtn;
 pub use ternary::{Ternary, in_turn};
 
 use super::calibrate::InputStatistics;
-use super::solve::relative_error::energy;
+use super::solve::relative_error::quadratic_form;
 use super::tensors::{from_array, to_vec};
 use crate::error::Result;
 use crate::quant::rounding::round_by;
@@ -26,18 +26,18 @@ use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// A matrix to be quantised.
-pub struct Site {
+/// A linear layer to be quantised.
+pub struct TargetLayer {
     /// Canonical name.
     pub name: String,
-    /// What to.
+    /// Target scheme.
     pub scheme: Scheme,
     /// `[out, in]`, f32.
     pub weight: Tensor,
 }
 
-/// What became of a site.
-pub struct Outcome {
+/// A quantised layer.
+pub struct LayerResult {
     /// Codes and scales.
     pub tensor: QuantizedTensor,
     /// tr((W − Ŵ) H (W − Ŵ)ᵀ): what the layer's outputs lose.
@@ -46,10 +46,10 @@ pub struct Outcome {
     pub remarks: Vec<String>,
 }
 
-impl Outcome {
-    /// Of a tensor that is measured by the Hessian `[in, in]` of its input.
-    pub fn measured(site: &Site, tensor: QuantizedTensor, hessian: &Tensor, remarks: Vec<String>) -> Self {
-        Self { squared_error: energy(&lost(&site.weight, &tensor), hessian), tensor, remarks }
+impl LayerResult {
+    /// A result whose error is measured by the Hessian `[in, in]` of its input.
+    pub fn measured(layer: &TargetLayer, tensor: QuantizedTensor, hessian: &Tensor, remarks: Vec<String>) -> Self {
+        Self { squared_error: quadratic_form(&lost(&layer.weight, &tensor), hessian), tensor, remarks }
     }
 }
 
@@ -60,17 +60,17 @@ fn lost(weight: &Tensor, tensor: &QuantizedTensor) -> Tensor {
 
 /// A method that works on linear layers which share an input. Pure: no I/O.
 pub trait LayerMethod {
-    /// Quantises all sites of one input by what is known of it, which is used up: a Hessian is
+    /// Quantises all layers of one input by what is known of it, which is used up: a Hessian is
     /// the largest thing there is.
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>>;
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>>;
 }
 
-/// Quantises all sites of one input, whatever its statistics miss and whatever range the weights
+/// Quantises all layers of one input, whatever its statistics miss and whatever range the weights
 /// have: inputs that calibration did not meet are [filled in](InputStatistics::fill_unseen), rows
 /// that f16 scales cannot hold get [`exponents`]. Says which inputs were not met.
-pub fn compress(method: Method, sites: &[Site], mut input: InputStatistics) -> Result<(Vec<Outcome>, Option<UnseenInputs>)> {
+pub fn compress(method: Method, layers: &[TargetLayer], mut input: InputStatistics) -> Result<(Vec<LayerResult>, Option<UnseenInputs>)> {
     let share = matches!(method, Method::Ternary(options) if options.scale == Share::Tensor);
-    let divided: Vec<(Site, Option<Vec<i8>>)> = sites.iter().map(|site| divided(site, share)).collect();
+    let divided: Vec<(TargetLayer, Option<Vec<i8>>)> = layers.iter().map(|layer| divided(layer, share)).collect();
     let has_exponents = divided.iter().any(|(_, exponents)| exponents.is_some());
     let unseen = input.fill_unseen();
     // Errors are those of the weight as it is, on what was met.
@@ -78,51 +78,51 @@ pub fn compress(method: Method, sites: &[Site], mut input: InputStatistics) -> R
         Some(unseen) => Some(unseen.hessian.shallow_clone()),
         None => has_exponents.then(|| input.hessian.copy()),
     };
-    let (divided, exponents): (Vec<Site>, Vec<Option<Vec<i8>>>) = divided.into_iter().unzip();
+    let (divided, exponents): (Vec<TargetLayer>, Vec<Option<Vec<i8>>>) = divided.into_iter().unzip();
     let mut outcomes = solve(method, &divided, input)?;
-    for ((outcome, exponents), site) in outcomes.iter_mut().zip(exponents).zip(sites) {
+    for ((outcome, exponents), layer) in outcomes.iter_mut().zip(exponents).zip(layers) {
         if exponents.is_some() {
             outcome.tensor.exponents = exponents;
         }
         if let Some(hessian) = &exact {
-            outcome.squared_error = energy(&lost(&site.weight, &outcome.tensor), hessian);
+            outcome.squared_error = quadratic_form(&lost(&layer.weight, &outcome.tensor), hessian);
         }
     }
     Ok((outcomes, unseen.map(|unseen| unseen.inputs)))
 }
 
-/// A site whose rows are divided by powers of two, where f16 scales cannot hold them; all rows by
+/// A layer whose rows are divided by powers of two, where f16 scales cannot hold them; all rows by
 /// one where they `share` a scale.
-fn divided(site: &Site, share: bool) -> (Site, Option<Vec<i8>>) {
-    let greatest = to_vec(&site.weight.abs().amax(1, false));
-    let exponents = exponents::of_rows(&greatest, site.scheme, share);
+fn divided(layer: &TargetLayer, share: bool) -> (TargetLayer, Option<Vec<i8>>) {
+    let greatest = to_vec(&layer.weight.abs().amax(1, false));
+    let exponents = exponents::of_rows(&greatest, layer.scheme, share);
     let weight = match &exponents {
-        None => site.weight.shallow_clone(),
+        None => layer.weight.shallow_clone(),
         Some(exponents) => {
             let powers: Vec<f32> = exponents.iter().map(|&exponent| exponents::power(exponent)).collect();
-            &site.weight / Tensor::from_slice(&powers).to_device(site.weight.device()).unsqueeze(1)
+            &layer.weight / Tensor::from_slice(&powers).to_device(layer.weight.device()).unsqueeze(1)
         }
     };
-    (Site { name: site.name.clone(), scheme: site.scheme, weight }, exponents)
+    (TargetLayer { name: layer.name.clone(), scheme: layer.scheme, weight }, exponents)
 }
 
-/// Quantises all sites of one input. Where a method of ternary weights has sites of other schemes,
+/// Quantises all layers of one input. Where a method of ternary weights has layers of other schemes,
 /// these are GPTQ's, without an order of columns that the file would have to hold.
-fn solve(method: Method, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
-    let is_own = |site: &Site| !matches!(method, Method::Ternary(_)) || site.scheme.code.is_ternary();
-    if sites.iter().all(is_own) {
-        return layer_method(method).compress(sites, input);
+fn solve(method: Method, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
+    let is_own = |layer: &TargetLayer| !matches!(method, Method::Ternary(_)) || layer.scheme.code.is_ternary();
+    if layers.iter().all(is_own) {
+        return layer_method(method).compress(layers, input);
     }
-    let again = |site: &Site| Site { name: site.name.clone(), scheme: site.scheme, weight: site.weight.shallow_clone() };
-    let (own, others): (Vec<Site>, Vec<Site>) = sites.iter().map(again).partition(is_own);
+    let again = |layer: &TargetLayer| TargetLayer { name: layer.name.clone(), scheme: layer.scheme, weight: layer.weight.shallow_clone() };
+    let (own, others): (Vec<TargetLayer>, Vec<TargetLayer>) = layers.iter().map(again).partition(is_own);
     let mut outcomes = Vec::new();
     if !own.is_empty() {
         outcomes.extend(layer_method(method).compress(&own, input.copy())?);
     }
     let options = GptqOptions { static_groups: true, ..GptqOptions::default() };
     outcomes.extend(Gptq { options }.compress(&others, input)?);
-    let mut by_name: BTreeMap<String, Outcome> = own.into_iter().chain(others).map(|site| site.name).zip(outcomes).collect();
-    Ok(sites.iter().map(|site| by_name.remove(&site.name).expect("one a site")).collect())
+    let mut by_name: BTreeMap<String, LayerResult> = own.into_iter().chain(others).map(|layer| layer.name).zip(outcomes).collect();
+    Ok(layers.iter().map(|layer| by_name.remove(&layer.name).expect("one a layer")).collect())
 }
 
 /// Rounds a weight `[out, in]` by a method that reads no statistics of its input. The tensor is

@@ -1,7 +1,7 @@
-//! Round to nearest, each group on a grid of its own. Where errors are weighted by
-//! the columns' activation energy, the calibration counts; otherwise it does not.
+//! Round to nearest, each group by quantisation parameters of its own. Where errors are weighted by
+//! the second moments of the columns' activations, the calibration counts; otherwise it does not.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::optimal_brain::numbers;
 use crate::compress::tensors::to_array;
@@ -12,18 +12,18 @@ use tch::Kind;
 
 /// The method.
 pub struct Rtn {
-    /// How grids are found.
+    /// How scales and zero points are found.
     pub options: RtnOptions,
 }
 
 impl LayerMethod for Rtn {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         // The Hessian's diagonal: second moments of the activations.
         let importance = self.options.importance.then(|| numbers::<f64>(&input.hessian.diag(0).to_kind(Kind::Double)));
-        let round = |site: &Site| {
-            let tensor = round_by(to_array(&site.weight).view(), site.scheme, self.options.grid, importance.as_deref());
-            Outcome::measured(site, tensor, &input.hessian, Vec::new())
+        let round = |layer: &TargetLayer| {
+            let tensor = round_by(to_array(&layer.weight).view(), layer.scheme, self.options.grid, importance.as_deref());
+            LayerResult::measured(layer, tensor, &input.hessian, Vec::new())
         };
-        Ok(sites.iter().map(round).collect())
+        Ok(layers.iter().map(round).collect())
     }
 }

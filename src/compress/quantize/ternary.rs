@@ -6,14 +6,14 @@
 //! codes T minimise ‖(W − sT)X‖: by rows a system of as many equations as there are groups,
 //! which is what PB-LLM (Shang et al. 2023, section 3.4) solves for one scale.
 
-use super::{LayerMethod, Outcome, Site};
+use super::{LayerMethod, LayerResult, TargetLayer};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::columns::Columns;
 use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
-use crate::compress::solve::relative_error::energy;
+use crate::compress::solve::relative_error::quadratic_form;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::grid::{Grid, storable};
+use crate::quant::quant_params::{QuantParams, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
 use crate::quant::{QuantizedTensor, Scheme, exponents};
 use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
@@ -28,21 +28,21 @@ pub struct Ternary {
 }
 
 impl LayerMethod for Ternary {
-    fn compress(&self, sites: &[Site], input: InputStatistics) -> Result<Vec<Outcome>> {
+    fn compress(&self, layers: &[TargetLayer], input: InputStatistics) -> Result<Vec<LayerResult>> {
         let share = self.options.scale;
         match self.options.solver {
             TernarySolver::Absmean => {
-                let measured = |site: &Site| Outcome::measured(site, absmean_of(site, share), &input.hessian, Vec::new());
-                Ok(sites.iter().map(measured).collect())
+                let measured = |layer: &TargetLayer| LayerResult::measured(layer, absmean_of(layer, share), &input.hessian, Vec::new());
+                Ok(layers.iter().map(measured).collect())
             }
-            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(sites, &input.hessian, share, damp_percent, rounds),
+            TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(layers, &input.hessian, share, damp_percent, rounds),
         }
     }
 }
 
-fn absmean_of(site: &Site, share: Share) -> QuantizedTensor {
-    let weight = to_array(&site.weight);
-    round(weight.view(), site.scheme, mean_magnitudes(weight.view(), share))
+fn absmean_of(layer: &TargetLayer, share: Share) -> QuantizedTensor {
+    let weight = to_array(&layer.weight);
+    round(weight.view(), layer.scheme, mean_magnitudes(weight.view(), share))
 }
 
 /// Codes of a weight `[out, in]` on scales that are mean magnitudes. Rows that f16 scales cannot
@@ -57,23 +57,29 @@ pub fn absmean(weight: ArrayView2<f32>, scheme: Scheme, share: Share) -> Quantiz
     QuantizedTensor { exponents: Some(exponents), ..on_scales(divided.view()) }
 }
 
-/// All sites of one input, with one factorisation, in the precision of `T`: `rounds` times
+/// All layers of one input, with one factorisation, in the precision of `T`: `rounds` times
 /// codes on given scales, then scales of given codes; the best of them is kept.
-pub fn in_turn<T: Number>(sites: &[Site], hessian: &Tensor, share: Share, damp_percent: f64, rounds: usize) -> Result<Vec<Outcome>> {
+pub fn in_turn<T: Number>(
+    layers: &[TargetLayer],
+    hessian: &Tensor,
+    share: Share,
+    damp_percent: f64,
+    rounds: usize,
+) -> Result<Vec<LayerResult>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND);
     // Each column has those behind it to make its error good: the most active go first.
     let columns = Columns::of::<T>(hessian.copy(), ActOrder::On, 1, damp_percent)?;
-    let solve = |site: &Site| {
-        let weight = site.weight.to_kind(T::KIND);
+    let solve = |layer: &TargetLayer| {
+        let weight = layer.weight.to_kind(T::KIND);
         let target = weight.matmul(&hessian);
-        let energy = (&target * &weight).sum(Kind::Double).double_value(&[]);
-        let solver = Solver { weight, target, energy, hessian: &hessian, columns: &columns, share };
-        let (error, tensor) = solver.run::<T>(absmean_of(site, share), rounds);
-        let squared_error = error * solver.energy;
-        Outcome { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
+        let quadratic_form = (&target * &weight).sum(Kind::Double).double_value(&[]);
+        let solver = Solver { weight, target, quadratic_form, hessian: &hessian, columns: &columns, share };
+        let (error, tensor) = solver.run::<T>(absmean_of(layer, share), rounds);
+        let squared_error = error * solver.quadratic_form;
+        LayerResult { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };
-    Ok(sites.iter().map(solve).collect())
+    Ok(layers.iter().map(solve).collect())
 }
 
 /// One weight.
@@ -83,7 +89,7 @@ struct Solver<'a> {
     /// W H
     target: Tensor,
     /// Σ W H Wᵀ over rows.
-    energy: f64,
+    quadratic_form: f64,
     hessian: &'a Tensor,
     columns: &'a Columns,
     share: Share,
@@ -109,7 +115,7 @@ impl Solver<'_> {
         let decoded = tensor.dequantize();
         let decoded = Tensor::from_slice(decoded.as_slice().expect("standard layout")).view_as(&self.weight);
         let difference = &self.weight - decoded.to_kind(self.weight.kind()).to_device(self.weight.device());
-        if self.energy > 0.0 { energy(&difference, self.hessian) / self.energy } else { 0.0 }
+        if self.quadratic_form > 0.0 { quadratic_form(&difference, self.hessian) / self.quadratic_form } else { 0.0 }
     }
 
     /// The best codes on the scales of a tensor, as far as GPTQ finds them.
@@ -125,9 +131,9 @@ impl Solver<'_> {
         let order = &self.columns.order;
         let choose = |(row, codes): &mut (usize, &mut [i8]), column: usize, values: &[T]| {
             let place = order[column];
-            let grid = Grid::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
-            codes[place] = grid.encode(scheme, values[0]);
-            grid.decode(codes[place])
+            let params = QuantParams::of(tensor.scales[[*row, place / width]], scheme.code.middle() as i8);
+            codes[place] = params.encode(scheme, values[0]);
+            params.decode(codes[place])
         };
         compensate(weight, &self.columns.factor.upper, blocks, &mut states, |_, _, _| (), choose);
         codes

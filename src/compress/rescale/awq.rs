@@ -10,9 +10,9 @@
 //! reads the same, pay for them.
 
 use super::{Channels, Reader, Rescaling};
-use crate::compress::solve::relative_error::{energy, far_power};
+use crate::compress::solve::relative_error::{far_power, quadratic_form};
 use crate::compress::tensors::{from_array, to_array};
-use crate::model::FedBy;
+use crate::forward::trace::Producer;
 use crate::quant::Scheme;
 use crate::quant::rounding::rounded;
 use crate::recipe::AwqScales;
@@ -29,7 +29,7 @@ pub struct Awq {
 }
 
 impl Rescaling for Awq {
-    fn takes(&self, _: &FedBy) -> bool {
+    fn takes(&self, _: &Producer) -> bool {
         true
     }
 
@@ -41,7 +41,7 @@ impl Rescaling for Awq {
         let activations = &activations / far_power(&activations);
         let weights =
             mean(readers.iter().map(|(.., scheme, reader)| channels.mean(&relative_magnitude(&reader.weight, *scheme))).collect());
-        let outputs: Vec<f64> = readers.iter().map(|(weight, _, reader)| energy(weight, &reader.input.hessian)).collect();
+        let outputs: Vec<f64> = readers.iter().map(|(weight, _, reader)| quadratic_form(weight, &reader.input.hessian)).collect();
         let loss = |scales: &Tensor| {
             let spread = channels.spread(scales);
             let error = |((weight, scheme, reader), outputs): (&(Tensor, Scheme, &Reader), &f64)| {
@@ -99,5 +99,5 @@ fn relative_magnitude(weight: &Tensor, scheme: Scheme) -> Tensor {
 /// ‖(Q(W·s)/s − W) X‖², up to a factor.
 fn output_error(weight: &Tensor, scheme: Scheme, scales: &Tensor, hessian: &Tensor) -> f64 {
     let difference = from_array(&rounded(to_array(&(weight * scales)).view(), scheme)).to_device(weight.device()) / scales - weight;
-    energy(&difference, hessian)
+    quadratic_form(&difference, hessian)
 }

@@ -1,7 +1,7 @@
 //! Moves scale between activations and weights before a block is quantised: what
 //! makes an input is divided channel by channel, and the columns that read it are
 //! multiplied by the same, which changes nothing until something is rounded. Where
-//! that can be done is derived from the spec ([`Fold`]).
+//! that can be done is derived from the spec ([`crate::model::ModelSpec::scale_migrations`]).
 //!
 //! A new way to choose the scales = one file here, one variant of
 //! [`crate::recipe::Rescale`], one arm of [`rescaling`].
@@ -12,10 +12,10 @@ mod smooth;
 use super::calibrate::InputStatistics;
 use super::tensors::to_vec;
 use crate::error::Result;
-use crate::model::spec::NormWeight;
-use crate::model::{FedBy, Fold};
+use crate::forward::trace::{Producer, ScaleMigration};
 use crate::quant::Scheme;
 use crate::recipe::Rescale;
+use crate::spec::{LayerName, NormWeight};
 use tch::Tensor;
 
 /// A linear layer that reads an input.
@@ -31,7 +31,7 @@ pub struct Reader<'a> {
 /// A way to choose scales.
 pub trait Rescaling {
     /// Whether it scales what is fed so.
-    fn takes(&self, fed_by: &FedBy) -> bool;
+    fn takes(&self, producer: &Producer) -> bool;
 
     /// What the channels that feed the readers are divided by, `[channels]`, positive and
     /// finite; `None` where they are best left.
@@ -54,10 +54,10 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Of a fold.
-    pub fn of(fold: &Fold) -> Self {
-        let index = fold.channels.iter().map(|&channel| channel as i64).collect();
-        Self { index, count: fold.channels.iter().max().map_or(0, |last| last + 1) }
+    /// Of a migration.
+    pub fn of(migration: &ScaleMigration) -> Self {
+        let index = migration.channels.iter().map(|&channel| channel as i64).collect();
+        Self { index, count: migration.channels.iter().max().map_or(0, |last| last + 1) }
     }
 
     /// `[channels]` → `[in]`
@@ -88,21 +88,24 @@ impl Channels {
 }
 
 /// What feeds an input, divided by `scales` `[channels]`: names inside the block and
-/// the new numbers. `load` gives the numbers of a name.
-pub fn divided(fed_by: &FedBy, scales: &Tensor, load: impl Fn(&str) -> Result<Tensor>) -> Result<Vec<(String, Tensor)>> {
-    let (role, weight, has_bias, scales) = match *fed_by {
-        FedBy::Nothing(_) => return Ok(Vec::new()),
-        FedBy::Norm { role, weight: NormWeight::OnePlus, bias } => (role, (load(role)? + 1.0) / scales - 1.0, bias, scales.shallow_clone()),
-        FedBy::Norm { role, bias, .. } => (role, load(role)? / scales, bias, scales.shallow_clone()),
-        FedBy::Rows { role, power, bias } => {
+/// the new numbers. `numbers` loads the parameter of a name.
+pub fn divided(producer: &Producer, scales: &Tensor, numbers: impl Fn(&str) -> Result<Tensor>) -> Result<Vec<(String, Tensor)>> {
+    let load = |name: LayerName| numbers(&name.to_string());
+    let (name, weight, has_bias, scales) = match *producer {
+        Producer::Nothing(_) => return Ok(Vec::new()),
+        Producer::Norm { name, weight: NormWeight::OnePlus, bias } => {
+            (name, (load(name)? + 1.0) / scales - 1.0, bias, scales.shallow_clone())
+        }
+        Producer::Norm { name, bias, .. } => (name, load(name)? / scales, bias, scales.shallow_clone()),
+        Producer::Rows { name, power, bias } => {
             let scales = scales.pow_tensor_scalar(power.recip());
-            (role, load(role)? / scales.unsqueeze(1), bias, scales)
+            (name, load(name)? / scales.unsqueeze(1), bias, scales)
         }
     };
-    let mut divided = vec![(role.to_owned(), weight)];
+    let mut divided = vec![(name.to_string(), weight)];
     if has_bias {
-        let bias = format!("{role}.bias");
-        divided.push((bias.clone(), load(&bias)? / scales));
+        let bias = format!("{name}.bias");
+        divided.push((bias.clone(), numbers(&bias)? / scales));
     }
     Ok(divided)
 }

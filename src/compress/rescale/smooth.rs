@@ -6,7 +6,7 @@
 //! equation 4. As there, inputs behind norms are smoothed, and no others.
 
 use super::{Channels, Reader, Rescaling};
-use crate::model::FedBy;
+use crate::forward::trace::Producer;
 use tch::{Kind, Tensor};
 
 /// The method.
@@ -16,8 +16,8 @@ pub struct Smooth {
 }
 
 impl Rescaling for Smooth {
-    fn takes(&self, fed_by: &FedBy) -> bool {
-        !matches!(fed_by, FedBy::Rows { .. })
+    fn takes(&self, producer: &Producer) -> bool {
+        !matches!(producer, Producer::Rows { .. })
     }
 
     /// max |X_j|^α / max |W_j|^(1 − α) for each channel j.
@@ -30,7 +30,7 @@ impl Rescaling for Smooth {
         let weights = greatest(&|reader| reader.weight.abs().amax(0, false));
         let scales = activations.pow_tensor_scalar(self.alpha) / weights.pow_tensor_scalar(1.0 - self.alpha);
         // A channel that is never used, or never read, is scaled as the others are on the whole:
-        // left as it was, it would make the grids of its groups too wide, or too narrow.
+        // left as it was, it would make the ranges of its groups too wide, or too narrow.
         let idle = activations.eq(0.0).logical_or(&weights.eq(0.0));
         let others = scales.masked_select(&idle.logical_not());
         let middle = if others.numel() == 0 { 1.0 } else { others.log().mean(Kind::Double).exp().double_value(&[]) };

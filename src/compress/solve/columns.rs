@@ -4,7 +4,7 @@
 use super::cholesky::{Factor, inverse_factor_of_reversed};
 use super::optimal_brain::numbers;
 use crate::error::Result;
-use crate::quant::grid::Real;
+use crate::quant::quant_params::Real;
 use crate::recipe::ActOrder;
 use tch::{Kind, Tensor, kind::Element};
 
@@ -54,30 +54,30 @@ impl Columns {
     /// What of tr(D H Dᵀ) comes from the damping, and from the second moment of columns that meet
     /// nothing: D `[out, in]` is what a weight loses.
     pub fn of_damping(&self, lost: &Tensor) -> f64 {
-        let energy = |of: &Tensor| {
+        let sum_of_squares = |of: &Tensor| {
             let flat = of.flatten(0, -1);
             flat.dot(&flat).double_value(&[])
         };
-        let of_dead = self.dead.as_ref().map_or(0.0, |dead| energy(&lost.masked_fill(&dead.logical_not().unsqueeze(0), 0.0)));
-        self.factor.damping.added * energy(lost) + self.stand_in * of_dead
+        let of_dead = self.dead.as_ref().map_or(0.0, |dead| sum_of_squares(&lost.masked_fill(&dead.logical_not().unsqueeze(0), 0.0)));
+        self.factor.damping.added * sum_of_squares(lost) + self.stand_in * of_dead
     }
 }
 
 /// The columns in the order they are solved in.
-fn order<T: Real>(by: ActOrder, energy: &[T], group: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..energy.len()).collect();
+fn order<T: Real>(by: ActOrder, moments: &[T], group: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..moments.len()).collect();
     let falling = |a: T, b: T| b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal);
     match by {
         ActOrder::Off => (),
-        ActOrder::On => order.sort_by(|&a, &b| falling(energy[a], energy[b])),
+        ActOrder::On => order.sort_by(|&a, &b| falling(moments[a], moments[b])),
         ActOrder::GroupAware => {
             let mean = |group: &[usize]| {
-                let sum = group.iter().fold(T::zero(), |sum, &i| sum + energy[i]);
+                let sum = group.iter().fold(T::zero(), |sum, &i| sum + moments[i]);
                 sum / T::from_i32(group.len() as i32)
             };
             let mut groups: Vec<Vec<usize>> = order.chunks(group).map(<[usize]>::to_vec).collect();
             groups.sort_by(|a, b| falling(mean(a), mean(b)));
-            groups.iter_mut().for_each(|group| group.sort_by(|&a, &b| falling(energy[a], energy[b])));
+            groups.iter_mut().for_each(|group| group.sort_by(|&a, &b| falling(moments[a], moments[b])));
             order = groups.concat();
         }
     }

@@ -1,6 +1,6 @@
 //! Which weights go: those of the lowest scores among the ones they are compared with.
 
-use crate::quant::grid::Real;
+use crate::quant::quant_params::Real;
 use crate::recipe::Sparsity;
 use rayon::prelude::*;
 

@@ -7,7 +7,7 @@
 //! Alistarh 2022), equation 2.
 
 use crate::kernels::{self, Kernels};
-use crate::quant::grid::Real;
+use crate::quant::quant_params::Real;
 use rayon::prelude::*;
 use std::ops::Range;
 use tch::{Device, Tensor, kind::Element};

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 /// ‖(W − Ŵ)X‖ / ‖WX‖ from the Hessian of X, both weights `[out, in]`.
 pub fn relative_error(weight: &Tensor, compressed: &Tensor, hessian: &Tensor) -> f64 {
-    relative(energy(&(weight - compressed), hessian), energy(weight, hessian))
+    relative(quadratic_form(&(weight - compressed), hessian), quadratic_form(weight, hessian))
 }
 
 /// The same from ‖(W − Ŵ)X‖² and ‖WX‖².
@@ -33,7 +33,7 @@ pub fn relative_error_on(x: &Tensor, weight: &Tensor, compressed: &Tensor) -> f6
 
 /// tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's. In f32, but for a power of two
 /// that is taken off numbers whose squares f32 cannot hold.
-pub fn energy(weight: &Tensor, hessian: &Tensor) -> f64 {
+pub fn quadratic_form(weight: &Tensor, hessian: &Tensor) -> f64 {
     let (power, square) = (far_power(&weight.abs()), far_power(&hessian.diag(0)));
     if power != 1.0 || square != 1.0 {
         return in_range(&(weight / power), &(hessian / square)) * power * power * square;
@@ -125,7 +125,8 @@ mod tests {
             assert!((found / expected - 1.0).abs() < 1e-10, "width {width}: {found}, {expected}");
             // Of numbers that bf16 holds, perhaps in another way.
             let weight = weight.to_kind(Kind::BFloat16).to_kind(Kind::Float);
-            let (found, expected) = (energy(&weight, &x.matmul(&x.tr()).to_kind(Kind::Float)), norm(&weight.to_kind(Kind::Double)).powi(2));
+            let (found, expected) =
+                (quadratic_form(&weight, &x.matmul(&x.tr()).to_kind(Kind::Float)), norm(&weight.to_kind(Kind::Double)).powi(2));
             assert!((found / expected - 1.0).abs() < 1e-5, "width {width}: {found}, {expected}");
         }
     }

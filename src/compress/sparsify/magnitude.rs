@@ -4,7 +4,7 @@
 //! Neural Networks" (2015), section 3, without its retraining. The calibration does not
 //! count.
 
-use super::{Outcome, Sparsifier, magnitudes, without};
+use super::{SparseLayer, Sparsifier, magnitudes, without};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::mask::lowest;
 use crate::error::Result;
@@ -18,7 +18,7 @@ pub struct Magnitude {
 }
 
 impl Sparsifier for Magnitude {
-    fn sparsify(&self, weights: &[Tensor], _: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn sparsify(&self, weights: &[Tensor], _: &InputStatistics) -> Result<Vec<SparseLayer>> {
         let prune = |weight: &Tensor| {
             let columns = weight.size()[1] as usize;
             without(weight, &lowest(&magnitudes(weight), columns, weight.numel(), self.sparsity))

@@ -18,8 +18,8 @@ use crate::error::Result;
 use crate::recipe::{Sparsify, SparsityMethod};
 use tch::Tensor;
 
-/// What became of a layer.
-pub struct Outcome {
+/// A sparsified layer.
+pub struct SparseLayer {
     /// `[out, in]`; what is gone is exactly zero.
     pub weight: Tensor,
     /// What the user should know, such as damping that had to be raised.
@@ -29,7 +29,7 @@ pub struct Outcome {
 /// A method that works on linear layers which share an input. Pure: no I/O.
 pub trait Sparsifier {
     /// Sparsifies all layers `[out, in]`, f32, of one input by what is known of it.
-    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<Outcome>>;
+    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<SparseLayer>>;
 }
 
 /// What carries a plan out.
@@ -43,9 +43,9 @@ pub fn sparsifier(plan: &Sparsify) -> Box<dyn Sparsifier> {
 }
 
 /// A weight without what is marked, and otherwise as it was.
-fn without(weight: &Tensor, marks: &[bool]) -> Outcome {
+fn without(weight: &Tensor, marks: &[bool]) -> SparseLayer {
     let marks = Tensor::from_slice(marks).view_as(weight).to_device(weight.device());
-    Outcome { weight: weight.masked_fill(&marks, 0.0), remarks: Vec::new() }
+    SparseLayer { weight: weight.masked_fill(&marks, 0.0), remarks: Vec::new() }
 }
 
 /// |W|, row by row.

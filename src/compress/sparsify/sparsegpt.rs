@@ -6,7 +6,7 @@
 //! One-Shot" (2023), algorithm 1; section 3.3 chooses masks by blocks of columns, and
 //! section 3.4 is for N of M.
 
-use super::{Outcome, Sparsifier};
+use super::{SparseLayer, Sparsifier};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::cholesky::inverse_factor;
 use crate::compress::solve::mask::{beyond, lowest, mark_lowest};
@@ -25,7 +25,7 @@ pub struct SparseGpt {
 }
 
 impl Sparsifier for SparseGpt {
-    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<SparseLayer>> {
         match self.options.precision {
             Precision::F32 => sparsegpt::<f32>(weights, &input.hessian, self.sparsity, self.options),
             Precision::F64 => sparsegpt::<f64>(weights, &input.hessian, self.sparsity, self.options),
@@ -35,7 +35,12 @@ impl Sparsifier for SparseGpt {
 
 /// Sparsifies all layers `[out, in]` of one input with one factorisation, in the
 /// precision of `T`: `hessian` `[in, in]` and weights are converted to it.
-pub fn sparsegpt<T: Number>(weights: &[Tensor], hessian: &Tensor, sparsity: Sparsity, options: SparseGptOptions) -> Result<Vec<Outcome>> {
+pub fn sparsegpt<T: Number>(
+    weights: &[Tensor],
+    hessian: &Tensor,
+    sparsity: Sparsity,
+    options: SparseGptOptions,
+) -> Result<Vec<SparseLayer>> {
     let _no_grad = tch::no_grad_guard();
     let hessian = hessian.to_kind(T::KIND).copy();
     // Any second moment does for an input that is zero for every token: weights of its column are
@@ -43,7 +48,7 @@ pub fn sparsegpt<T: Number>(weights: &[Tensor], hessian: &Tensor, sparsity: Spar
     let dead = hessian.diag(0).eq(0.0);
     let _ = hessian.diagonal(0, 0, 1).masked_fill_(&dead, 1.0);
     let factor = inverse_factor(hessian, options.damp_percent)?;
-    let solve = |weight: &Tensor| Outcome {
+    let solve = |weight: &Tensor| SparseLayer {
         weight: prune_columns::<T>(weight.to_kind(T::KIND).copy(), &factor.upper, sparsity, options.block_size),
         remarks: factor.damping.raised_from(options.damp_percent).into_iter().collect(),
     };

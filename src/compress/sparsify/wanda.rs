@@ -5,7 +5,7 @@
 //! Language Models" (2023), section 3, equation 1 and algorithm 1. ‖X[j]‖² is the
 //! Hessian's diagonal up to a factor that all columns have.
 
-use super::{Outcome, Sparsifier, magnitudes, without};
+use super::{SparseLayer, Sparsifier, magnitudes, without};
 use crate::compress::calibrate::InputStatistics;
 use crate::compress::solve::mask::lowest;
 use crate::compress::tensors::to_vec;
@@ -20,7 +20,7 @@ pub struct Wanda {
 }
 
 impl Sparsifier for Wanda {
-    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<Outcome>> {
+    fn sparsify(&self, weights: &[Tensor], input: &InputStatistics) -> Result<Vec<SparseLayer>> {
         let norms = to_vec(&input.hessian.diag(0).sqrt());
         let prune = |weight: &Tensor| {
             let mut scores = magnitudes(weight);

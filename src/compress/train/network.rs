@@ -2,7 +2,7 @@
 
 use super::adapter::Adapter;
 use super::rounded::Rounded;
-use crate::compress::decoder::{Entrance, Exit};
+use crate::compress::libtorch::{EmbeddingLayer, LmHead};
 use crate::compress::tensors::{Compute, Parameter, Parameters, to_vec};
 use crate::error::Result;
 use crate::model::{ModelSpec, ParameterKind, Part};
@@ -119,9 +119,9 @@ impl Network {
         self.compute
     }
 
-    /// What comes before the blocks.
-    pub fn entrance(&self) -> Entrance {
-        Entrance::held(&self.spec, |name| self.seen(name), self.compute)
+    /// The layers before the blocks.
+    pub fn embedding(&self) -> EmbeddingLayer {
+        EmbeddingLayer::held(&self.spec, |name| self.seen(name), self.compute)
     }
 
     /// The parameters of a block.
@@ -137,9 +137,9 @@ impl Network {
         }
     }
 
-    /// What comes behind the blocks.
-    pub fn exit(&self) -> Exit {
-        Exit::held(&self.spec, |name| self.seen(name), self.compute)
+    /// The layers behind the blocks.
+    pub fn lm_head(&self) -> LmHead {
+        LmHead::held(&self.spec, |name| self.seen(name), self.compute)
     }
 
     /// A parameter as forwards see it.
@@ -185,7 +185,7 @@ impl Network {
         if start { 0 } else { (0..self.spec.blocks.len()).find(block).map_or(self.segments(), |i| i + 1) }
     }
 
-    /// Segments, as a tape counts them: the entrance and the blocks.
+    /// Segments, as a tape counts them: the embedding and the blocks.
     pub fn segments(&self) -> usize {
         self.spec.blocks.len() + 1
     }

@@ -19,7 +19,7 @@ pub fn learning_rate(training: &Training, step: u64, steps: u64) -> f64 {
         Decay::TwoStage if is_second(step, steps) => SECOND * (1.0 - share),
         Decay::TwoStage => 1.0 - share,
     };
-    peak * (training.last + (1.0 - training.last) * left)
+    peak * (training.min_lr_ratio + (1.0 - training.min_lr_ratio) * left)
 }
 
 /// Of step `step` of `steps`, from 0.
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn rates_rise_to_the_peak_and_fall_to_the_last() {
-        let with = |schedule, warmup| Training { learning_rate: 2.0, warmup, schedule, last: 0.1, ..Training::default() };
+        let with = |schedule, warmup| Training { learning_rate: 2.0, warmup, schedule, min_lr_ratio: 0.1, ..Training::default() };
         let rate = |schedule, step| learning_rate(&with(schedule, 0.1), step, 100);
         for decay in [Decay::Linear, Decay::Cosine] {
             let rates: Vec<f64> = (0..100).map(|step| rate(decay, step)).collect();

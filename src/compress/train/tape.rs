@@ -1,21 +1,22 @@
-//! Forward and backward in segments: the entrance, then a block each. Gradients are
+//! Forward and backward in segments: the embedding, then a block each. Gradients are
 //! handed from one to the one before it, so that any segment may add a loss of its
 //! own, and none but the one at hand need be kept: with checkpointing a segment is
 //! computed once more when its turn comes (Chen et al., "Training Deep Nets with
 //! Sublinear Memory Cost", 2016).
 
 use super::network::Network;
-use crate::compress::decoder::block_forward;
+use crate::compress::libtorch::block_forward;
 use crate::compress::tensors::along;
+use crate::spec::LayerName;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// What a segment made: segment 0 is the entrance, segment i + 1 is block i.
+/// What a segment made: segment 0 is the embedding, segment i + 1 is block i.
 pub struct Segment {
     /// Hidden states behind it, `[batch, tokens, hidden]`.
     pub output: Tensor,
-    /// What was asked to be heard inside it, by name.
-    pub heard: BTreeMap<&'static str, Tensor>,
+    /// Activations inside it that were asked for, by name.
+    pub observed: BTreeMap<LayerName, Tensor>,
 }
 
 impl Segment {
@@ -23,7 +24,7 @@ impl Segment {
     pub fn shallow_clone(&self) -> Self {
         Self {
             output: self.output.shallow_clone(),
-            heard: self.heard.iter().map(|(&name, tensor)| (name, tensor.shallow_clone())).collect(),
+            observed: self.observed.iter().map(|(&name, tensor)| (name, tensor.shallow_clone())).collect(),
         }
     }
 }
@@ -31,18 +32,18 @@ impl Segment {
 /// How a forward is run.
 #[derive(Clone, Copy)]
 pub struct Recording<'a> {
-    /// Segments, from the entrance on.
+    /// Segments, from the embedding on.
     pub depth: usize,
-    /// Names of what is heard inside blocks.
-    pub hear: &'a [&'static str],
+    /// Names of activations that are observed inside blocks.
+    pub observe: &'a [LayerName],
     /// Whether segments are computed again for their gradients.
     pub checkpointing: bool,
 }
 
 impl Recording<'_> {
-    /// All of a network, and nothing heard.
+    /// All of a network, and nothing observed.
     pub fn whole(network: &Network) -> Self {
-        Self { depth: network.segments(), hear: &[], checkpointing: false }
+        Self { depth: network.segments(), observe: &[], checkpointing: false }
     }
 }
 
@@ -60,17 +61,17 @@ pub struct Tape<'a> {
     lowest: usize,
 }
 
-/// Runs sequences of one length without a thought of gradients; `hear` is told of each
+/// Runs sequences of one length without a thought of gradients; `observe` is told of each
 /// segment. Gives hidden states behind the last.
-pub fn run(network: &Network, sequences: &[&[u32]], recording: Recording, hear: &mut dyn FnMut(usize, Segment)) -> Tensor {
+pub fn run(network: &Network, sequences: &[&[u32]], recording: Recording, observe: &mut dyn FnMut(usize, Segment)) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let mut hidden = None;
     for segment in 0..recording.depth {
-        let made = forward(network, sequences, segment, hidden.as_ref(), recording.hear);
+        let made = forward(network, sequences, segment, hidden.as_ref(), recording.observe);
         hidden = Some(made.output.shallow_clone());
-        hear(segment, made);
+        observe(segment, made);
     }
-    hidden.expect("there is an entrance")
+    hidden.expect("there is an embedding")
 }
 
 impl<'a> Tape<'a> {
@@ -80,7 +81,7 @@ impl<'a> Tape<'a> {
         let mut made = None;
         for segment in 0..recording.depth {
             let input = made.as_ref().map(|x: &Tensor| x.detach().set_requires_grad(true));
-            let step = || forward(network, sequences, segment, input.as_ref(), recording.hear);
+            let step = || forward(network, sequences, segment, input.as_ref(), recording.observe);
             let step = if recording.checkpointing { tch::no_grad(step) } else { step() };
             made = Some(step.output.shallow_clone());
             inputs.extend(input);
@@ -88,7 +89,7 @@ impl<'a> Tape<'a> {
                 segments.push(step);
             }
         }
-        let hidden = made.expect("there is an entrance").detach();
+        let hidden = made.expect("there is an embedding").detach();
         Self { network, sequences, recording, inputs, segments, hidden, lowest: network.first_to_learn() }
     }
 
@@ -107,7 +108,7 @@ impl<'a> Tape<'a> {
         beside: &mut dyn FnMut(usize, &Segment) -> Option<Tensor>,
     ) {
         for index in (0..self.recording.depth).rev() {
-            // None is left when the entrance's turn comes.
+            // None is left when the embedding's turn comes.
             let input = self.inputs.pop();
             let kept = self.segments.pop();
             let sends = index >= self.lowest && gradient.is_some();
@@ -115,7 +116,7 @@ impl<'a> Tape<'a> {
                 gradient = None;
                 continue;
             }
-            let segment = kept.unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.hear));
+            let segment = kept.unwrap_or_else(|| forward(self.network, self.sequences, index, input.as_ref(), self.recording.observe));
             let handed = gradient.take().filter(|_| sends && segment.output.requires_grad()).map(|g| along(&segment.output, &g));
             let own = if judged(index) { beside(index, &segment) } else { None };
             let loss = match (handed, own) {
@@ -131,15 +132,15 @@ impl<'a> Tape<'a> {
     }
 }
 
-fn forward(network: &Network, sequences: &[&[u32]], segment: usize, input: Option<&Tensor>, wanted: &[&'static str]) -> Segment {
-    let mut heard = BTreeMap::new();
+fn forward(network: &Network, sequences: &[&[u32]], segment: usize, input: Option<&Tensor>, wanted: &[LayerName]) -> Segment {
+    let mut observed = BTreeMap::new();
     let output = match (segment.checked_sub(1), input) {
         (Some(block), Some(x)) => block_forward(&network.spec().blocks[block], &network.block(block), x, &mut |name, x| {
             if wanted.contains(&name) {
-                heard.insert(name, x.shallow_clone());
+                observed.insert(name, x.shallow_clone());
             }
         }),
-        _ => network.entrance().forward(sequences),
+        _ => network.embedding().forward(sequences),
     };
-    Segment { output, heard }
+    Segment { output, observed }
 }

@@ -118,7 +118,7 @@ impl<'a> Trainer<'a> {
         let optimizer = Optimizer::new(training, network.variables().into_iter().chain(objective.variables()).collect());
         let mut trainer = Self { network, training, optimizer, average: BTreeMap::new(), best: BTreeMap::new(), notes: Notes::default() };
         trainer.best = trainer.values();
-        if training.average > 0.0 {
+        if training.ema_decay > 0.0 {
             trainer.average = trainer.values();
         }
         trainer
@@ -224,7 +224,7 @@ impl<'a> Trainer<'a> {
         let _no_grad = tch::no_grad_guard();
         // Short at first: the weights that training starts from are soon forgotten.
         let steps = self.notes.step as f64;
-        let past = self.training.average.min((1.0 + steps) / (10.0 + steps));
+        let past = self.training.ema_decay.min((1.0 + steps) / (10.0 + steps));
         for variable in self.optimizer.variables() {
             if let Some(mean) = self.average.get_mut(&variable.name) {
                 let _ = mean.lerp_(&variable.tensor, 1.0 - past);

@@ -2,9 +2,9 @@
 
 use super::read::{Answer, Item, Task};
 use crate::error::{Error, Result};
-use crate::model::spec::SpecialTokens;
 use crate::model::{ModelSpec, Window};
 use crate::random::Random;
+use crate::spec::SpecialTokens;
 use crate::text::Tokenizer;
 
 /// How tasks are put.

@@ -115,7 +115,7 @@ fn likelihoods(source: &mut dyn LogitSource, windows: &[Window]) -> Result<Vec<L
     let vocab = source.spec().vocab_size;
     let mut found = vec![Likelihood { sum: 0.0, tokens: 0, greedy: true }; windows.len()];
     source.run_windows(windows, &mut |places, logits| {
-        let of_place = |(place, logits): (&crate::model::Place, &[f32])| {
+        let of_place = |(place, logits): (&crate::model::ScoredPosition, &[f32])| {
             let token = windows[place.window].ids[place.position + 1];
             (loss(logits, token), argmax(logits) == token)
         };

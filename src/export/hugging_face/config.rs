@@ -9,7 +9,7 @@ use crate::checkpoint::FloatType;
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 use crate::model::families::{self, CONFIG, Config, Family};
-use crate::model::spec::{Attention, Block, Mixer, SpecialTokens};
+use crate::spec::{Attention, Block, Mask, SpecialTokens};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const KEYS: [(&[&str], Meaning); 21] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
-    (&["intermediate_size", "n_inner", "ffn_dim"], |spec| Some(json!(spec.blocks.first()?.ffn.width))),
+    (&["intermediate_size", "n_inner", "ffn_dim"], |spec| Some(json!(spec.blocks.first()?.feed_forward()?.width))),
     (&["num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"], |spec| {
         Some(json!(spec.blocks.iter().filter(|block| block.weights_of.is_none()).count()))
     }),
@@ -31,14 +31,11 @@ const KEYS: [(&[&str], Meaning); 21] = [
     (&["num_key_value_heads"], |spec| Some(json!(first(spec)?.n_kv_heads))),
     (&["head_dim"], |spec| Some(json!(first(spec)?.head_dim))),
     // RWKV.
-    (&["attention_hidden_size"], |spec| match &spec.blocks.first()?.mixer {
-        Mixer::Wkv(wkv) => Some(json!(wkv.width)),
-        Mixer::Attention(_) => None,
-    }),
+    (&["attention_hidden_size"], |spec| Some(json!(spec.blocks.first()?.wkv()?.width))),
     (&["layer_types"], |spec| kinds(spec, ["full_attention", "sliding_attention"])),
     // The first that slides, and with it all behind it.
     (&["max_window_layers"], |spec| {
-        Some(json!(attentions(spec)?.iter().position(|attention| attention.window.is_some()).unwrap_or(spec.blocks.len())))
+        Some(json!(attentions(spec)?.iter().position(|attention| attention.mask != Mask::Causal).unwrap_or(spec.blocks.len())))
     }),
     // GPT-Neo: runs of kinds, and how often each comes; or a list.
     (&["attention_types"], |spec| Some(json!([[kinds(spec, ["global", "local"])?, 1]]))),
@@ -50,10 +47,10 @@ const KEYS: [(&[&str], Meaning); 21] = [
     (&["num_query_heads"], |spec| Some(attentions(spec)?.iter().map(|attention| attention.n_heads).collect())),
     (&["num_kv_heads"], |spec| Some(attentions(spec)?.iter().map(|attention| attention.n_kv_heads).collect())),
     (&["num_gqa_groups"], |spec| Some(json!(first(spec)?.n_heads / first(spec)?.n_kv_heads))),
-    (&["ffn_multipliers"], |spec| Some(spec.blocks.iter().map(|block| block.ffn.width as f64 / spec.hidden_size as f64).collect())),
+    (&["ffn_multipliers"], |spec| Some(ffn_widths(spec)?.iter().map(|width| *width as f64 / spec.hidden_size as f64).collect())),
     // The weights of the source may have decided otherwise than its configuration.
     (&["tie_word_embeddings", "weight_tying", "share_input_output_layers"], |spec| Some(json!(spec.tied))),
-    (&["ffn_dim_divisor"], |spec| Some(json!(spec.blocks.iter().map(|block| block.ffn.width).reduce(greatest_common_divisor)?))),
+    (&["ffn_dim_divisor"], |spec| Some(json!(ffn_widths(spec)?.into_iter().reduce(greatest_common_divisor)?))),
 ];
 
 /// What families call the ε of their norms. It grows when channels of the residual stream
@@ -64,12 +61,13 @@ fn epsilon(spec: &ModelSpec) -> Option<f64> {
     spec.final_norm.as_ref().map(|norm| norm.epsilon)
 }
 
-fn attentions<'a>(spec: &'a ModelSpec) -> Option<Vec<&'a Attention>> {
-    let attention = |block: &'a Block| match &block.mixer {
-        Mixer::Attention(attention) => Some(attention),
-        Mixer::Wkv(_) => None,
-    };
-    spec.blocks.iter().map(attention).collect()
+fn attentions(spec: &ModelSpec) -> Option<Vec<&Attention>> {
+    spec.blocks.iter().map(Block::attention).collect()
+}
+
+/// Width of each block's feed-forward, in models where each has one.
+fn ffn_widths(spec: &ModelSpec) -> Option<Vec<usize>> {
+    spec.blocks.iter().map(|block| Some(block.feed_forward()?.width)).collect()
 }
 
 /// Attention of the first block, in models of attention alone.
@@ -79,7 +77,7 @@ pub fn first(spec: &ModelSpec) -> Option<&Attention> {
 
 /// One of two names a block: without a window, and with one.
 fn kinds(spec: &ModelSpec, names: [&str; 2]) -> Option<Value> {
-    Some(attentions(spec)?.iter().map(|attention| names[usize::from(attention.window.is_some())]).collect())
+    Some(attentions(spec)?.iter().map(|attention| names[usize::from(attention.mask != Mask::Causal)]).collect())
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
@@ -109,7 +107,7 @@ impl Configuration {
             "model_type": "llama",
             "vocab_size": spec.vocab_size,
             "hidden_size": spec.hidden_size,
-            "intermediate_size": spec.blocks[0].ffn.width,
+            "intermediate_size": ffn_widths(spec).map(|widths| widths[0]),
             "num_hidden_layers": spec.blocks.len(),
             "num_attention_heads": first(spec).map(|attention| attention.n_heads),
             "hidden_act": "silu",

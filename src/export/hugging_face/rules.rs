@@ -4,7 +4,7 @@
 use super::config::first;
 use crate::model::ModelSpec;
 use crate::model::families::Family;
-use crate::model::spec::{Mixer, RotaryScaling};
+use crate::spec::RotaryScaling;
 
 struct Rule {
     model_types: &'static [&'static str],
@@ -33,7 +33,7 @@ const RULES: [Rule; 5] = [
     Rule { model_types: &["phi3"], is_kept: |spec| has_even_heads(spec) || !is_longrope(spec), otherwise: UNEVEN_HEADS },
     Rule {
         model_types: &["rwkv"],
-        is_kept: |spec| spec.blocks.iter().all(|block| matches!(&block.mixer, Mixer::Wkv(wkv) if wkv.width == spec.hidden_size)),
+        is_kept: |spec| spec.blocks.iter().all(|block| block.wkv().is_some_and(|wkv| wkv.width == spec.hidden_size)),
         otherwise: "a state that is not as wide as the hidden size, which transformers' cache takes for granted",
     },
 ];

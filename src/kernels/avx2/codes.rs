@@ -1,13 +1,13 @@
-//! Packed codes → registers, what they stand for, and the grids of a group. A unit (16 rows × 4
+//! Packed codes → registers, what they stand for, and the quantisation parameters of a group. A unit (16 rows × 4
 //! columns) is two registers of bytes, `[row][column]`: half a line of 8-bit
 //! codes each, or the same bits of half a line each.
 
 use super::lanes::{Rows, load_bytes, store_bytes};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
-use crate::quant::book::WHOLE_ENTRIES;
+use crate::quant::codebook::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use std::arch::x86_64::*;
 
 /// Codes of 4 columns: rows 0–7 and rows 8–15.
@@ -24,7 +24,7 @@ pub type Padding = [u8; BLOCK * TILE_ROWS];
 const fn planes(code: Code) -> &'static [usize] {
     match code.packing() {
         Packing::Planes(planes) => planes,
-        Packing::Trits => &[8],
+        Packing::Base3 => &[8],
     }
 }
 
@@ -35,8 +35,8 @@ const fn planes(code: Code) -> &'static [usize] {
 #[target_feature(enable = "avx2")]
 pub fn block_lines<'a, const CODE: usize>(tile: &Tile<'a>, block: usize, padding: &'a mut Padding) -> &'a [[u8; 32]] {
     let codes = tile.block_codes(block);
-    if const { matches!(Code::ALL[CODE].packing(), Packing::Trits) } {
-        unpack_trits(codes.as_chunks().0, tile.units_before(block), padding.as_chunks_mut().0);
+    if const { matches!(Code::ALL[CODE].packing(), Packing::Base3) } {
+        unpack_base3(codes.as_chunks().0, tile.units_before(block), padding.as_chunks_mut().0);
         return padding.as_chunks().0;
     }
     let whole = const { BLOCK * TILE_ROWS * Code::ALL[CODE].bits() / 8 };
@@ -53,7 +53,7 @@ pub fn block_lines<'a, const CODE: usize>(tile: &Tile<'a>, block: usize, padding
 /// `before` on, as many as there is room for.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn unpack_trits(lines: &[[u8; 32]], before: usize, units: &mut [[u8; 32]]) {
+fn unpack_base3(lines: &[[u8; 32]], before: usize, units: &mut [[u8; 32]]) {
     // A byte less 128, which comparisons of signed bytes want: three times that is three
     // times the byte less 128 again, but for what is above eight bits.
     let from_128 = _mm256_set1_epi8(i8::MIN);
@@ -61,7 +61,7 @@ fn unpack_trits(lines: &[[u8; 32]], before: usize, units: &mut [[u8; 32]]) {
     let end = before + units.len() / 2;
     for (line, halves) in lines.as_chunks::<2>().0.iter().enumerate() {
         let mut rest = halves.each_ref().map(|half| _mm256_xor_si256(load_bytes(half), from_128));
-        for unit in line * TRITS..(line + 1) * TRITS {
+        for unit in line * DIGITS_PER_BYTE..(line + 1) * DIGITS_PER_BYTE {
             if (before..end).contains(&unit) {
                 for (half, &rest) in rest.iter().enumerate() {
                     let above = _mm256_add_epi8(_mm256_cmpgt_epi8(rest, one), _mm256_cmpgt_epi8(rest, two));
@@ -105,10 +105,10 @@ fn field(bytes: __m256i, bits: usize, from: usize, to: usize) -> __m256i {
 
 /// Whether what [`Levels::of`] gives are signed bytes.
 pub const fn is_signed(code: Code) -> bool {
-    code.range().0 < 0 || (code.has_book() && code.is_whole())
+    code.range().0 < 0 || (code.has_codebook() && code.is_whole())
 }
 
-/// What whole codes stand for: themselves, or a book's whole numbers, in bytes.
+/// What whole codes stand for: themselves, or a codebook's whole numbers, in bytes.
 #[derive(Clone, Copy)]
 pub struct Levels(__m256i);
 
@@ -116,7 +116,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn load(tile: &Tile) -> Self {
-        let bytes = tile.book.map_or(&[0; WHOLE_ENTRIES], |book| book.bytes());
+        let bytes = tile.codebook.map_or(&[0; WHOLE_ENTRIES], |codebook| codebook.bytes());
         // SAFETY: reads 16 bytes.
         Self(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }))
     }
@@ -125,7 +125,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx2")]
     pub fn of<const CODE: usize>(self, codes: Unit) -> Unit {
-        if const { Code::ALL[CODE].has_book() && Code::ALL[CODE].is_whole() } {
+        if const { Code::ALL[CODE].has_codebook() && Code::ALL[CODE].is_whole() } {
             codes.map(|half| _mm256_shuffle_epi8(self.0, half))
         } else {
             codes
@@ -135,19 +135,19 @@ impl Levels {
 
 /// Scales, and zero points or offsets, of a group for all rows.
 #[derive(Clone, Copy)]
-pub struct Grids {
+pub struct GroupParams {
     pub scales: Rows,
-    /// Whole numbers; the offsets where there is a book.
+    /// Whole numbers; the offsets where there is a codebook.
     pub zeros: Rows,
 }
 
-impl Grids {
+impl GroupParams {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {
         let zeros = match tile.zeros {
             None => [_mm256_set1_ps(tile.code.middle() as f32); 2],
-            Some(offsets) if const { Code::ALL[CODE].has_book() } => halves(offsets, group),
+            Some(offsets) if const { Code::ALL[CODE].has_codebook() } => halves(offsets, group),
             Some(zeros) => {
                 let zeros = zeros.as_chunks().0;
                 let zero = |half: usize| {

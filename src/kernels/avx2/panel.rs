@@ -2,7 +2,7 @@
 //! decoded and transposed into a panel in L1, a line of 16 rows for each column;
 //! then every token passes over it: lanes are rows, and activations are broadcast.
 
-use super::codes::{BLOCK_UNITS, Grids, Levels, Padding, Unit, block_lines, is_signed, unit};
+use super::codes::{BLOCK_UNITS, GroupParams, Levels, Padding, Unit, block_lines, is_signed, unit};
 use super::lanes::{Rows, load_rows, store_bytes, store_rows};
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
@@ -82,14 +82,14 @@ pub fn packed_tile<const CODE: usize>(tile: &Tile, x: &[f32], stride: usize, out
 }
 
 /// `scale · (level − zero)` or `scale · level + offset` of one block of columns.
-/// Without a book exact: a code less its zero point has 9 bits, a scale 11, and a
+/// Without a codebook exact: a code less its zero point has 9 bits, a scale 11, and a
 /// float holds 24.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32; TILE_ROWS]; BLOCK]) {
     let code = const { Code::ALL[CODE] };
     let mut padding: Padding = [0; _];
-    let grids = Grids::load::<CODE>(tile, tile.group(block));
+    let params = GroupParams::load::<CODE>(tile, tile.group(block));
     let whole = Levels::load(tile);
     let packed = block_lines::<CODE>(tile, block, &mut padding);
     for i in 0..BLOCK_UNITS {
@@ -106,10 +106,10 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
                 let top = _mm256_sll_epi32(codes[half], to_top);
                 let number = if is_signed(code) { _mm256_srai_epi32::<24>(top) } else { _mm256_srli_epi32::<24>(top) };
                 let level = if code.is_whole() { _mm256_cvtepi32_ps(number) } else { found[half] };
-                if code.has_book() {
-                    _mm256_fmadd_ps(grids.scales[half], level, grids.zeros[half])
+                if code.has_codebook() {
+                    _mm256_fmadd_ps(params.scales[half], level, params.zeros[half])
                 } else {
-                    _mm256_mul_ps(grids.scales[half], _mm256_sub_ps(level, grids.zeros[half]))
+                    _mm256_mul_ps(params.scales[half], _mm256_sub_ps(level, params.zeros[half]))
                 }
             };
             store_rows(line, [decode(0), decode(1)]);
@@ -117,16 +117,16 @@ fn decode_block<const CODE: usize>(tile: &Tile, block: usize, lines: &mut [[f32;
     }
 }
 
-/// The numbers of a book at a unit of places, `[column][row]`: one by one, which
+/// The numbers of a codebook at a unit of indices, `[column][row]`: one by one, which
 /// processors do faster than they gather.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up(tile: &Tile, places: Unit, lines: &mut [[f32; TILE_ROWS]]) {
-    let Some(book) = tile.book else { return };
-    let places: [[[u8; UNIT_COLUMNS]; TILE_ROWS / 2]; 2] = places.map(|half| stored(half));
-    for (row, places) in places.as_flattened().iter().enumerate() {
-        for (line, place) in lines.iter_mut().zip(places) {
-            line[row] = book.table()[usize::from(*place)];
+fn look_up(tile: &Tile, indices: Unit, lines: &mut [[f32; TILE_ROWS]]) {
+    let Some(codebook) = tile.codebook else { return };
+    let indices: [[[u8; UNIT_COLUMNS]; TILE_ROWS / 2]; 2] = indices.map(|half| stored(half));
+    for (row, indices) in indices.as_flattened().iter().enumerate() {
+        for (line, index) in lines.iter_mut().zip(indices) {
+            line[row] = codebook.table()[usize::from(*index)];
         }
     }
 }

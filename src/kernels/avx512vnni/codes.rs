@@ -1,11 +1,11 @@
 //! Packed codes → registers of bytes without a sign, one a unit of 16 rows × 4 columns,
-//! and the grids of a group.
+//! and the quantisation parameters of a group.
 
 use crate::kernels::{BLOCK, Tile};
 use crate::quant::Code;
-use crate::quant::book::WHOLE_ENTRIES;
+use crate::quant::codebook::WHOLE_ENTRIES;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
-use crate::quant::scheme::{Packing, TRITS};
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
 use std::arch::x86_64::*;
 
 /// Units of a block of activations.
@@ -19,7 +19,7 @@ pub const LIFT: i32 = 128;
 
 /// Whether what [`block`] gives is lifted.
 pub const fn is_lifted(code: Code) -> bool {
-    code.range().0 < 0 || code.has_book()
+    code.range().0 < 0 || code.has_codebook()
 }
 
 /// One block of columns: what its codes stand for, lifted where that may be negative. The
@@ -34,14 +34,14 @@ pub fn block<const CODE: usize, const T: usize>(tile: &Tile, block: usize, level
     let lines: &[Line] = tile.codes.as_chunks().0;
     let first = block * BLOCK_UNITS;
     let units = match const { Code::ALL[CODE].packing() } {
-        Packing::Trits => {
-            let lines = &lines[first / TRITS..];
-            match first % TRITS {
-                0 => of_trits::<0>(lines),
-                1 => of_trits::<1>(lines),
-                2 => of_trits::<2>(lines),
-                3 => of_trits::<3>(lines),
-                _ => of_trits::<4>(lines),
+        Packing::Base3 => {
+            let lines = &lines[first / DIGITS_PER_BYTE..];
+            match first % DIGITS_PER_BYTE {
+                0 => of_base3::<0>(lines),
+                1 => of_base3::<1>(lines),
+                2 => of_base3::<2>(lines),
+                3 => of_base3::<3>(lines),
+                _ => of_base3::<4>(lines),
             }
         }
         Packing::Planes(_) => {
@@ -53,7 +53,7 @@ pub fn block<const CODE: usize, const T: usize>(tile: &Tile, block: usize, level
             }
         }
     };
-    match (code.has_book(), is_lifted(code)) {
+    match (code.has_codebook(), is_lifted(code)) {
         (true, _) => units.map(|unit| _mm512_shuffle_epi8(levels.0, unit)),
         (false, true) => units.map(|unit| _mm512_xor_si512(unit, _mm512_set1_epi8(LIFT as i8))),
         (false, false) => units,
@@ -101,12 +101,12 @@ fn field(bytes: __m512i, bits: usize, from: usize, to: usize) -> __m512i {
 /// Takes the digits out of lines, those of units from number `BEFORE` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn of_trits<const BEFORE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
+fn of_base3<const BEFORE: usize>(lines: &[Line]) -> [__m512i; BLOCK_UNITS] {
     let mut units = [_mm512_setzero_si512(); BLOCK_UNITS];
     let [one, two] = [86u8, 171].map(|least| _mm512_set1_epi8(least as i8));
-    for line in 0..const { (BEFORE + BLOCK_UNITS).div_ceil(TRITS) } {
+    for line in 0..const { (BEFORE + BLOCK_UNITS).div_ceil(DIGITS_PER_BYTE) } {
         let mut rest = lines.get(line).map_or(_mm512_setzero_si512(), |line| load(line));
-        for unit in line * TRITS..(line + 1) * TRITS {
+        for unit in line * DIGITS_PER_BYTE..(line + 1) * DIGITS_PER_BYTE {
             if let Some(digits) = unit.checked_sub(BEFORE).and_then(|unit| units.get_mut(unit)) {
                 let ones = _mm512_maskz_set1_epi8(_mm512_cmpge_epu8_mask(rest, one), 1);
                 *digits = _mm512_mask_add_epi8(ones, _mm512_cmpge_epu8_mask(rest, two), ones, ones);
@@ -124,7 +124,7 @@ fn load(line: &Line) -> __m512i {
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
-/// The whole numbers of a book, lifted.
+/// The whole numbers of a codebook, lifted.
 #[derive(Clone, Copy)]
 pub struct Levels(__m512i);
 
@@ -132,7 +132,7 @@ impl Levels {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn load(tile: &Tile) -> Self {
-        let bytes = tile.book.map_or(&[0; WHOLE_ENTRIES], |book| book.bytes());
+        let bytes = tile.codebook.map_or(&[0; WHOLE_ENTRIES], |codebook| codebook.bytes());
         // SAFETY: reads 16 bytes.
         let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
         Self(_mm512_xor_si512(levels, _mm512_set1_epi8(LIFT as i8)))
@@ -141,16 +141,16 @@ impl Levels {
 
 /// Scales of a group for all rows, and what is taken off their products.
 #[derive(Clone, Copy)]
-pub struct Grids {
+pub struct GroupParams {
     pub scales: __m512,
     /// What the sum of activations is multiplied by and taken off: zero points, lifted as
     /// codes are.
     pub zeros: __m512,
-    /// Of a book.
+    /// Of a codebook.
     pub offsets: __m512,
 }
 
-impl Grids {
+impl GroupParams {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn load<const CODE: usize>(tile: &Tile, group: usize) -> Self {
@@ -159,7 +159,7 @@ impl Grids {
         let middle = _mm512_set1_epi32(code.middle());
         let (zeros, offsets) = match tile.zeros {
             None => (middle, _mm512_setzero_ps()),
-            Some(offsets) if code.has_book() => (middle, halves(offsets, group)),
+            Some(offsets) if code.has_codebook() => (middle, halves(offsets, group)),
             Some(zeros) => {
                 let zeros: &[u8; TILE_ROWS] = &zeros.as_chunks().0[group];
                 // SAFETY: reads 16 bytes.

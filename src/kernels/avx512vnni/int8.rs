@@ -1,7 +1,7 @@
 //! Packed weights × int8 activations. Lanes are rows: four activations are broadcast to
 //! all of them and meet the four columns of a unit.
 
-use super::codes::{BLOCK_UNITS, Grids, Levels, block};
+use super::codes::{BLOCK_UNITS, GroupParams, Levels, block};
 use crate::kernels::{BLOCK, Int8Rows, Tile};
 use crate::quant::Code;
 use crate::quant::formats::tiled::{TILE_ROWS, UNIT_COLUMNS};
@@ -35,12 +35,12 @@ fn tokens<const CODE: usize, const T: usize>(tile: &Tile, x: &Int8Rows, first: u
     let levels = Levels::load(tile);
     let mut sums = [_mm512_setzero_ps(); T];
     for group in 0..tile.groups() {
-        let grids = Grids::load::<CODE>(tile, group);
+        let params = GroupParams::load::<CODE>(tile, group);
         for i in tile.group_blocks(group) {
             let units = block::<CODE, T>(tile, i, levels);
             for (t, sum) in sums.iter_mut().enumerate() {
                 let (codes, scale, codes_sum) = x.block(first + t, i);
-                *sum = add_block::<CODE>(units, &grids, codes, [scale, codes_sum as f32], *sum);
+                *sum = add_block::<CODE>(units, &params, codes, [scale, codes_sum as f32], *sum);
             }
         }
     }
@@ -55,7 +55,7 @@ fn tokens<const CODE: usize, const T: usize>(tile: &Tile, x: &Int8Rows, first: u
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn add_block<const CODE: usize>(
     units: [__m512i; BLOCK_UNITS],
-    grids: &Grids,
+    params: &GroupParams,
     x: &[i8; BLOCK],
     [scale, sum]: [f32; 2],
     before: __m512,
@@ -69,10 +69,10 @@ fn add_block<const CODE: usize>(
     // Whole numbers below 2²⁴ (at most 255 · 127 · 32): floats hold them exactly.
     let products = _mm512_cvtepi32_ps(_mm512_add_epi32(products[0], products[1]));
     let (scale, sum) = (_mm512_set1_ps(scale), _mm512_set1_ps(sum));
-    let products = _mm512_fnmadd_ps(grids.zeros, sum, products);
-    let before = match const { Code::ALL[CODE].has_book() } {
-        true => _mm512_fmadd_ps(grids.offsets, _mm512_mul_ps(scale, sum), before),
+    let products = _mm512_fnmadd_ps(params.zeros, sum, products);
+    let before = match const { Code::ALL[CODE].has_codebook() } {
+        true => _mm512_fmadd_ps(params.offsets, _mm512_mul_ps(scale, sum), before),
         false => before,
     };
-    _mm512_fmadd_ps(_mm512_mul_ps(grids.scales, scale), products, before)
+    _mm512_fmadd_ps(_mm512_mul_ps(params.scales, scale), products, before)
 }

@@ -3,7 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`codes`] | lines of packed codes → registers, a block at a time; grids of a group |
+//! | [`codes`] | lines of packed codes → registers, a block at a time; quantisation parameters of a group |
 //! | [`int8`] | packed weights × int8 activations |
 //!
 //! All else is that of [`super::avx2`].

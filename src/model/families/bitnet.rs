@@ -7,7 +7,7 @@ use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::Norm;
+use crate::spec::Norm;
 use serde_json::json;
 
 /// The row of this family.
@@ -45,8 +45,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     }));
     let keys = RotaryKeys { default_theta: 500_000.0, ..RotaryKeys::WHOLE };
     let mut spec = llama::spec_with(&config, Norm::rms(config.positive("rms_norm_eps")?), &keys)?;
-    spec.blocks.iter_mut().for_each(|block| block.ffn.hidden_norm = block.ffn_norm.clone());
     let norm = spec.final_norm.clone();
+    spec.feed_forwards_mut().for_each(|ffn| ffn.hidden_norm = norm.clone());
     spec.attentions_mut().for_each(|attention| attention.context_norm = norm.clone());
     Ok(spec)
 }

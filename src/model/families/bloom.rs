@@ -11,7 +11,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Activation, Attention, Block, Embedding, FeedForward, Mixer, Norm, alibi_slopes};
+use crate::spec::{Activation, Attention, Block, Embedding, FeedForward, Norm, Op, alibi_slopes};
 
 /// Heads at most, far above any there are: every block lists a slope for each.
 const MAX_HEADS: usize = 1 << 12;
@@ -57,7 +57,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let attention =
         Attention { alibi: alibi_slopes(n_heads), qkv_bias: true, output_bias: true, ..Attention::new(n_heads, n_heads, head_dim) };
     let ffn = FeedForward::plain(4 * hidden_size, Activation::GeluTanh);
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn);
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn);
     Ok(ModelSpec {
         family: "bloom".to_owned(),
         vocab_size,

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model::MAX_BLOCKS;
-use crate::model::spec::{Activation, SpecialTokens};
 use crate::notice::warn_once;
+use crate::spec::{Activation, SpecialTokens};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,9 +9,9 @@
 use super::{Config, config, rope};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Mixer};
 use crate::notice::warn_once;
 use crate::pattern;
+use crate::spec::{Attention, Block};
 use serde_json::Value;
 
 /// Keys that say nothing of the mathematics, or only where a key of [`CHANGES`] is on.
@@ -454,10 +454,8 @@ fn classify(key: &str, value: &Value, spec: &ModelSpec) -> Foreign {
 impl Neutral {
     fn holds(&self, value: &Value, spec: &ModelSpec) -> bool {
         let is = |wanted: f64| value.as_f64().is_some_and(|found| (found - wanted).abs() <= 1e-6 * wanted.abs());
-        let attention = spec.blocks.iter().find_map(|block| match &block.mixer {
-            Mixer::Attention(attention) => Some(attention),
-            Mixer::Wkv(_) => None,
-        });
+        let attention = spec.attentions().next();
+        let ffn = spec.blocks.first().and_then(Block::feed_forward);
         let of_attention = |number: fn(&Attention) -> f64| attention.is_some_and(|attention| is(number(attention)));
         let rotary = attention.and_then(|attention| Some((attention.head_dim, attention.rotary.as_ref()?)));
         match self {
@@ -478,12 +476,11 @@ impl Neutral {
             Epsilon => spec.final_norm.as_ref().is_some_and(|norm| is(norm.epsilon)),
             Activation => {
                 let named = value.as_str().and_then(config::activation_named);
-                named.is_some() && named == spec.blocks.first().map(|block| block.ffn.activation)
+                named.is_some() && named == ffn.map(|ffn| ffn.activation)
             }
             Heads => heads(value, spec, |attention| attention.n_heads),
             Biases => {
-                let block = spec.blocks.first();
-                let has = block.is_some_and(|block| block.ffn.bias) || attention.is_some_and(|a| a.qkv_bias || a.output_bias);
+                let has = ffn.is_some_and(|ffn| ffn.bias) || attention.is_some_and(|a| a.qkv_bias || a.output_bias);
                 value.as_bool() == Some(has)
             }
             Words(words) => value.as_array().is_some_and(|all| all.iter().all(|x| x.as_str().is_some_and(|x| words.contains(&x)))),
@@ -494,13 +491,10 @@ impl Neutral {
 
 /// True if a value is the number of heads of every block, or lists those of each.
 fn heads(value: &Value, spec: &ModelSpec, number: fn(&Attention) -> usize) -> bool {
-    let attentions = spec.blocks.iter().filter_map(|block| match &block.mixer {
-        Mixer::Attention(attention) => Some(number(attention) as u64),
-        Mixer::Wkv(_) => None,
-    });
+    let mut attentions = spec.attentions().map(|attention| number(attention) as u64);
     match value {
         Value::Array(all) => all.iter().map(Value::as_u64).eq(attentions.map(Some)),
-        one => attentions.into_iter().all(|heads| one.as_u64() == Some(heads)),
+        one => attentions.all(|heads| one.as_u64() == Some(heads)),
     }
 }
 

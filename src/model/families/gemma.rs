@@ -7,7 +7,7 @@ use super::rope::RotaryKeys;
 use super::{Config, Family, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Activation, Norm, NormWeight};
+use crate::spec::{Activation, Norm, NormWeight};
 use serde_json::json;
 
 /// The row of this family.
@@ -30,7 +30,7 @@ pub(super) fn spec_with(config: &Config, deciding: &str, other: &str) -> Result<
     let norm = Norm { weight: NormWeight::OnePlus, ..Norm::rms(config.positive_or("rms_norm_eps", 1e-6)?) };
     let mut spec = llama::spec_with(&config, norm, &RotaryKeys::WHOLE)?;
     let activation = activation(&config, deciding, other)?;
-    spec.blocks.iter_mut().for_each(|block| block.ffn.activation = activation);
+    spec.feed_forwards_mut().for_each(|ffn| ffn.activation = activation);
     spec.embedding.scale = Some((spec.hidden_size as f32).sqrt());
     Ok(spec)
 }

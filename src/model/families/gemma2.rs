@@ -36,9 +36,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         "final_logit_softcapping": 30.0,
     }));
     let mut spec = gemma::spec_with(&config, "hidden_activation", "hidden_act")?;
-    for block in &mut spec.blocks {
-        block.mixer_output_norm = block.mixer_norm.clone();
-        block.ffn_output_norm = block.ffn_norm.clone();
+    for sub_layer in spec.sub_layers_mut() {
+        sub_layer.output_norm = sub_layer.norm.clone();
     }
     let scale = config.positive("query_pre_attn_scalar")?.sqrt().recip() as f32;
     let softcap = config.positive_opt("attn_logit_softcapping")?.map(|cap| cap as f32);

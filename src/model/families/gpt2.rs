@@ -10,7 +10,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, Embedding, FeedForward, Mixer, Norm, Positions};
+use crate::spec::{Attention, Block, Embedding, FeedForward, Norm, Op, Positions};
 
 /// The row of this family.
 pub const FAMILY: Family =
@@ -59,7 +59,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         if scaled_by_block {
             attention.scale /= (i + 1) as f32;
         }
-        Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn.clone())
+        Block::pre_norm(norm.clone(), Op::Attention(attention), ffn.clone())
     };
     Ok(ModelSpec {
         family: "gpt2".to_owned(),

@@ -6,8 +6,8 @@
 
 use super::{At, Config, Family, Names, gpt2};
 use crate::error::Result;
-use crate::model::spec::{Attention, Block, Embedding, FeedForward, Mixer, Norm, Positions};
 use crate::model::{MAX_BLOCKS, ModelSpec};
+use crate::spec::{Attention, Block, Embedding, FeedForward, Norm, Op, Positions};
 use serde_json::Value;
 
 /// The row of this family.
@@ -40,8 +40,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let ffn = FeedForward::plain(width, config.activation("activation_function", "gelu_new")?);
     let block = |local: bool| {
         let attention =
-            Attention { scale: 1.0, window: local.then_some(window), output_bias: true, ..Attention::new(n_heads, n_heads, head_dim) };
-        Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn.clone())
+            Attention { scale: 1.0, mask: local.then_some(window).into(), output_bias: true, ..Attention::new(n_heads, n_heads, head_dim) };
+        Block::pre_norm(norm.clone(), Op::Attention(attention), ffn.clone())
     };
     Ok(ModelSpec {
         family: "gpt_neo".to_owned(),

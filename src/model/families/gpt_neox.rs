@@ -8,7 +8,7 @@ use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, FeedForward, Mixer, Norm, Residual};
+use crate::spec::{Attention, Block, FeedForward, Norm, Op};
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "gpt_neox", models: "Pythia, GPT-NeoX", spec, names: &NAMES, settle: None };
@@ -51,10 +51,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     };
     let ffn = FeedForward::plain(config.size_or("intermediate_size", 24_576)?, config.activation("hidden_act", "gelu")?);
     let parallel = config.flag_or("use_parallel_residual", true)?;
-    let block = Block {
-        residual: if parallel { Residual::Parallel } else { Residual::Sequential },
-        ..Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn)
-    };
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn);
+    let block = if parallel { block.parallel(false) } else { block };
     Ok(ModelSpec {
         family: "gpt_neox".to_owned(),
         vocab_size,

@@ -21,7 +21,7 @@ pub fn slide(config: &Config, spec: &mut ModelSpec, window: Option<usize>, slide
     if window.is_none() && sliding.contains(&true) {
         return Err(config.error("\"sliding_window\": blocks of sliding attention need one, and there is none or it is not used"));
     }
-    spec.attentions_mut().zip(sliding).for_each(|(attention, sliding)| attention.window = window.filter(|_| sliding));
+    spec.attentions_mut().zip(sliding).for_each(|(attention, sliding)| attention.mask = window.filter(|_| sliding).into());
     Ok(())
 }
 

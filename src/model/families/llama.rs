@@ -7,7 +7,7 @@ use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, FeedForward, Mixer, Norm};
+use crate::spec::{Attention, Block, FeedForward, Norm, Op};
 use serde_json::json;
 
 /// The row of this family.
@@ -61,7 +61,7 @@ pub(super) fn spec_with(config: &Config, norm: Norm, keys: &RotaryKeys) -> Resul
         bias: config.flag_or("mlp_bias", false)?,
         ..FeedForward::gated(config.size("intermediate_size")?, config.activation("hidden_act", "silu")?)
     };
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn);
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn);
     Ok(ModelSpec {
         family: config.string("model_type")?.to_owned(),
         vocab_size: config.size("vocab_size")?,

@@ -7,7 +7,7 @@
 use super::{At, Names};
 use crate::checkpoint::llama2c::Header;
 use crate::model::ModelSpec;
-use crate::model::spec::{Activation, Attention, Block, FeedForward, Mixer, Norm, Rotary, SpecialTokens};
+use crate::spec::{Activation, Attention, Block, FeedForward, Norm, Op, Rotary, SpecialTokens};
 
 /// The spec of such a file.
 pub fn spec(header: &Header) -> ModelSpec {
@@ -17,7 +17,7 @@ pub fn spec(header: &Header) -> ModelSpec {
         ..Attention::new(header.n_heads, header.n_kv_heads, header.dim / header.n_heads)
     };
     let ffn = FeedForward::gated(header.hidden_dim, Activation::Silu);
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn);
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn);
     ModelSpec {
         family: "llama".to_owned(),
         vocab_size: header.vocab_size,

@@ -6,7 +6,7 @@
 use super::{Config, Family, llama, mistral, rope};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::QueryGrowth;
+use crate::spec::QueryGrowth;
 use serde_json::json;
 
 /// The row of this family.

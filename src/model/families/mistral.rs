@@ -22,6 +22,6 @@ pub(super) fn spec_and_window(config: &Config) -> Result<(ModelSpec, Option<usiz
     }));
     let mut spec = llama::spec(&config)?;
     let window = config.size_opt("sliding_window")?;
-    spec.attentions_mut().for_each(|attention| attention.window = window);
+    spec.attentions_mut().for_each(|attention| attention.mask = window.into());
     Ok((spec, window))
 }

@@ -6,7 +6,7 @@
 use super::{Config, Family, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::Block;
+use crate::spec::Block;
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "mobilellm", models: "MobileLLM, MobileLLM-LS", spec, ..llama::FAMILY };

@@ -9,7 +9,7 @@ use super::{Config, Family, llama};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::Rotary;
+use crate::spec::Rotary;
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "mobillama", models: "MobiLlama", spec, settle: Some(settle), ..llama::FAMILY };
@@ -32,10 +32,10 @@ fn settle(mut spec: ModelSpec, checkpoint: &Checkpoint) -> Result<ModelSpec> {
     }
     // Some files hold the one feed-forward under each block's name.
     let first = tensor(0, "mlp.up_proj")?;
-    for (i, block) in spec.blocks.iter_mut().enumerate().skip(1) {
+    for (i, ffn) in spec.feed_forwards_mut().enumerate().skip(1) {
         let own = tensor(i, "mlp.up_proj")?;
         let shared = own.is_none_or(|own| first.as_ref().is_some_and(|first| own.shape == first.shape && *own.bytes == *first.bytes));
-        block.ffn.weights_of = shared.then_some(0);
+        ffn.weights_of = shared.then_some(0);
     }
     Ok(spec)
 }

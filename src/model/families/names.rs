@@ -1,6 +1,5 @@
 //! From canonical names to a family's own, as tables.
 
-use crate::model::spec::Mixer;
 use crate::model::{ModelSpec, Parameter, ParameterKind, Part, Rows, Source};
 
 /// How a family names its parameters. A name stands for a module, whose tensors
@@ -47,17 +46,14 @@ impl Names {
             Part::Start | Part::End => {
                 let (name, end) = split(name);
                 let fused = |_: &[&str]| unreachable!("nothing outside the blocks is fused");
-                Place { prefix: String::new(), end, rows: shape[0], heads: (1, 1) }.sources(find(self.outside, name), &fused)
+                SourceQuery { prefix: String::new(), end, rows: shape[0], heads: (1, 1) }.sources(find(self.outside, name), &fused)
             }
         }
     }
 
     fn in_block(&self, spec: &ModelSpec, block: usize, role: &str, shape: &[usize], kind: ParameterKind) -> Vec<Source> {
         let (role, end) = split(role);
-        let heads = match &spec.blocks[block].mixer {
-            Mixer::Attention(attention) => (attention.n_kv_heads, attention.head_dim),
-            Mixer::Wkv(_) => (1, 1),
-        };
+        let heads = spec.blocks[block].attention().map_or((1, 1), |attention| (attention.n_kv_heads, attention.head_dim));
         let roles = spec.roles(block);
         let rows = |role: &str| roles.iter().find(|(r, ..)| r == role).map_or(0, |(_, shape, _)| shape[0]);
         // Rows of a fused module before this role's, and of all its roles; one that the
@@ -68,7 +64,7 @@ impl Names {
         };
         // Blocks without parameters of their own are not in the file.
         let number = spec.blocks[..block].iter().filter(|b| b.weights_of.is_none()).count();
-        let place = Place { prefix: format!("{}.{number}.", self.blocks), end, rows: shape[0], heads };
+        let place = SourceQuery { prefix: format!("{}.{number}.", self.blocks), end, rows: shape[0], heads };
         let mut sources = place.sources(find(self.block, role), &fused);
         sources.iter_mut().for_each(|source| source.transposed = self.transposed && kind == ParameterKind::Linear);
         sources
@@ -87,8 +83,8 @@ impl Names {
     }
 }
 
-/// What a parameter's place depends on besides its module.
-struct Place {
+/// Query for the sources of a parameter: its name and what its slice depends on.
+struct SourceQuery {
     prefix: String,
     end: &'static str,
     /// Rows of the parameter.
@@ -97,7 +93,7 @@ struct Place {
     heads: (usize, usize),
 }
 
-impl Place {
+impl SourceQuery {
     /// `fused` tells the rows before this role's in a fused module, and of all in it.
     fn sources(&self, at: At, fused: &dyn Fn(&[&str]) -> (usize, usize)) -> Vec<Source> {
         let Self { prefix, end, rows, heads: (n_kv_heads, head_dim) } = self;

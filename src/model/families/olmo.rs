@@ -6,7 +6,7 @@ use super::rope::RotaryKeys;
 use super::{Config, Family, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Norm, NormWeight};
+use crate::spec::{Norm, NormWeight};
 use serde_json::json;
 
 /// The row of this family.

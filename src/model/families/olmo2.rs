@@ -7,7 +7,7 @@ use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Norm, QkNorm, QkSpan};
+use crate::spec::{Norm, QkNorm, QkSpan};
 use serde_json::json;
 
 /// The row of this family.
@@ -33,9 +33,8 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let config = config.or(json!({ "eos_token_id": 50279 }));
     let norm = Norm::rms(config.positive_or("rms_norm_eps", 1e-5)?);
     let mut spec = llama::spec_with(&config, norm.clone(), &RotaryKeys::WHOLE)?;
-    for block in &mut spec.blocks {
-        block.mixer_output_norm = block.mixer_norm.take();
-        block.ffn_output_norm = block.ffn_norm.take();
+    for sub_layer in spec.sub_layers_mut() {
+        sub_layer.output_norm = sub_layer.norm.take();
     }
     for attention in spec.attentions_mut() {
         attention.qk_norm = Some(QkNorm { norm: norm.clone(), span: QkSpan::All });

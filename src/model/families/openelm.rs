@@ -8,7 +8,7 @@ use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, FeedForward, Gate, Mixer, Norm, QkNorm, QkSpan};
+use crate::spec::{Attention, Block, FeedForward, Gate, Norm, Op, QkNorm, QkSpan};
 use serde_json::Value;
 
 /// The row of this family.
@@ -65,7 +65,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         let attention =
             Attention { rotary: Some(rotary.clone()), qk_norm: qk_norm.clone(), ..Attention::new(n_heads, n_heads / groups, head_dim) };
         let ffn = FeedForward { gate, ..FeedForward::gated(to_multiple(hidden_size as f64 * ffn, divisor), activation) };
-        Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn)
+        Block::pre_norm(norm.clone(), Op::Attention(attention), ffn)
     };
     Ok(ModelSpec {
         family: "openelm".to_owned(),

@@ -8,7 +8,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Activation, Attention, Block, Embedding, FeedForward, Gate, Mixer, Norm, NormWeight, QkNorm, QkSpan, Rotary};
+use crate::spec::{Activation, Attention, Block, Embedding, FeedForward, Gate, Norm, NormWeight, Op, QkNorm, QkSpan, Rotary};
 use serde_json::json;
 
 /// The row of this family.
@@ -80,7 +80,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         qk_norm: qk_norm.then(|| QkNorm { norm: norm.clone(), span: QkSpan::All }),
         ..Attention::new(n_heads, n_heads, head_dim)
     };
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), feed_forward(config, hidden_size)?);
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), feed_forward(config, hidden_size)?);
     let after_embedding = config.flag_or("post_embed_norm", false)?;
     Ok(ModelSpec {
         family: "openlm".to_owned(),

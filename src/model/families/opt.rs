@@ -11,7 +11,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, Embedding, FeedForward, Mixer, Norm, NormWeight, Positions};
+use crate::spec::{Attention, Block, Embedding, FeedForward, Norm, NormWeight, Op, Positions};
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "opt", models: "OPT, Galactica", spec, names: &NAMES, settle: None };
@@ -52,12 +52,11 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     };
     let attention = Attention { qkv_bias: bias, output_bias: bias, ..Attention::new(n_heads, n_heads, head_dim) };
     let ffn = FeedForward::plain(config.size_or("ffn_dim", 3072)?, config.activation("activation_function", "relu")?);
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), FeedForward { bias, ..ffn });
+    let mut block = Block::pre_norm(norm.clone(), Op::Attention(attention), FeedForward { bias, ..ffn });
     let before = config.flag_or("do_layer_norm_before", true)?;
-    let block = match before {
-        true => block,
-        false => Block { mixer_sum_norm: block.mixer_norm, mixer_norm: None, ffn_sum_norm: block.ffn_norm, ffn_norm: None, ..block },
-    };
+    if !before {
+        block.sub_layers.iter_mut().for_each(|sub_layer| sub_layer.sum_norm = sub_layer.norm.take());
+    }
     // Files from before transformers 4.20 have no last norm.
     let last_norm_removed = config.flag_or("_remove_final_layer_norm", false)?;
     Ok(ModelSpec {

@@ -7,7 +7,7 @@ use super::rope::{self, RotaryKeys};
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, FeedForward, Head, Mixer, Norm, QkNorm, QkSpan, Residual};
+use crate::spec::{Attention, Block, FeedForward, Head, Norm, Op, QkNorm, QkSpan};
 use serde_json::json;
 
 /// The row of this family.
@@ -47,8 +47,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         ..Attention::new(n_heads, config.size_or("num_key_value_heads", n_heads)?, head_dim)
     };
     let ffn = FeedForward::plain(config.size("intermediate_size")?, config.activation("hidden_act", "gelu_new")?);
-    let block =
-        Block { residual: Residual::ParallelOneNorm, ffn_norm: None, ..Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn) };
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn).parallel(true);
     Ok(ModelSpec {
         family: config.string("model_type")?.to_owned(),
         vocab_size: config.size("vocab_size")?,

@@ -7,7 +7,7 @@ use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::Norm;
+use crate::spec::Norm;
 use serde_json::json;
 
 /// The row of this family.
@@ -41,6 +41,6 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let norm = Norm::rms(config.positive("rms_norm_eps")?);
     let mut spec = llama::spec_with(&config, norm, &RotaryKeys::partial(1.0))?;
     let window = config.size_opt("sliding_window")?;
-    spec.attentions_mut().for_each(|attention| attention.window = window);
+    spec.attentions_mut().for_each(|attention| attention.mask = window.into());
     Ok(spec)
 }

@@ -5,7 +5,7 @@
 use super::{Config, Family, llama, qwen2};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{QkNorm, QkSpan};
+use crate::spec::{QkNorm, QkSpan};
 use serde_json::json;
 
 /// The row of this family.

@@ -9,7 +9,7 @@
 
 use super::Config;
 use crate::error::Result;
-use crate::model::spec::{Rotary, RotaryScaling};
+use crate::spec::{Rotary, RotaryScaling};
 use serde_json::Value;
 use std::f64::consts::TAU;
 

@@ -13,7 +13,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Activation, Block, Embedding, FeedForward, Gate, Mixer, Norm, Wkv};
+use crate::spec::{Activation, Block, Embedding, FeedForward, Gate, Norm, Op, Wkv};
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "rwkv", models: "RWKV-4", spec, names: &NAMES, settle: None };
@@ -56,7 +56,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         gate: Gate::Receptance,
         ..FeedForward::gated(config.size_or("intermediate_size", 4 * hidden_size)?, Activation::ReluSquared)
     };
-    let block = Block::pre_norm(norm.clone(), Mixer::Wkv(wkv), ffn);
+    let block = Block::pre_norm(norm.clone(), Op::Wkv(wkv), ffn);
     Ok(ModelSpec {
         family: "rwkv".to_owned(),
         vocab_size,

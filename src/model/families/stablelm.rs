@@ -8,7 +8,7 @@ use super::rope::RotaryKeys;
 use super::{At, Config, Family, Names, llama};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Norm, QkNorm, QkSpan, Residual};
+use crate::spec::{Norm, QkNorm, QkSpan};
 use serde_json::json;
 
 /// The row of this family.
@@ -47,9 +47,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
         attention.qk_norm = qk_norm.clone();
     }
     if config.flag_or("use_parallel_residual", false)? {
-        for block in &mut spec.blocks {
-            (block.residual, block.ffn_norm) = (Residual::ParallelOneNorm, None);
-        }
+        spec.blocks = spec.blocks.into_iter().map(|block| block.parallel(true)).collect();
     }
     Ok(spec)
 }

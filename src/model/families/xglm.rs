@@ -9,7 +9,7 @@
 use super::{At, Config, Family, Names};
 use crate::error::Result;
 use crate::model::ModelSpec;
-use crate::model::spec::{Attention, Block, Embedding, FeedForward, Mixer, Norm, Positions};
+use crate::spec::{Attention, Block, Embedding, FeedForward, Norm, Op, Positions};
 
 /// The row of this family.
 pub const FAMILY: Family = Family { model_type: "xglm", models: "XGLM", spec, names: &NAMES, settle: None };
@@ -47,7 +47,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     let norm = Norm::layer(1e-5);
     let attention = Attention { qkv_bias: true, output_bias: true, ..Attention::new(n_heads, n_heads, head_dim) };
     let ffn = FeedForward::plain(config.size_or("ffn_dim", 4096)?, config.activation("activation_function", "gelu")?);
-    let block = Block::pre_norm(norm.clone(), Mixer::Attention(attention), ffn);
+    let block = Block::pre_norm(norm.clone(), Op::Attention(attention), ffn);
     Ok(ModelSpec {
         family: "xglm".to_owned(),
         vocab_size,

@@ -2,9 +2,9 @@
 //! (Radford et al. 2019, section 2.3, and its source, `model.py`). A number depends on
 //! the seed, the name of the parameter and its place in it alone.
 
-use crate::model::spec::NormWeight;
 use crate::model::{ModelSpec, Parameter, ParameterKind};
 use crate::random::Random;
+use crate::spec::NormWeight;
 use rayon::prelude::*;
 
 /// Standard deviation of matrices.

@@ -2,8 +2,8 @@
 
 use super::select::{Heads, query_heads};
 use super::{Initialise, StudentShape};
-use crate::model::spec::{Attention, Block, FeedForward, Mixer, alibi_slopes};
 use crate::model::{MAX_BLOCKS, MAX_WIDTH, ModelSpec};
+use crate::spec::{Attention, Block, FeedForward, Op, alibi_slopes};
 use std::iter;
 
 type Checked<T> = Result<T, String>;
@@ -19,8 +19,9 @@ impl StudentShape {
             |&layer: &usize| self.block(&teacher.blocks[layer]).map_err(|reason| format!("from the teacher's layer {layer}: {reason}"));
         let mut own = self.layers.iter().map(block).collect::<Checked<Vec<_>>>()?;
         if self.shared_ffn {
-            let first = FeedForward { weights_of: Some(0), ..own[0].ffn.clone() };
-            own.iter_mut().skip(1).for_each(|block| block.ffn = first.clone());
+            let first = own[0].feed_forward().map(|ffn| FeedForward { weights_of: Some(0), ..ffn.clone() });
+            let others = own.iter_mut().skip(1).filter_map(Block::feed_forward_mut);
+            others.zip(first.iter().cycle()).for_each(|(ffn, first)| *ffn = first.clone());
         }
         let repeated = |(i, block): (usize, Block)| {
             let again = Block { weights_of: Some(i * self.repeat), ..block.clone() };
@@ -67,7 +68,7 @@ impl StudentShape {
 
     /// A student shares what it is told to, and not by the way what its teacher does.
     fn check_sharing(&self, layer: usize, teacher: &Block) -> Checked<()> {
-        match (teacher.weights_of, teacher.ffn.weights_of) {
+        match (teacher.weights_of, teacher.feed_forward().and_then(|ffn| ffn.weights_of)) {
             (Some(owner), _) => Err(format!(
                 "the teacher's layer {layer} has the weights of its layer {owner}: name that one, and set repeat to run each more than once"
             )),
@@ -79,15 +80,21 @@ impl StudentShape {
     }
 
     fn block(&self, teacher: &Block) -> Checked<Block> {
-        let mixer = match &teacher.mixer {
-            Mixer::Attention(attention) => Mixer::Attention(self.attention(attention)?),
-            Mixer::Wkv(_) if self.n_heads.or(self.n_kv_heads).is_some() => {
-                return Err("its mixer has no heads: leave n_heads and n_kv_heads out".into());
+        let mut block = teacher.clone();
+        for sub_layer in &mut block.sub_layers {
+            match &mut sub_layer.op {
+                Op::Attention(attention) => *attention = self.attention(attention)?,
+                Op::Wkv(_) if self.n_heads.or(self.n_kv_heads).is_some() => {
+                    return Err("its mixer has no heads: leave n_heads and n_kv_heads out".into());
+                }
+                Op::Wkv(_) => (),
+                Op::FeedForward(ffn) => {
+                    ffn.width = self.width("intermediate_size", self.intermediate_size, ffn.width)?;
+                    ffn.weights_of = None;
+                }
             }
-            Mixer::Wkv(wkv) => Mixer::Wkv(wkv.clone()),
-        };
-        let width = self.width("intermediate_size", self.intermediate_size, teacher.ffn.width)?;
-        Ok(Block { mixer, ffn: FeedForward { width, weights_of: None, ..teacher.ffn.clone() }, ..teacher.clone() })
+        }
+        Ok(block)
     }
 
     fn attention(&self, teacher: &Attention) -> Checked<Attention> {
@@ -99,7 +106,7 @@ impl StudentShape {
             scale: _,
             rotary: _,
             alibi,
-            window: _,
+            mask: _,
             qkv_bias: _,
             output_bias: _,
             qkv_clip: _,

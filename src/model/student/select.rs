@@ -2,7 +2,8 @@
 
 use super::StudentShape;
 use crate::error::Result;
-use crate::model::{Axis, Inner, Kept, ModelSpec, Parameter, Part, gather};
+use crate::forward::Inner;
+use crate::model::{Axis, Kept, ModelSpec, Parameter, Part, gather};
 
 /// Query heads and key-value heads.
 pub(super) type Heads = (usize, usize);

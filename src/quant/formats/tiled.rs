@@ -2,20 +2,20 @@
 //! outermost, in units of 4 columns × 16 rows; a line of 64 bytes holds one unit
 //! of 8-bit codes (row r, column c at byte 4r + c), two of 4 bits (the first in
 //! the low nibbles), four of 2 bits, eight of 1 bit, five of dense ternary codes (the
-//! first in the first digit of [`super::trits`]). Widths that divide no byte
+//! first in the first digit of [`super::base3`]). Widths that divide no byte
 //! are bit planes, low bits first, one plane after the other per 32 columns: 3 = 2 + 1,
-//! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Places in a book lie as integers of their width
+//! 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. Codebook indices lie as integers of their width
 //! do; padding rows have scale and offset 0, padding columns meet no activation.
 //!
 //! [`Layout::Rows`] is the same with tiles of one row, for embeddings that are
 //! only looked up.
 
-use super::trits;
+use super::base3;
 use crate::checkpoint::Bytes;
 use crate::quant::exponents::power;
-use crate::quant::grid::Grid;
-use crate::quant::scheme::{Packing, TRITS};
-use crate::quant::{Book, Code, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
+use crate::quant::quant_params::QuantParams;
+use crate::quant::scheme::{DIGITS_PER_BYTE, Packing};
+use crate::quant::{Code, Codebook, Outliers, PackedOutliers, Permutation, QuantizedTensor, Scheme};
 use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl Tiling {
 
     /// Numbers in the scales' plane, and in the plane of zero points or offsets where
     /// the scheme has one: `[tiles, groups, tile_rows]`.
-    pub fn grids(&self) -> usize {
+    pub fn scale_count(&self) -> usize {
         self.tiles() * self.groups() * self.tile_rows()
     }
 
@@ -93,7 +93,7 @@ impl Tiling {
     /// the first of its bytes, one a column, and where in those bytes its codes are. Of codes
     /// in several bit planes, once for each plane.
     #[inline]
-    fn units(&self, row: usize, mut visit: impl FnMut(usize, usize, Place)) {
+    fn units(&self, row: usize, mut visit: impl FnMut(usize, usize, CodePosition)) {
         let (span, line_bytes) = (self.span_columns(), UNIT_COLUMNS * self.tile_rows());
         for (i, first) in (0..self.columns).step_by(span).enumerate() {
             let units = first..(first + span).min(self.columns);
@@ -105,14 +105,18 @@ impl Tiling {
                         let units_per_line = 8 / bits;
                         for (unit, column) in units.clone().step_by(UNIT_COLUMNS).enumerate() {
                             let shift = unit % units_per_line * bits;
-                            visit(column, line + unit / units_per_line * line_bytes, Place::Bits { shift, mask: mask(bits), code_shift });
+                            visit(
+                                column,
+                                line + unit / units_per_line * line_bytes,
+                                CodePosition::Bits { shift, mask: mask(bits), code_shift },
+                            );
                         }
                         line += span / UNIT_COLUMNS / units_per_line * line_bytes;
                         code_shift += bits;
                     }
                 }
-                Packing::Trits => {
-                    units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, Place::Digit(unit)));
+                Packing::Base3 => {
+                    units.step_by(UNIT_COLUMNS).enumerate().for_each(|(unit, column)| visit(column, line, CodePosition::Digit(unit)));
                 }
             }
         }
@@ -125,10 +129,10 @@ impl Tiling {
         padded.units(row, |column, byte, place| {
             let bytes = tile[byte..byte + UNIT_COLUMNS].iter_mut().zip(&codes[column..column + UNIT_COLUMNS]);
             match place {
-                Place::Bits { shift, mask, code_shift } => {
+                CodePosition::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(to, &code)| *to |= ((code as u8 >> code_shift) & mask) << shift)
                 }
-                Place::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * trits::worth(digit)),
+                CodePosition::Digit(digit) => bytes.for_each(|(to, &code)| *to += code as u8 * base3::worth(digit)),
             }
         });
     }
@@ -137,7 +141,7 @@ impl Tiling {
     fn seal(&self, tile: &mut [u8]) {
         match self.scheme.code.packing() {
             Packing::Planes(_) => (),
-            Packing::Trits => tile.iter_mut().for_each(|byte| *byte = trits::sealed(*byte)),
+            Packing::Base3 => tile.iter_mut().for_each(|byte| *byte = base3::sealed(*byte)),
         }
     }
 
@@ -148,20 +152,20 @@ impl Tiling {
             let end = (column + UNIT_COLUMNS).min(self.columns);
             let bytes = codes[column..end].iter_mut().zip(&tile[byte..byte + UNIT_COLUMNS]);
             match place {
-                Place::Bits { shift, mask, code_shift } => {
+                CodePosition::Bits { shift, mask, code_shift } => {
                     bytes.for_each(|(code, from)| *code |= (((from >> shift) & mask) << code_shift) as i8)
                 }
-                Place::Digit(digit) => bytes.for_each(|(code, &from)| *code = trits::digit(from, digit) as i8),
+                CodePosition::Digit(digit) => bytes.for_each(|(code, &from)| *code = base3::digit(from, digit) as i8),
             }
         });
     }
 }
 
-/// Where in its byte a code is, or a bit plane of it.
-enum Place {
+/// Position of a code, or of one of its bit planes, in a byte.
+enum CodePosition {
     /// Bits from `shift` on, which are those of the code from `code_shift` on.
     Bits { shift: usize, mask: u8, code_shift: usize },
-    /// A digit of [`trits`].
+    /// A digit of [`base3`].
     Digit(usize),
 }
 
@@ -173,7 +177,7 @@ const fn mask(bits: usize) -> u8 {
 /// every plane.
 pub const fn span_columns(code: Code) -> usize {
     match (code.packing(), code.bits()) {
-        (Packing::Trits, _) => TRITS * UNIT_COLUMNS,
+        (Packing::Base3, _) => DIGITS_PER_BYTE * UNIT_COLUMNS,
         (_, 8) => 4,
         (_, 4) => 8,
         (_, 2) => 16,
@@ -185,7 +189,7 @@ pub const fn span_columns(code: Code) -> usize {
 /// Bytes of a row in the lines of [`span_columns`].
 pub const fn span_bytes(code: Code) -> usize {
     match code.packing() {
-        Packing::Trits => UNIT_COLUMNS,
+        Packing::Base3 => UNIT_COLUMNS,
         Packing::Planes(_) => span_columns(code) * code.bits() / 8,
     }
 }
@@ -199,11 +203,11 @@ pub struct PackedTensor {
     pub codes: Bytes,
     /// f16 `[tiles, groups, tile_rows]`
     pub scales: Bytes,
-    /// `[tiles, groups, tile_rows]`, zero points (i8) or, where there is a book,
+    /// `[tiles, groups, tile_rows]`, zero points (i8) or, where there is a codebook,
     /// offsets (f16); absent where the scheme is symmetric.
     pub zeros: Option<Bytes>,
-    /// The numbers that codes stand for, where they are places in a book.
-    pub book: Option<Arc<Book>>,
+    /// The numbers that codes stand for, where they are indices into a codebook.
+    pub codebook: Option<Arc<Codebook>>,
     /// Stored order of the columns, where it is not the model's.
     pub permutation: Option<Arc<Permutation>>,
     /// Columns that are kept in 16 bits, where there are any.
@@ -236,14 +240,14 @@ impl PackedTensor {
             tiling.seal(tile);
         });
         let groups = tiling.groups();
-        let grid_places = || (0..tiling.grids()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
-        let scales: Vec<f16> = grid_places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
+        let places = || (0..tiling.scale_count()).map(|i| (i / (groups * tile_rows) * tile_rows + i % tile_rows, i / tile_rows % groups));
+        let scales: Vec<f16> = places().map(|(row, g)| if row < rows { tensor.scales[[row, g]] } else { f16::ZERO }).collect();
         let middle = tensor.scheme.code.middle() as i8;
         let zeros = (!tensor.scheme.symmetric).then(|| match &tensor.offsets {
-            None => grid_places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect(),
+            None => places().map(|(row, g)| if row < rows { tensor.zero_points[[row, g]] } else { middle } as u8).collect(),
             Some(offsets) => {
                 let offset = |(row, g)| if row < rows { offsets[[row, g]] } else { f16::ZERO };
-                grid_places().flat_map(|place| offset(place).to_le_bytes()).collect()
+                places().flat_map(|place| offset(place).to_le_bytes()).collect()
             }
         });
         Self {
@@ -251,7 +255,7 @@ impl PackedTensor {
             codes: Bytes::from_vec(codes),
             scales: Bytes::from_vec(bytemuck::cast_slice(&scales).to_vec()),
             zeros: zeros.map(Bytes::from_vec),
-            book: tensor.book.clone(),
+            codebook: tensor.codebook.clone(),
             permutation: tensor.permutation.clone(),
             outliers: tensor.outliers.as_ref().map(Outliers::pack),
             exponents: tensor.exponents.as_ref().map(|exponents| Bytes::from_vec(bytemuck::cast_slice(exponents).to_vec())),
@@ -274,15 +278,15 @@ impl PackedTensor {
     }
 
     /// Scale, and zero point or offset, of a group, before the row's exponent.
-    pub fn grid(&self, row: usize, group: usize) -> Grid {
+    pub fn quant_params(&self, row: usize, group: usize) -> QuantParams {
         let (tile, r) = self.place(row);
         let i = (tile * self.tiling.groups() + group) * self.tiling.tile_rows() + r;
         let number = |plane: &[u8]| f16::from_le_bytes([plane[2 * i], plane[2 * i + 1]]);
-        let grid = Grid::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
+        let params = QuantParams::of(number(&self.scales), self.tiling.scheme.code.middle() as i8);
         match &self.zeros {
-            None => grid,
-            Some(offsets) if self.book.is_some() => Grid { offset: number(offsets), ..grid },
-            Some(zeros) => Grid { zero_point: zeros[i] as i8, ..grid },
+            None => params,
+            Some(offsets) if self.codebook.is_some() => QuantParams { offset: number(offsets), ..params },
+            Some(zeros) => QuantParams { zero_point: zeros[i] as i8, ..params },
         }
     }
 
@@ -294,12 +298,15 @@ impl PackedTensor {
         let mut codes = vec![0i8; self.tiling.columns];
         self.tiling.get(tile, r, &mut codes);
         for (group, codes) in codes.chunks(width).enumerate() {
-            let (grid, first) = (self.grid(row, group), group * width);
+            let (params, first) = (self.quant_params(row, group), group * width);
             match &self.permutation {
-                None => grid.decode_all(self.book.as_deref(), codes, &mut out[first..first + codes.len()]),
+                None => params.decode_all(self.codebook.as_deref(), codes, &mut out[first..first + codes.len()]),
                 Some(permutation) => {
                     let places = &permutation.order[first..first + codes.len()];
-                    places.iter().zip(codes).for_each(|(&place, &code)| out[place as usize] = grid.decode_by(self.book.as_deref(), code));
+                    places
+                        .iter()
+                        .zip(codes)
+                        .for_each(|(&place, &code)| out[place as usize] = params.decode_by(self.codebook.as_deref(), code));
                 }
             }
         }
@@ -317,7 +324,7 @@ impl PackedTensor {
         let Tiling { scheme, rows, columns, .. } = self.tiling;
         let mut tensor = QuantizedTensor::blank(scheme, rows, columns);
         tensor.permutation = self.permutation.clone();
-        tensor.book = self.book.clone();
+        tensor.codebook = self.codebook.clone();
         tensor.outliers = self.outliers.as_ref().map(PackedOutliers::unpack);
         tensor.exponents = self.exponents.as_ref().map(|exponents| exponents.iter().map(|&exponent| exponent as i8).collect());
         for row in 0..rows {
@@ -325,19 +332,19 @@ impl PackedTensor {
             let tile = self.tile(tile);
             self.tiling.get(tile, r, tensor.codes.row_mut(row).as_slice_mut().expect("standard layout"));
             for group in 0..self.tiling.groups() {
-                tensor.set_grid(row, group, self.grid(row, group));
+                tensor.set_quant_params(row, group, self.quant_params(row, group));
             }
         }
         tensor
     }
 
     /// Bytes of codes, scales, zero points or offsets, exponents, what is kept in 16 bits, and a
-    /// book of its own (not of a shared book, nor of what else is [shared](Self::shared)).
+    /// codebook of its own (not of a shared codebook, nor of what else is [shared](Self::shared)).
     pub fn len_bytes(&self) -> usize {
-        let book = self.book.as_ref().filter(|book| book.name.is_none()).map_or(0, |book| book.len_bytes());
+        let codebook = self.codebook.as_ref().filter(|codebook| codebook.name.is_none()).map_or(0, |codebook| codebook.len_bytes());
         let outliers = self.outliers.as_ref().map_or(0, |outliers| outliers.values.len());
         let planes = [&self.zeros, &self.exponents].into_iter().flatten().map(|plane| plane.len()).sum::<usize>();
-        self.codes.len() + self.scales.len() + planes + outliers + book
+        self.codes.len() + self.scales.len() + planes + outliers + codebook
     }
 
     /// Places of columns that all weights which read the same input share, by the name

@@ -1,12 +1,12 @@
 //! The planes of a weight in the native file, each checked against what its scheme says.
 
-use super::{StoredScheme, own_book};
+use super::{StoredScheme, own_codebook};
 use crate::checkpoint::{Bytes, DenseTensor, FloatType};
 use crate::error::{Error, Result};
 use crate::quant::exponents::LEAST_EXPONENT;
 use crate::quant::formats::tiled::{PackedTensor, Tiling};
 use crate::quant::scheme::GROUP_MULTIPLE;
-use crate::quant::{Book, Columns, PackedOutliers, Permutation};
+use crate::quant::{Codebook, Columns, PackedOutliers, Permutation};
 use half::f16;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Shared {
     permutations: BTreeMap<String, Arc<Permutation>>,
-    books: BTreeMap<String, Arc<Book>>,
+    codebooks: BTreeMap<String, Arc<Codebook>>,
     outlier_columns: BTreeMap<String, Arc<Columns>>,
 }
 
@@ -87,13 +87,13 @@ impl Planes<'_> {
             return Err(self.mismatch(name, "a group size that is a multiple of 32, or 0".into(), group.to_string()));
         }
         let tiling = Tiling { scheme: stored.scheme, layout: stored.layout, rows, columns };
-        let book = self.book(name, stored, &mut shared.books)?;
+        let codebook = self.codebook(name, stored, &mut shared.codebooks)?;
         let codes = self.plane(&format!("{name}.codes"), Dtype::U8, tiling.code_bytes())?;
-        let scales = self.numbers(format!("{name}.scales"), tiling.grids())?;
-        let zeros = match (stored.scheme.symmetric, stored.scheme.code.has_book()) {
+        let scales = self.numbers(format!("{name}.scales"), tiling.scale_count())?;
+        let zeros = match (stored.scheme.symmetric, stored.scheme.code.has_codebook()) {
             (true, _) => None,
-            (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.grids())?),
-            (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.grids())?),
+            (false, true) => Some(self.numbers(format!("{name}.zeros"), tiling.scale_count())?),
+            (false, false) => Some(self.plane(&format!("{name}.zeros"), Dtype::U8, tiling.scale_count())?),
         };
         let permutations = &mut shared.permutations;
         let permutation = match &stored.perm {
@@ -110,33 +110,38 @@ impl Planes<'_> {
         }
         let outliers = self.outliers(name, stored, &mut shared.outlier_columns)?;
         let exponents = stored.exponents.then(|| self.exponents(format!("{name}.exponents"), rows)).transpose()?;
-        Ok(PackedTensor { tiling, codes, scales, zeros, book, permutation, outliers, exponents })
+        Ok(PackedTensor { tiling, codes, scales, zeros, codebook, permutation, outliers, exponents })
     }
 
-    /// The book of a weight whose codes are places in one, as long as codes reach.
-    fn book(&self, weight: &str, stored: &StoredScheme, books: &mut BTreeMap<String, Arc<Book>>) -> Result<Option<Arc<Book>>> {
+    /// The codebook of a weight whose codes are indices, with an entry for each code.
+    fn codebook(
+        &self,
+        weight: &str,
+        stored: &StoredScheme,
+        codebooks: &mut BTreeMap<String, Arc<Codebook>>,
+    ) -> Result<Option<Arc<Codebook>>> {
         let code = stored.scheme.code;
-        let name = match &stored.book {
-            None if !code.has_book() => return Ok(None),
-            Some(name) if code.has_book() => name,
+        let name = match &stored.codebook {
+            None if !code.has_codebook() => return Ok(None),
+            Some(name) if code.has_codebook() => name,
             other => {
-                let expected = format!("{} book for its codes", if code.has_book() { "a" } else { "no" });
+                let expected = format!("{} codebook for its codes", if code.has_codebook() { "a" } else { "no" });
                 return Err(self.mismatch(weight, expected, format!("{other:?}")));
             }
         };
         // Looked at anew for each width: the plane says how many numbers it has.
         let bytes = self.plane(name, Dtype::F32, 1 << code.bits())?;
-        if let Some(book) = books.get(name) {
-            return Ok(Some(book.clone()));
+        if let Some(codebook) = codebooks.get(name) {
+            return Ok(Some(codebook.clone()));
         }
         let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let own = *name == own_book(weight);
-        let book = Book::new((!own).then(|| name.clone()), values);
-        let book = Arc::new(book.map_err(|found| self.mismatch(name, Book::EXPECTED.into(), found))?);
+        let own = *name == own_codebook(weight);
+        let codebook = Codebook::new((!own).then(|| name.clone()), values);
+        let codebook = Arc::new(codebook.map_err(|found| self.mismatch(name, Codebook::EXPECTED.into(), found))?);
         if !own {
-            books.insert(name.clone(), book.clone());
+            codebooks.insert(name.clone(), codebook.clone());
         }
-        Ok(Some(book))
+        Ok(Some(codebook))
     }
 
     /// What is kept in 16 bits. Codes under it are not looked at: they meet activations

@@ -7,10 +7,10 @@ use super::{Notes, SCHEMES_KEY, SPEC_KEY, StoredScheme, TOKENIZER, VERSION, VERS
 use crate::checkpoint::Bytes;
 use crate::checkpoint::safetensors::read_header;
 use crate::error::{Error, Result};
-use crate::model::spec::SpecialTokens;
 use crate::model::{ModelSpec, Parameter};
 use crate::quant::formats::tiled::Layout;
 use crate::quant::{Weight, WeightStore};
+use crate::spec::SpecialTokens;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -37,7 +37,7 @@ fn hash(entry: &Entry<Bytes>) -> (String, String) {
     (entry.name.clone(), hashes::of_bytes(&entry.bytes))
 }
 
-/// Tensors that weights share: orders of columns by name, then books by name.
+/// Tensors that weights share: orders of columns by name, then codebooks by name.
 type Shared = BTreeMap<(bool, String), Entry<Bytes>>;
 
 /// Tensors of a file, and what its metadata say of them.
@@ -75,7 +75,7 @@ impl Content {
         plane("codes", Dtype::U8, vec![t.code_bytes()], &packed.codes);
         plane("scales", Dtype::F16, grid_shape.clone(), &packed.scales);
         if let Some(zeros) = &packed.zeros {
-            let dtype = if packed.book.is_some() { Dtype::F16 } else { Dtype::U8 };
+            let dtype = if packed.codebook.is_some() { Dtype::F16 } else { Dtype::U8 };
             plane("zeros", dtype, grid_shape, zeros);
         }
         if let Some(outliers) = &packed.outliers {
@@ -94,8 +94,8 @@ impl Content {
             shared.entry((dtype == Dtype::F32, name.to_owned())).or_insert_with(entry);
         };
         packed.shared().for_each(|(name, places)| share(name, Dtype::U32, bytemuck::cast_slice(places)));
-        if let Some((name, book)) = stored.book.as_ref().zip(packed.book.as_deref()) {
-            share(name, Dtype::F32, bytemuck::cast_slice(book.values()));
+        if let Some((name, codebook)) = stored.codebook.as_ref().zip(packed.codebook.as_deref()) {
+            share(name, Dtype::F32, bytemuck::cast_slice(codebook.values()));
         }
         self.schemes.insert(name.to_owned(), serde_json::to_value(stored).expect("a scheme is JSON"));
     }

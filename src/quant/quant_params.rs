@@ -1,6 +1,6 @@
-//! The grid of a group: scale and zero point, how they are found, and codes on it.
+//! Quantisation parameters of a group (scale and zero point): how they are found, and codes by them.
 
-use super::{Book, Scheme};
+use super::{Codebook, Scheme};
 use half::f16;
 use serde::{Deserialize, Serialize};
 
@@ -59,25 +59,25 @@ real!(f64);
 
 /// Scale, and zero point or offset, of one group.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Grid {
-    /// Distance of two integers, or factor of a book's numbers; positive and finite.
+pub struct QuantParams {
+    /// Distance of two integers, or factor of a codebook's numbers; positive and finite.
     pub scale: f16,
-    /// The code of zero, of integers; 0 where there is a book.
+    /// The code of zero, of integers; 0 where there is a codebook.
     pub zero_point: i8,
-    /// Added to a book's numbers once they are scaled; 0 of integers. Finite.
+    /// Added to a codebook's numbers once they are scaled; 0 of integers. Finite.
     pub offset: f16,
 }
 
-impl Grid {
+impl QuantParams {
     /// Zeros.
     pub const BLANK: Self = Self::of(f16::ONE, 0);
 
-    /// The grid of integers.
+    /// The parameters of integer codes.
     pub const fn of(scale: f16, zero_point: i8) -> Self {
         Self { scale, zero_point, offset: f16::ZERO }
     }
 
-    /// The grid from the least to the greatest value, zero included. The scale is
+    /// Parameters that span the least to the greatest value, zero included. The scale is
     /// rounded to its stored type here, before any code is chosen. A group
     /// of zeros gets scale 1.
     ///
@@ -87,7 +87,7 @@ impl Grid {
         Self::spanning(scheme, low.to_f64(), high.to_f64())
     }
 
-    /// The grid from `low` (at most 0) to `high` (at least 0).
+    /// Parameters that span `low` (at most 0) to `high` (at least 0).
     fn spanning(scheme: Scheme, low: f64, high: f64) -> Self {
         let (first, last) = scheme.code.range();
         let levels = f64::from(last - first);
@@ -105,10 +105,10 @@ impl Grid {
         Self::of(scale, zero_point as i8)
     }
 
-    /// The grid that takes magnitudes up to `greatest` about an offset to those of a
-    /// book. Zeros get scale 1.
-    pub(super) fn filling(book: &Book, greatest: f64, offset: f16) -> Self {
-        let scale = if greatest == 0.0 { f16::ONE } else { storable(greatest / f64::from(book.greatest())) };
+    /// Parameters that take magnitudes up to `greatest` about an offset to those of a
+    /// codebook. Zeros get scale 1.
+    pub(super) fn filling(codebook: &Codebook, greatest: f64, offset: f16) -> Self {
+        let scale = if greatest == 0.0 { f16::ONE } else { storable(greatest / f64::from(codebook.greatest())) };
         Self { scale, zero_point: 0, offset }
     }
 
@@ -132,7 +132,7 @@ impl Grid {
     }
 
     /// To the nearest code, counted from the zero point. What it needs is made ready once:
-    /// a search rounds many values on each grid.
+    /// a search rounds many values by each candidate.
     #[inline]
     fn steps<T: Real>(&self, scheme: Scheme) -> impl Fn(T) -> T + use<T> {
         let scale = T::from_f16(self.scale);
@@ -151,31 +151,31 @@ impl Grid {
         T::from_f16(self.scale) * T::from_i32(i32::from(code) - i32::from(self.zero_point))
     }
 
-    /// The values of codes of one group, of a book where there is one.
-    pub fn decode_all(&self, book: Option<&Book>, codes: &[i8], values: &mut [f32]) {
+    /// The values of codes of one group, of a codebook where there is one.
+    pub fn decode_all(&self, codebook: Option<&Codebook>, codes: &[i8], values: &mut [f32]) {
         let (scale, offset, zero_point) = (self.scale.to_f32(), self.offset.to_f32(), i32::from(self.zero_point));
         let each = values.iter_mut().zip(codes);
-        match book {
+        match codebook {
             None => each.for_each(|(value, &code)| *value = scale * (i32::from(code) - zero_point) as f32),
-            Some(book) => each.for_each(|(value, &code)| *value = scale * book.value(code) + offset),
+            Some(codebook) => each.for_each(|(value, &code)| *value = scale * codebook.value(code) + offset),
         }
     }
 
-    /// The place of the nearest number of a book.
-    pub fn encode_by<T: Real>(&self, book: &Book, value: T) -> i8 {
-        book.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
+    /// The place of the nearest number of a codebook.
+    pub fn encode_by<T: Real>(&self, codebook: &Codebook, value: T) -> i8 {
+        codebook.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
     }
 
-    /// The value of a code, of a book where there is one.
-    pub fn decode_by<T: Real>(&self, book: Option<&Book>, code: i8) -> T {
-        match book {
+    /// The value of a code, of a codebook where there is one.
+    pub fn decode_by<T: Real>(&self, codebook: Option<&Codebook>, code: i8) -> T {
+        match codebook {
             None => self.decode(code),
-            Some(book) => T::from_f16(self.scale) * T::from_f32(book.value(code)) + T::from_f16(self.offset),
+            Some(codebook) => T::from_f16(self.scale) * T::from_f32(codebook.value(code)) + T::from_f16(self.offset),
         }
     }
 }
 
-/// How the grid of a group is chosen.
+/// How the quantisation parameters of a group are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GridChoice {
@@ -191,7 +191,7 @@ pub enum GridChoice {
 /// Source: GPTQ's `quant.py` (`Quantizer.find_params`, `mse`), which takes 100 steps and a norm
 /// of 2.4, and tries no zero points besides the nearest. What GPTQ makes good is best where
 /// large errors count for more, and a quarter of the steps lose nothing; `benches/frontier.md` has it
-/// beside grids of all weights.
+/// beside ranges of all weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GridSearch {
@@ -215,16 +215,16 @@ impl GridSearch {
     /// What is tried unless told.
     pub const DEFAULT: Self = Self { shrink: 0.8, steps: 25, norm: 3.0, zero_points: 0 };
 
-    /// Grids of integers to be tried for some values, the widest first.
-    pub(super) fn candidates<T: Real>(&self, scheme: Scheme, values: &[T]) -> impl Iterator<Item = Grid> + use<T> {
+    /// Parameters of integer codes to be tried for some values, the widest first.
+    pub(super) fn candidates<T: Real>(&self, scheme: Scheme, values: &[T]) -> impl Iterator<Item = QuantParams> + use<T> {
         let (low, high) = values.iter().fold((0.0f64, 0.0f64), |(low, high), v| (low.min(Real::to_f64(*v)), high.max(Real::to_f64(*v))));
         let (first, last) = scheme.code.range();
         let aside = if scheme.symmetric { 0 } else { i32::from(self.zero_points) };
         self.shares().flat_map(move |share| {
-            let nearest = Grid::spanning(scheme, share * low, share * high);
+            let nearest = QuantParams::spanning(scheme, share * low, share * high);
             let zero_points = i32::from(nearest.zero_point) - aside..=i32::from(nearest.zero_point) + aside;
             let zero_points = zero_points.filter(move |zero| (first..=last).contains(zero));
-            zero_points.map(move |zero| Grid { zero_point: zero as i8, ..nearest })
+            zero_points.map(move |zero| QuantParams { zero_point: zero as i8, ..nearest })
         })
     }
 
@@ -234,27 +234,27 @@ impl GridSearch {
         (0..=(self.shrink * f64::from(steps)) as u32).map(move |step| 1.0 - f64::from(step) / f64::from(steps))
     }
 
-    /// The first grid of the least error, where any has a finite one; `rounds` is how a grid
+    /// The first candidate of the least error, where any has a finite one; `rounds` is how a candidate
     /// rounds.
     pub(super) fn least<T: Real, R: Fn(T) -> T>(
         &self,
-        grids: impl Iterator<Item = Grid>,
+        candidates: impl Iterator<Item = QuantParams>,
         values: &[T],
         importance: Option<&[f64]>,
-        rounds: impl Fn(Grid) -> R,
-    ) -> Option<Grid> {
+        rounds: impl Fn(QuantParams) -> R,
+    ) -> Option<QuantParams> {
         let norm = self.norm;
-        let lost = |grid| {
-            let round = rounds(grid);
+        let lost = |params| {
+            let round = rounds(params);
             move |value| (round(value) - value).abs()
         };
         let power = move |lost: T| Real::to_f64(lost).powf(norm);
         // Powers of whole numbers are products, and many of them are taken at once.
         match (importance, norm) {
-            (None, 2.0) => least(grids, values, |grid| each(lost(grid), |_, lost| lost.powi(2))),
-            (None, 3.0) => least(grids, values, |grid| each(lost(grid), |_, lost| lost.powi(3))),
-            (None, _) => least(grids, values, |grid| each(lost(grid), |_, lost| power(lost))),
-            (Some(weights), _) => least(grids, values, |grid| each(lost(grid), |i, lost| weights[i] * power(lost))),
+            (None, 2.0) => least(candidates, values, |params| each(lost(params), |_, lost| lost.powi(2))),
+            (None, 3.0) => least(candidates, values, |params| each(lost(params), |_, lost| lost.powi(3))),
+            (None, _) => least(candidates, values, |params| each(lost(params), |_, lost| power(lost))),
+            (Some(weights), _) => least(candidates, values, |params| each(lost(params), |i, lost| weights[i] * power(lost))),
         }
     }
 }
@@ -264,19 +264,19 @@ fn each<T, E>(lost: impl Fn(T) -> T, error: impl Fn(usize, T) -> E) -> impl Fn(u
     move |i, value| error(i, lost(value))
 }
 
-/// The first grid whose errors have the least finite sum, where any has one; each is of a place
+/// The first candidate whose errors have the least finite sum, where any has one; each is of a place
 /// and the value there.
 fn least<T: Real, E: Real, F: Fn(usize, T) -> E>(
-    grids: impl Iterator<Item = Grid>,
+    candidates: impl Iterator<Item = QuantParams>,
     values: &[T],
-    errors: impl Fn(Grid) -> F,
-) -> Option<Grid> {
+    errors: impl Fn(QuantParams) -> F,
+) -> Option<QuantParams> {
     /// Sums that do not wait for each other.
     const LANES: usize = 16;
     let (whole, rest) = values.as_chunks::<LANES>();
     let mut best = (None, f64::INFINITY);
-    for grid in grids {
-        let error = errors(grid);
+    for params in candidates {
+        let error = errors(params);
         let mut sums = [E::zero(); LANES];
         for (i, values) in whole.iter().enumerate() {
             for (lane, (sum, &value)) in sums.iter_mut().zip(values).enumerate() {
@@ -287,7 +287,7 @@ fn least<T: Real, E: Real, F: Fn(usize, T) -> E>(
         let rest = rest.iter().enumerate().map(|(i, &value)| error(first + i, value));
         let sum = sums.into_iter().chain(rest).map(Real::to_f64).sum();
         if sum < best.1 {
-            best = (Some(grid), sum);
+            best = (Some(params), sum);
         }
     }
     best.0

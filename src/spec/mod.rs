@@ -1,5 +1,5 @@
-//! What a model *is*, as plain data. Both decoders read this and nothing else,
-//! so a spec says what the mathematics does and never which family it is from.
+//! What a model is, as plain data. [`crate::forward`] reads this and nothing else, so a
+//! spec says what the mathematics does and never which family it is from.
 //!
 //! It is stored in every native file, so a field that is added gets
 //! `#[serde(default, skip_serializing_if = …)]`: files without it keep their
@@ -8,18 +8,25 @@
 //! Widths are per block: pruned models, and some published ones, are not uniform.
 
 mod attention;
+mod block;
 mod feed_forward;
+mod mask;
+mod name;
 mod norm;
 mod rotary;
+mod stored_block;
 
 pub use attention::{Attention, QkNorm, QkSpan, QueryGrowth, alibi_slopes};
+pub use block::{Block, Op, SubLayer, SubLayerInput};
 pub use feed_forward::{Activation, FeedForward, Gate};
+pub use mask::Mask;
+pub use name::LayerName;
 pub use norm::{Norm, NormKind, NormWeight};
 pub use rotary::{Rotary, RotaryScaling};
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a field has the value that an absent one stands for.
+/// True where a field has the value that an absent one stands for.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -150,93 +157,26 @@ impl SpecialTokens {
     }
 }
 
-/// One block: a mixer and a feed-forward on the residual stream, with norms at
-/// any of three places around each. With all of them,
-/// `x = sum_norm(x + output_norm(mixer(norm(x))))`, and the same for the
-/// feed-forward.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Block {
-    /// Norm before the mixer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixer_norm: Option<Norm>,
-    /// What mixes tokens.
-    pub mixer: Mixer,
-    /// Norm of what the mixer adds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixer_output_norm: Option<Norm>,
-    /// Norm of the sum behind the mixer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixer_sum_norm: Option<Norm>,
-    /// How the two share the residual stream.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub residual: Residual,
-    /// Norm before the feed-forward.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ffn_norm: Option<Norm>,
-    /// What works on each token alone.
-    pub ffn: FeedForward,
-    /// Norm of what the feed-forward adds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ffn_output_norm: Option<Norm>,
-    /// Norm of the sum behind the feed-forward.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ffn_sum_norm: Option<Norm>,
-    /// An earlier block whose parameters this one uses, all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights_of: Option<usize>,
-}
-
-/// What the feed-forward reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Residual {
-    /// The sum behind the mixer.
-    #[default]
-    Sequential,
-    /// What the mixer reads, through a norm of its own.
-    Parallel,
-    /// What the mixer reads, through the mixer's norm.
-    ParallelOneNorm,
-}
-
 impl ModelSpec {
     /// Every block's attention, where it has one.
     pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut Attention> {
-        self.blocks.iter_mut().filter_map(|block| match &mut block.mixer {
-            Mixer::Attention(attention) => Some(attention),
-            Mixer::Wkv(_) => None,
-        })
+        self.blocks.iter_mut().filter_map(Block::attention_mut)
     }
-}
 
-impl Block {
-    /// Norms before mixer and feed-forward.
-    pub fn pre_norm(norm: Norm, mixer: Mixer, ffn: FeedForward) -> Self {
-        Self {
-            mixer_norm: Some(norm.clone()),
-            mixer,
-            mixer_output_norm: None,
-            mixer_sum_norm: None,
-            residual: Residual::Sequential,
-            ffn_norm: Some(norm),
-            ffn,
-            ffn_output_norm: None,
-            ffn_sum_norm: None,
-            weights_of: None,
-        }
+    /// Every sub-layer of every block.
+    pub fn sub_layers_mut(&mut self) -> impl Iterator<Item = &mut SubLayer> {
+        self.blocks.iter_mut().flat_map(|block| &mut block.sub_layers)
     }
-}
 
-/// How tokens see each other.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a model has some dozens of these")]
-pub enum Mixer {
-    /// Softmax attention.
-    Attention(Attention),
-    /// A recurrent mean with decay.
-    Wkv(Wkv),
+    /// Every block's feed-forward, where it has one.
+    pub fn feed_forwards_mut(&mut self) -> impl Iterator<Item = &mut FeedForward> {
+        self.blocks.iter_mut().filter_map(Block::feed_forward_mut)
+    }
+
+    /// Every block's attention, where it has one.
+    pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.blocks.iter().filter_map(Block::attention)
+    }
 }
 
 /// RWKV's time mixing: each channel keeps a mean of the values seen, weighted by

@@ -1,21 +1,21 @@
-//! Code books: the table of numbers that the codes of a data type stand for.
+//! Codebooks: the table of numbers that the codes of a data type stand for.
 //!
-//! A weight is `scale · book[code] + offset`. Books of up to 16 entries are whole
+//! A weight is `scale · codebook[code] + offset`. Codebooks of up to 16 entries are whole
 //! numbers within ±127, so that kernels look bytes up and add up exact integers;
 //! the scale absorbs the factor. Floats of up to 4 bits are whole numbers as they
 //! are; of the others an entry moves by half of 1/127 at most, a tenth of what lies
 //! between NF4's closest numbers and their middle, which costs the mean square error
-//! of normal weights less than a half per cent (`tests/books.rs`). llama.cpp's IQ4_NL
-//! is such a book too. Wider books are f32.
+//! of normal weights less than a half per cent (`tests/codebooks.rs`). llama.cpp's IQ4_NL
+//! is such a codebook too. Wider codebooks are f32.
 //!
-//! What books hold: Dettmers and Zettlemoyer, "The case for 4-bit precision: k-bit
+//! What codebooks hold: Dettmers and Zettlemoyer, "The case for 4-bit precision: k-bit
 //! Inference Scaling Laws" (2022), appendix A.
 
 use super::DataType;
 
-/// Most entries of a book of whole numbers: a byte shuffle's table.
+/// Most entries of a codebook of whole numbers: a byte shuffle's table.
 pub const WHOLE_ENTRIES: usize = 16;
-/// Most entries of any book: a byte's values.
+/// Most entries of any codebook: a byte's values.
 pub const MAX_ENTRIES: usize = 256;
 /// Greatest magnitude of a whole number. −128 would flip its sign in `maddubs`-like
 /// instructions.
@@ -23,14 +23,14 @@ pub const GREATEST_WHOLE: f32 = 127.0;
 
 /// 2^bits ascending numbers. Two may be equal: floats have a zero of either sign.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Book {
+pub struct Codebook {
     /// Name of the tensor that stores it where weights share it; `None` where it is
     /// the weight's own.
     pub name: Option<String>,
-    /// By the byte of a code; those that are not the book's are zero, so that no code
+    /// By the byte of a code; those that are not the codebook's are zero, so that no code
     /// can lead astray.
     table: Box<[f32; MAX_ENTRIES]>,
-    /// How many are the book's.
+    /// How many are the codebook's.
     entries: usize,
     /// Between each two neighbours.
     midpoints: Vec<f64>,
@@ -38,10 +38,10 @@ pub struct Book {
     bytes: [i8; WHOLE_ENTRIES],
 }
 
-impl Book {
-    /// A book of `values`, or what is wrong with them.
+impl Codebook {
+    /// A codebook of `values`, or what is wrong with them.
     pub fn new(name: Option<String>, values: Vec<f32>) -> Result<Self, String> {
-        if !DataType::BOOK_BITS.into_iter().any(|bits| values.len() == 1 << bits) {
+        if !DataType::CODEBOOK_BITS.into_iter().any(|bits| values.len() == 1 << bits) {
             return Err(format!("{} entries", values.len()));
         }
         if let Some(broken) = values.iter().find(|v| !v.is_finite()) {
@@ -53,7 +53,7 @@ impl Book {
         let mut bytes = [0; WHOLE_ENTRIES];
         if values.len() <= WHOLE_ENTRIES {
             if let Some(broken) = values.iter().find(|v| v.trunc() != **v || v.abs() > GREATEST_WHOLE) {
-                return Err(format!("the entry {broken} in a book of {}", values.len()));
+                return Err(format!("the entry {broken} in a codebook of {}", values.len()));
             }
             bytes.iter_mut().zip(&values).for_each(|(byte, v)| *byte = *v as i8);
         }
@@ -63,10 +63,10 @@ impl Book {
         Ok(Self { name, table, entries: values.len(), midpoints, bytes })
     }
 
-    /// What [`Book::new`] wants, in words.
+    /// What [`Codebook::new`] wants, in words.
     pub const EXPECTED: &str = "2^bits finite numbers that ascend, up to 16 of them whole and within ±127";
 
-    /// The book of a data type, which weights share; `None` for those that have none
+    /// The codebook of a data type, which weights share; `None` for those that have none
     /// or one for each weight. `bits` are 3 to 8.
     pub fn shared(data_type: DataType, bits: usize) -> Option<Self> {
         let values = match data_type {
@@ -78,14 +78,14 @@ impl Book {
         Some(Self::stored(Some(format!("book.{}", data_type.at(bits))), values))
     }
 
-    /// The book of the values' own quantiles. `values` are those of groups that are
+    /// The codebook of the values' own quantiles. `values` are those of groups that are
     /// divided by their greatest magnitudes, in any order.
     pub fn of_quantiles(bits: usize, values: Vec<f32>) -> Self {
         Self::stored(None, quantiles(bits, values))
     }
 
     /// Values in the numbers they are stored as. Floats of up to 4 bits are whole and
-    /// stay as they are; other narrow books fill ±127.
+    /// stay as they are; other narrow codebooks fill ±127.
     fn stored(name: Option<String>, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let greatest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
@@ -93,7 +93,7 @@ impl Book {
         if values.len() <= WHOLE_ENTRIES && !whole {
             values.iter_mut().for_each(|v| *v = (f64::from(GREATEST_WHOLE) * *v / greatest).round_ties_even());
         }
-        Self::new(name, values.into_iter().map(|v| v as f32).collect()).expect("books are made as they must be")
+        Self::new(name, values.into_iter().map(|v| v as f32).collect()).expect("codebooks are made as they must be")
     }
 
     /// The numbers, ascending.
@@ -106,7 +106,7 @@ impl Book {
         &self.table
     }
 
-    /// The numbers of a book of up to 16 entries, zeros behind them.
+    /// The numbers of a codebook of up to 16 entries, zeros behind them.
     pub fn bytes(&self) -> &[i8; WHOLE_ENTRIES] {
         &self.bytes
     }

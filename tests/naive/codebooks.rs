@@ -101,35 +101,35 @@ pub fn quantiles(bits: u32, values: &[f64]) -> Vec<f64> {
     };
     let bins = 1 << bits;
     let middle = |i: i32| (at(f64::from(i) / f64::from(bins)) + at(f64::from(i + 1) / f64::from(bins))) / 2.0;
-    let mut book: Vec<f64> = (0..bins).map(middle).collect();
-    let nearest = nearest(&book, 0.0);
-    book[nearest] = 0.0;
-    normalised(book)
+    let mut codebook: Vec<f64> = (0..bins).map(middle).collect();
+    let nearest = nearest(&codebook, 0.0);
+    codebook[nearest] = 0.0;
+    normalised(codebook)
 }
 
 /// Ascending, the greatest magnitude 1.
-pub fn normalised(mut book: Vec<f64>) -> Vec<f64> {
-    book.sort_by(f64::total_cmp);
-    let greatest = book.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    book.iter().map(|v| v / greatest).collect()
+pub fn normalised(mut codebook: Vec<f64>) -> Vec<f64> {
+    codebook.sort_by(f64::total_cmp);
+    let greatest = codebook.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    codebook.iter().map(|v| v / greatest).collect()
 }
 
 /// Place of the nearest number.
-pub fn nearest(book: &[f64], value: f64) -> usize {
-    let distance = |i: &usize| (book[*i] - value).abs();
-    (0..book.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
+pub fn nearest(codebook: &[f64], value: f64) -> usize {
+    let distance = |i: &usize| (codebook[*i] - value).abs();
+    (0..codebook.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
 }
 
-/// A group rounded to the nearest numbers of a book: scale and offset as they are
+/// A group rounded to the nearest numbers of a codebook: scale and offset as they are
 /// stored, and the values.
-pub fn round(book: &[f64], centred: bool, values: &[f64]) -> (f64, f64, Vec<f64>) {
+pub fn round(codebook: &[f64], centred: bool, values: &[f64]) -> (f64, f64, Vec<f64>) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let offset = if centred { f16::from_f64(mean).to_f64() } else { 0.0 };
     let greatest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, |m: f64, v| m.max(v.abs()));
     let farthest = greatest(&mut values.iter().map(|v| v - offset));
-    let scale = if farthest == 0.0 { 1.0 } else { f16::from_f64(farthest / greatest(&mut book.iter().copied())).to_f64() };
+    let scale = if farthest == 0.0 { 1.0 } else { f16::from_f64(farthest / greatest(&mut codebook.iter().copied())).to_f64() };
     // The least there is, where it would be nothing.
     let scale = scale.max(f16::from_bits(1).to_f64());
-    let rounded = values.iter().map(|v| scale * book[nearest(book, (v - offset) / scale)] + offset).collect();
+    let rounded = values.iter().map(|v| scale * codebook[nearest(codebook, (v - offset) / scale)] + offset).collect();
     (scale, offset, rounded)
 }

@@ -1,6 +1,6 @@
 //! Softmax attention.
 
-use super::{Norm, Rotary, is_default};
+use super::{Mask, Norm, Rotary, is_default};
 use serde::{Deserialize, Serialize};
 
 /// Causal softmax attention with grouped queries.
@@ -22,8 +22,9 @@ pub struct Attention {
     /// slope a query head (Press et al. 2022, section 3). Empty where there is none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub alibi: Vec<f32>,
-    /// A token sees itself and the `window - 1` before it; all where absent.
-    pub window: Option<usize>,
+    /// Keys that each query sees. Files call it `window`: `null` is [`Mask::Causal`].
+    #[serde(rename = "window")]
+    pub mask: Mask,
     /// Biases on q, k and v.
     pub qkv_bias: bool,
     /// Bias on the output projection.
@@ -55,7 +56,7 @@ impl Attention {
             scale: (head_dim as f32).sqrt().recip(),
             rotary: None,
             alibi: Vec::new(),
-            window: None,
+            mask: Mask::Causal,
             qkv_bias: false,
             output_bias: false,
             qkv_clip: None,

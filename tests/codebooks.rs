@@ -1,7 +1,7 @@
-//! Data types against their definitions in float64: the numbers of each book, and
+//! Data types against their definitions in float64: the numbers of each codebook, and
 //! what weights become by them.
 
-#[path = "naive/books.rs"]
+#[path = "naive/codebooks.rs"]
 mod naive;
 #[path = "common/normal.rs"]
 mod normal;
@@ -9,8 +9,8 @@ mod normal;
 use half::f16;
 use ndarray::{Array2, Axis};
 use proptest::prelude::*;
-use thimble::quant::book::Book;
-use thimble::quant::grid::{GridChoice, GridSearch};
+use thimble::quant::codebook::Codebook;
+use thimble::quant::quant_params::{GridChoice, GridSearch};
 use thimble::quant::rounding::Rounding;
 use thimble::quant::rounding::{round_by, round_to_nearest};
 use thimble::quant::{Code, DataType, QuantizedTensor, Scheme};
@@ -27,39 +27,39 @@ fn data_types(bits: usize) -> Vec<DataType> {
 }
 
 fn scheme(data_type: DataType, bits: usize, group_size: usize, centred: bool) -> Scheme {
-    Scheme { code: Code::of_book(bits).unwrap(), group_size, symmetric: !centred, data_type }
+    Scheme { code: Code::of_codebook(bits).unwrap(), group_size, symmetric: !centred, data_type }
 }
 
-/// A shared book by its definition, from −1 to 1.
+/// A shared codebook by its definition, from −1 to 1.
 fn defined(data_type: DataType, bits: usize) -> Vec<f64> {
     match data_type {
         DataType::Float { exponent, mantissa } => naive::floats(exponent.into(), mantissa.into()),
         DataType::Dynamic => naive::dynamics(bits as u32),
         DataType::Normal => naive::normals(bits as u32),
-        other => panic!("{other} has no book of its own"),
+        other => panic!("{other} has no codebook of its own"),
     }
 }
 
-fn wide(book: &Book) -> Vec<f64> {
-    book.values().iter().map(|v| f64::from(*v)).collect()
+fn wide(codebook: &Codebook) -> Vec<f64> {
+    codebook.values().iter().map(|v| f64::from(*v)).collect()
 }
 
 /// Floats are exact. Others are rounded, up to 16 of them to whole 127ths.
 #[test]
-fn books_are_those_of_their_definitions() {
+fn codebooks_are_those_of_their_definitions() {
     for bits in 3..=8 {
         for data_type in data_types(bits).into_iter().filter(|t| *t != DataType::Quantile) {
-            let book = Book::shared(data_type, bits).unwrap();
-            assert_eq!(book.values().len(), 1 << bits);
+            let codebook = Codebook::shared(data_type, bits).unwrap();
+            assert_eq!(codebook.values().len(), 1 << bits);
             let is_float = matches!(data_type, DataType::Float { .. });
             let tolerance = if is_float || bits > 4 { 1e-7 } else { 0.5 / 127.0 + 1e-12 };
-            let greatest = f64::from(book.greatest());
-            for (found, expected) in wide(&book).into_iter().zip(defined(data_type, bits)) {
+            let greatest = f64::from(codebook.greatest());
+            for (found, expected) in wide(&codebook).into_iter().zip(defined(data_type, bits)) {
                 assert!((found / greatest - expected).abs() <= tolerance, "{}: {found} / {greatest} for {expected}", data_type.at(bits));
             }
             if is_float {
                 let exact = |v: &f64| (v * f64::from(1 << 30)).fract() == 0.0 || v.abs() < 1e-6;
-                assert!(wide(&book).iter().all(exact), "{}", data_type.at(bits));
+                assert!(wide(&codebook).iter().all(exact), "{}", data_type.at(bits));
             }
         }
     }
@@ -67,18 +67,18 @@ fn books_are_those_of_their_definitions() {
 
 /// What others have published.
 #[test]
-fn books_are_the_published_ones() {
+fn codebooks_are_the_published_ones() {
     for (ours, published) in naive::normals(4).into_iter().zip(naive::NF4) {
         assert!((ours - published).abs() < 3e-7, "{ours} for {published}");
     }
     let nf4: Vec<f32> = naive::NF4.iter().map(|v| (127.0 * v).round() as f32).collect();
-    assert_eq!(Book::shared(DataType::Normal, 4).unwrap().values(), nf4);
+    assert_eq!(Codebook::shared(DataType::Normal, 4).unwrap().values(), nf4);
     // OCP's MX formats, in halves; bitsandbytes has 1/16 for 1 there, and all else alike.
-    let e2m1 = Book::shared(DataType::Float { exponent: 2, mantissa: 1 }, 4).unwrap();
+    let e2m1 = Codebook::shared(DataType::Float { exponent: 2, mantissa: 1 }, 4).unwrap();
     assert_eq!(e2m1.values()[8..], [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]);
     assert!(e2m1.values()[8..].iter().zip(naive::FP4).all(|(a, b)| f64::from(*a) == b || (*a, b) == (1.0, 0.0625)));
     // The ends of bitsandbytes' 8-bit map.
-    let dynamic = Book::shared(DataType::Dynamic, 8).unwrap();
+    let dynamic = Codebook::shared(DataType::Dynamic, 8).unwrap();
     for (i, published) in [(0, -0.992_968_8), (1, -0.978_906_3), (127, 0.0), (128, 5.5e-7), (254, 0.992_968_8), (255, 1.0)] {
         assert!((dynamic.values()[i] - published).abs() <= 1e-7, "{} for {published}", dynamic.values()[i]);
     }
@@ -97,25 +97,25 @@ fn floats_are_split_as_the_paper_says() {
     }
 }
 
-/// A reader knows a book by its numbers alone, and takes none that is not one.
+/// A reader knows a codebook by its numbers alone, and takes none that is not one.
 #[test]
-fn broken_books_are_refused() {
-    let nf4 = Book::shared(DataType::Normal, 4).unwrap().values().to_vec();
+fn broken_codebooks_are_refused() {
+    let nf4 = Codebook::shared(DataType::Normal, 4).unwrap().values().to_vec();
     let with = |i: usize, value: f32| {
         let mut values = nf4.clone();
         values[i] = value;
-        Book::new(None, values)
+        Codebook::new(None, values)
     };
     assert!(with(3, nf4[3]).is_ok() && with(3, nf4[2]).is_ok());
     for (i, value) in [(0, -128.0), (15, 128.0), (3, f32::NAN), (15, f32::INFINITY), (3, nf4[4] + 1.0), (3, nf4[3] + 0.5)] {
         assert!(with(i, value).is_err(), "{value} at {i}");
     }
     for len in [0, 1, 4, 15, 17, 512] {
-        assert!(Book::new(None, vec![0.0; len]).is_err(), "{len} entries");
+        assert!(Codebook::new(None, vec![0.0; len]).is_err(), "{len} entries");
     }
-    let mut wide = Book::shared(DataType::Dynamic, 8).unwrap().values().to_vec();
+    let mut wide = Codebook::shared(DataType::Dynamic, 8).unwrap().values().to_vec();
     wide[7] = -1e30;
-    assert!(Book::new(None, wide).is_err());
+    assert!(Codebook::new(None, wide).is_err());
 }
 
 /// Normal numbers of the size of weights.
@@ -190,28 +190,28 @@ fn weight(kind: usize, seed: u64, shape: (usize, usize)) -> Array2<f32> {
 }
 
 /// A tensor keeps every promise of its parts, and each value is as near as any number
-/// of its book lets it be.
+/// of its codebook lets it be.
 fn check(tensor: &QuantizedTensor, weight: &Array2<f32>) -> Result<(), TestCaseError> {
     let scheme = tensor.scheme;
-    let book = tensor.book.as_ref().unwrap();
-    prop_assert_eq!(book.values().len(), 1 << scheme.code.bits());
-    prop_assert!(book.values().is_sorted() && book.values().contains(&0.0));
+    let codebook = tensor.codebook.as_ref().unwrap();
+    prop_assert_eq!(codebook.values().len(), 1 << scheme.code.bits());
+    prop_assert!(codebook.values().is_sorted() && codebook.values().contains(&0.0));
     prop_assert!(tensor.scales.iter().all(|s| s.is_finite() && *s > f16::ZERO));
     prop_assert_eq!(tensor.offsets.is_some(), !scheme.symmetric);
     prop_assert!(tensor.offsets.iter().flatten().all(|o| o.is_finite()));
     prop_assert!(tensor.zero_points.iter().all(|z| *z == 0));
-    let (width, book, decoded) = (scheme.group_columns(weight.ncols()), wide(book), tensor.dequantize());
+    let (width, codebook, decoded) = (scheme.group_columns(weight.ncols()), wide(codebook), tensor.dequantize());
     for ((row, column), &value) in weight.indexed_iter() {
-        let grid = tensor.grid(row, column / width);
+        let params = tensor.quant_params(row, column / width);
         let power = f64::from(tensor.power(row));
-        let (scale, offset) = (power * f64::from(grid.scale), power * f64::from(grid.offset));
+        let (scale, offset) = (power * f64::from(params.scale), power * f64::from(params.offset));
         let place = usize::from(tensor.codes[[row, column]] as u8);
-        prop_assert!(place < book.len());
-        let at = |place: usize| scale * book[place] + offset;
-        let least = (at(naive::nearest(&book, (f64::from(value) - offset) / scale)) - f64::from(value)).abs();
+        prop_assert!(place < codebook.len());
+        let at = |place: usize| scale * codebook[place] + offset;
+        let least = (at(naive::nearest(&codebook, (f64::from(value) - offset) / scale)) - f64::from(value)).abs();
         let found = (at(place) - f64::from(value)).abs();
         // A tie may fall to either side, by roundings of the division.
-        let slack = 1e-6 * (f64::from(value).abs() + offset.abs() + scale * f64::from(tensor.book.as_ref().unwrap().greatest()));
+        let slack = 1e-6 * (f64::from(value).abs() + offset.abs() + scale * f64::from(tensor.codebook.as_ref().unwrap().greatest()));
         prop_assert!(found <= least + slack, "{value} became {} where {least} off is nearest", at(place));
         prop_assert!((f64::from(decoded[[row, column]]) - at(place)).abs() <= slack);
     }
@@ -238,11 +238,11 @@ proptest! {
         let decoded = tensor.dequantize();
         match kind {
             1 => prop_assert!(decoded.iter().all(|v| *v == 0.0)),
-            // One value is the number at a book's negative end, which may be less than the
+            // One value is the number at a codebook's negative end, which may be less than the
             // greatest, or what centring leaves of it.
             2 if !searched => {
-                let book = tensor.book.as_ref().unwrap();
-                let short = 1.0 - book.values()[0].abs() / book.greatest();
+                let codebook = tensor.codebook.as_ref().unwrap();
+                let short = 1.0 - codebook.values()[0].abs() / codebook.greatest();
                 prop_assert!(decoded.iter().all(|v| (v / -0.037 - 1.0).abs() < short + 0.01), "{decoded}, {short}");
             }
             4 => prop_assert!(tensor.codes.rows().into_iter().all(|row| row.iter().all(|c| *c == row[0]))),
@@ -261,13 +261,13 @@ proptest! {
         let tensor = round_to_nearest(weight.view(), scheme(types[which % types.len()], bits, 64, centred));
         for (group, values) in weight.as_slice().unwrap().chunks(64).enumerate() {
             let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
-            let (scale, offset, rounded) = naive::round(&wide(tensor.book.as_ref().unwrap()), centred, &values);
-            let grid = tensor.grid(0, group);
-            prop_assert_eq!((f64::from(grid.scale), f64::from(grid.offset)), (scale, offset));
+            let (scale, offset, rounded) = naive::round(&wide(tensor.codebook.as_ref().unwrap()), centred, &values);
+            let params = tensor.quant_params(0, group);
+            prop_assert_eq!((f64::from(params.scale), f64::from(params.offset)), (scale, offset));
             let decoded = tensor.dequantize();
-            // What f32 loses where an offset and a number of the book nearly cancel out.
-            let book = tensor.book.as_ref().unwrap();
-            let lost = f64::from(f32::EPSILON) * (offset.abs() + scale * f64::from(book.greatest()));
+            // What f32 loses where an offset and a number of the codebook nearly cancel out.
+            let codebook = tensor.codebook.as_ref().unwrap();
+            let lost = f64::from(f32::EPSILON) * (offset.abs() + scale * f64::from(codebook.greatest()));
             for ((found, expected), value) in decoded.iter().skip(64 * group).zip(rounded).zip(values) {
                 let tie = ((f64::from(*found) - value).abs() - (expected - value).abs()).abs();
                 prop_assert!(tie <= 1e-5 * (expected.abs() + value.abs()) + lost, "{found} for {expected}");
@@ -281,27 +281,27 @@ proptest! {
         let types = data_types(bits);
         let weight = Array2::from_shape_vec((1, values.len()), values.clone()).unwrap();
         let rounding = Rounding::new(scheme(types[which % types.len()], bits, 0, false), GridChoice::MinMax, || weight.clone());
-        let grid = rounding.grid(&values, None);
+        let params = rounding.quant_params(&values, None);
         values.sort_by(f32::total_cmp);
-        let codes: Vec<u8> = values.iter().map(|v| rounding.encode(grid, *v) as u8).collect();
+        let codes: Vec<u8> = values.iter().map(|v| rounding.encode(params, *v) as u8).collect();
         prop_assert!(codes.is_sorted(), "{codes:?}");
-        // A value that the book has is found again.
+        // A value that the codebook has is found again.
         for code in 0..1u32 << bits {
-            let value: f64 = rounding.decode(grid, code as u8 as i8);
-            prop_assert_eq!(rounding.decode::<f64>(grid, rounding.encode(grid, value)), value);
+            let value: f64 = rounding.decode(params, code as u8 as i8);
+            prop_assert_eq!(rounding.decode::<f64>(params, rounding.encode(params, value)), value);
         }
     }
 }
 
-/// The book of a weight is that of its groups' values, each divided by its greatest.
+/// The codebook of a weight is that of its groups' values, each divided by its greatest.
 #[test]
 fn quantiles_are_those_of_the_weight() {
     for (kind, bits) in [(0, 3), (0, 4), (0, 8), (3, 4), (5, 4), (8, 6)] {
         for centred in [false, true] {
             let weight = weight(kind, 5, (8, 160));
             let tensor = round_to_nearest(weight.view(), scheme(DataType::Quantile, bits, 64, centred));
-            let book = tensor.book.unwrap();
-            assert_eq!(book.name, None, "it is the weight's own");
+            let codebook = tensor.codebook.unwrap();
+            assert_eq!(codebook.name, None, "it is the weight's own");
             let groups = weight.rows().into_iter().flat_map(|row| row.to_vec().chunks(64).map(<[f32]>::to_vec).collect::<Vec<_>>());
             let values: Vec<f64> = groups
                 .flat_map(|group| {
@@ -312,8 +312,8 @@ fn quantiles_are_those_of_the_weight() {
                 })
                 .collect();
             let tolerance = if bits <= 4 { 0.5 / 127.0 + 1e-6 } else { 1e-6 };
-            let greatest = f64::from(book.greatest());
-            for (found, expected) in wide(&book).into_iter().zip(naive::quantiles(bits as u32, &values)) {
+            let greatest = f64::from(codebook.greatest());
+            for (found, expected) in wide(&codebook).into_iter().zip(naive::quantiles(bits as u32, &values)) {
                 assert!((found / greatest - expected).abs() <= tolerance, "kind {kind}, {bits} bits: {found} for {expected}");
             }
             // Each number is used about equally often.
