@@ -187,7 +187,8 @@ impl Computed {
                 if threads > 0 {
                     tch::set_num_threads(threads as i32);
                 }
-                Ok(Box::new(TorchLogits::new(model.store.clone(), Compute { device, kind: dtype.into() })))
+                let compute = Compute { device, kind: dtype.into() };
+                Ok(Box::new(TorchLogits::new(model.store.clone(), compute).keeping(TorchLogits::DECODED_BYTES)))
             }
         }
     }

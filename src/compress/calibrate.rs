@@ -26,6 +26,10 @@ fn batch(device: Device) -> usize {
     }
 }
 
+/// Is given an input `[batch, tokens, in]` and the weights of its tokens `[batch · tokens]`, of each
+/// batch.
+pub type SolveInput<'a> = dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()> + 'a;
+
 /// Hidden states of all calibration sequences between two blocks.
 pub struct HiddenStates {
     /// `[batch, tokens, hidden]` each.
@@ -194,17 +198,33 @@ impl HiddenStates {
         progress: &dyn Progress,
         solve: &mut dyn FnMut(LayerName, Statistics) -> Result<()>,
     ) -> Result<()> {
+        self.advance_abreast(spec, weights, inputs, is_read, progress, &mut |input, x, tokens| {
+            let mut statistics = Statistics::default();
+            x.iter().zip(tokens).for_each(|(x, tokens)| statistics.add(input, x, tokens.as_ref()));
+            solve(input, statistics)
+        })
+    }
+
+    /// The same where `solve` is given the input itself: `[batch, tokens, in]` and the weights of
+    /// its tokens `[batch · tokens]`, of each batch.
+    pub fn advance_abreast(
+        &mut self,
+        spec: &Block,
+        weights: &Parameters,
+        inputs: &[LayerName],
+        is_read: bool,
+        progress: &dyn Progress,
+        solve: &mut SolveInput,
+    ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let steps = self.len();
         let tokens: Vec<Option<Tensor>> = (0..self.batches.len()).map(|batch| self.importance(batch)).collect();
         let (mut solved, mut left) = (Ok(()), inputs.len());
         let behind = block_until(spec, weights, std::mem::take(&mut self.batches), &mut |input, x| {
             if inputs.contains(&input) {
-                let mut statistics = Statistics::default();
-                x.iter().zip(&tokens).for_each(|(x, tokens)| statistics.add(input, x, tokens.as_ref()));
                 progress.advance(steps);
                 left -= 1;
-                solved = solve(input, statistics);
+                solved = solve(input, x, &tokens);
             }
             if solved.is_err() || (left == 0 && !is_read) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -242,7 +262,9 @@ impl Statistics {
         if sums.tokens == 0.0 {
             sums.power = far_power(&x.abs());
         }
-        match (weights, lent_bf16(&x), gram::kernel()) {
+        // SAFETY: activations are written by the operation that makes them alone, and the slice
+        // does not outlive this call.
+        match (weights, unsafe { lent_bf16(&x) }, gram::kernel()) {
             (None, Some(numbers), Some(kernel)) if sums.power == 1.0 => sums.add_bf16(numbers, tokens, kernel),
             _ => sums.add(x.to_kind(Kind::Float), tokens, weights),
         }
@@ -321,7 +343,9 @@ impl Sums {
     /// the other way, at twice its speed.
     fn add_bf16(&mut self, x: &[bf16], tokens: i64, kernel: gram::Kernel) {
         let pairs = gram::Pairs::new(x, self.magnitudes.numel());
-        kernel.add(&pairs, in_place(&mut self.products).expect("made here"));
+        // SAFETY: `products` was allocated by `Sums::none` and has no other handle.
+        let products = unsafe { in_place(&mut self.products) };
+        kernel.add(&pairs, products.expect("a contiguous f32 tensor on the CPU"));
         let _ = self.magnitudes.g_add_(&Tensor::from_slice(&pairs.magnitudes));
         self.greatest = self.greatest.maximum(&Tensor::from_slice(&pairs.greatest));
         self.tokens += tokens as f64;

@@ -5,26 +5,38 @@ use super::tensors::{Compute, Parameters, to_vec};
 use crate::error::Result;
 use crate::model::{LogitSource, ModelSpec};
 use crate::quant::WeightStore;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
 
-/// Windows of tokens through libtorch. What is only a view of its map is loaded
-/// anew for each window, so that the model is never in memory as a whole; packed
-/// blocks are decoded once and kept.
+/// Windows of tokens through libtorch. Blocks are loaded anew for each window, so that memory
+/// follows the block and not the model.
 pub struct TorchLogits {
     store: Arc<dyn WeightStore>,
     compute: Compute,
-    kept: Vec<Option<Parameters>>,
+    /// Decoded packed blocks, by their number.
+    decoded: BTreeMap<usize, Parameters>,
+    /// Bytes that further decoded blocks may take.
+    room: usize,
     head: Option<LmHead>,
     hidden: Option<Tensor>,
 }
 
 impl TorchLogits {
-    /// Over a model's weights.
+    /// Bytes of decoded blocks for [`TorchLogits::keeping`]: a small model as a whole, some
+    /// blocks of a large one.
+    pub const DECODED_BYTES: usize = 256 << 20;
+
+    /// Keeps no block: for a window or two, and for dense weights, which are not decoded.
     pub fn new(store: Arc<dyn WeightStore>, compute: Compute) -> Self {
-        let kept = store.spec().blocks.iter().map(|_| None).collect();
-        Self { store, compute, kept, head: None, hidden: None }
+        Self { store, compute, decoded: BTreeMap::new(), room: 0, head: None, hidden: None }
+    }
+
+    /// Keeps decoded packed blocks between windows, up to so many bytes of their tensors; the
+    /// first blocks are kept, and the others decoded once a window.
+    pub fn keeping(self, bytes: usize) -> Self {
+        Self { room: bytes, ..self }
     }
 }
 
@@ -40,13 +52,16 @@ impl LogitSource for TorchLogits {
         let _no_grad = tch::no_grad_guard();
         let mut x = EmbeddingLayer::load(spec, |name| self.store.weight(name), self.compute)?.forward(&[ids]);
         for (i, block) in spec.blocks.iter().enumerate() {
-            let weights = match self.kept[i].take() {
-                Some(weights) => weights,
-                None => Parameters::block(&*self.store, i, self.compute)?,
-            };
+            if let Some(weights) = self.decoded.get(&i) {
+                x = block_forward(block, weights, &x, &mut |_, _| ());
+                continue;
+            }
+            let weights = Parameters::block(&*self.store, i, self.compute)?;
             x = block_forward(block, &weights, &x, &mut |_, _| ());
-            if weights.any_packed() {
-                self.kept[i] = Some(weights);
+            let bytes = weights.len_bytes();
+            if weights.any_packed() && bytes <= self.room {
+                self.room -= bytes;
+                self.decoded.insert(i, weights);
             }
         }
         self.hidden = Some(x.squeeze_dim(0));

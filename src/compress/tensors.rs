@@ -45,6 +45,11 @@ impl Parameter {
         Self { tensor, weight: Some(weight) }
     }
 
+    /// From a tensor in memory, in the number format of `compute`.
+    pub fn of_tensor(tensor: &Tensor, compute: Compute) -> Self {
+        Self { tensor: tensor.to_kind(compute.kind).to_device(compute.device), weight: None }
+    }
+
     /// The numbers. Not to be cloned beyond the life of `self`, whence private to
     /// this crate.
     pub(crate) fn tensor(&self) -> &Tensor {
@@ -125,6 +130,12 @@ impl Parameters {
         self.by_role.borrow().values().any(|p| matches!(p.weight, Some(Weight::Packed(_))))
     }
 
+    /// Bytes of all tensors.
+    pub fn len_bytes(&self) -> usize {
+        let bytes = |p: &Parameter| p.tensor.numel() * p.tensor.kind().elt_size_in_bytes();
+        self.by_role.borrow().values().map(bytes).sum()
+    }
+
     /// Puts a parameter in the place of that name; none may be lent out.
     pub fn put(&self, role: &str, parameter: Parameter) {
         self.by_role.borrow_mut().insert(role.to_owned(), parameter);
@@ -172,42 +183,60 @@ pub fn wide(tensor: &Tensor) -> Tensor {
     }
 }
 
-/// The numbers of a tensor, where they lie in f32 on the CPU one behind the other, to be
-/// changed in place.
-pub fn in_place(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    if !lies_plainly(tensor, Kind::Float) {
+/// The numbers of a tensor, to be changed in place; `None` unless it is a contiguous f32 tensor
+/// on the CPU.
+///
+/// # Safety
+///
+/// While the slice lives, the storage of the tensor must be neither read nor written through
+/// another handle of it (a shallow clone, a view, a gradient that shares it, an operation of
+/// libtorch on another thread): the exclusive borrow covers this handle alone.
+pub unsafe fn in_place(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    if !is_plain(tensor, Kind::Float) {
         return None;
     }
     let count = tensor.numel();
-    // SAFETY: a contiguous tensor of f32 on the CPU owns so many aligned numbers behind its
-    // pointer, for as long as it lives, and it is borrowed for as long as they are. Other
-    // handles of the same storage are neither read nor written meanwhile: what calls this
-    // holds the only thread that computes with it.
+    // SAFETY: a contiguous f32 tensor on the CPU has `count` aligned numbers behind its pointer
+    // for as long as it lives, and it is borrowed for as long as they are. The caller keeps other
+    // handles of the storage away.
     Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), count) })
 }
 
-/// The numbers of a tensor, where they lie in f32 on the CPU one behind the other.
-pub fn lent_f32(tensor: &Tensor) -> Option<&[f32]> {
-    lent(tensor, Kind::Float)
+/// The numbers of a tensor; `None` unless it is a contiguous f32 tensor on the CPU.
+///
+/// # Safety
+///
+/// While the slice lives, nothing may write to the storage of the tensor, through this handle
+/// (operations in place take `&Tensor` too) or another.
+pub unsafe fn lent_f32(tensor: &Tensor) -> Option<&[f32]> {
+    // SAFETY: the same condition.
+    unsafe { lent(tensor, Kind::Float) }
 }
 
-/// The same in bf16. (tch calls that type f16.)
-pub fn lent_bf16(tensor: &Tensor) -> Option<&[bf16]> {
-    lent(tensor, Kind::BFloat16)
+/// The numbers of a tensor; `None` unless it is a contiguous bf16 tensor on the CPU.
+///
+/// # Safety
+///
+/// As for [`lent_f32`].
+pub unsafe fn lent_bf16(tensor: &Tensor) -> Option<&[bf16]> {
+    // SAFETY: the same condition.
+    unsafe { lent(tensor, Kind::BFloat16) }
 }
 
-fn lent<T: bytemuck::Pod>(tensor: &Tensor, kind: Kind) -> Option<&[T]> {
+/// # Safety
+///
+/// As for [`lent_f32`].
+unsafe fn lent<T: bytemuck::Pod>(tensor: &Tensor, kind: Kind) -> Option<&[T]> {
     assert_eq!(kind.elt_size_in_bytes(), size_of::<T>());
-    // SAFETY: a contiguous tensor on the CPU owns so many aligned numbers of that size behind
-    // its pointer, for as long as it lives, and it is borrowed for as long as they are; any bits
-    // are one. Nothing writes to it meanwhile: what calls this holds the only thread that
-    // computes with it.
-    lies_plainly(tensor, kind).then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), tensor.numel()) })
+    // SAFETY: a contiguous tensor on the CPU has that many aligned numbers of that size behind
+    // its pointer for as long as it lives, and it is borrowed for as long as they are; every bit
+    // pattern is a number. The caller keeps writers away.
+    is_plain(tensor, kind).then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>().cast_const(), tensor.numel()) })
 }
 
-/// Numbers of a kind on the CPU, one behind the other.
-fn lies_plainly(tensor: &Tensor, kind: Kind) -> bool {
-    // What is empty may lie nowhere.
+/// True for a contiguous tensor of a kind on the CPU.
+fn is_plain(tensor: &Tensor, kind: Kind) -> bool {
+    // An empty tensor may have no storage.
     tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous() && tensor.numel() > 0
 }
 

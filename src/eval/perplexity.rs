@@ -85,6 +85,7 @@ pub fn evaluate(
     let reference_vocab = reference.as_ref().map_or(vocab, |reference| reference.spec().vocab_size);
     let common = vocab.min(reference_vocab);
     let bos_token_id = protocol.bos(model.spec());
+    let rows = reference.as_ref().map_or(usize::MAX, |reference| rows_at_a_time(reference.spec())).min(rows_at_a_time(model.spec()));
     let mut positions = Vec::new();
     progress.begin("evaluating", windows.len() as u64, Unit::one("windows"));
     for window in windows {
@@ -95,7 +96,7 @@ pub fn evaluate(
         }
         let mut start = window.scored.start;
         while start < window.scored.end {
-            let some = start..(start + rows_at_a_time(model.spec())).min(window.scored.end);
+            let some = start..(start + rows).min(window.scored.end);
             let logits = model.logits(some.clone())?;
             let targets = &window.ids[some.start + 1..some.end + 1];
             let ours = logits.par_chunks_exact(vocab).zip(targets);
@@ -151,5 +152,71 @@ fn divergence(positions: &[Position], kl_mean: f64, vocabulary_compared: Option<
         kl_max: kl[kl.len() - 1],
         top1_agreement: positions.iter().filter(|p| p.agrees).count() as f64 / positions.len() as f64,
         vocabulary_compared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DenseModel, ModelSpec};
+    use crate::progress::Silent;
+    use std::ops::Range;
+
+    /// Logits by a formula of position and token, of no more rows at once than are allowed.
+    struct Formula {
+        spec: ModelSpec,
+        phase: usize,
+        most_rows: usize,
+    }
+
+    impl Formula {
+        fn row(&self, position: usize) -> impl Iterator<Item = f32> {
+            let phase = self.phase;
+            (0..self.spec.vocab_size).map(move |token| ((position * 7 + token * 13 + phase) % 29) as f32 / 5.0)
+        }
+    }
+
+    impl LogitSource for Formula {
+        fn spec(&self) -> &ModelSpec {
+            &self.spec
+        }
+        fn run_window(&mut self, _ids: &[u32]) -> Result<()> {
+            Ok(())
+        }
+        fn logits(&mut self, positions: Range<usize>) -> Result<Vec<f32>> {
+            self.most_rows = self.most_rows.max(positions.len());
+            Ok(positions.flat_map(|position| self.row(position).collect::<Vec<_>>()).collect())
+        }
+    }
+
+    /// Loss and KL of a window whose logits are asked for in several chunks are those by the
+    /// formulas over all rows, in f64.
+    #[test]
+    fn windows_are_scored_by_chunks_of_rows() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
+        let spec = DenseModel::open_hugging_face(&dir).unwrap().spec().clone();
+        let rows = rows_at_a_time(&spec);
+        let (vocab, tokens) = (spec.vocab_size, 3 * rows + 5);
+        let ids: Vec<u32> = (0..tokens).map(|i| (i * 11 % vocab) as u32).collect();
+        let windows = [Window { ids: ids.clone(), scored: 0..tokens - 1 }];
+        let [mut model, mut reference] = [0, 3].map(|phase| Formula { spec: spec.clone(), phase, most_rows: 0 });
+        let found = evaluate(&mut model, Some(&mut reference), &windows, (Protocol::Plain, tokens), &Silent).unwrap();
+        assert_eq!((model.most_rows, reference.most_rows), (rows, rows));
+
+        let log_softmax = |source: &Formula, position: usize| {
+            let row: Vec<f64> = source.row(position).map(f64::from).collect();
+            let log_sum = row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+            row.into_iter().map(|logit| logit - log_sum).collect::<Vec<_>>()
+        };
+        let (mut loss, mut kl) = (0.0, 0.0);
+        for position in 0..tokens - 1 {
+            let (q, p) = (log_softmax(&model, position), log_softmax(&reference, position));
+            loss -= q[ids[position + 1] as usize];
+            kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        }
+        let scored = (tokens - 1) as f64;
+        assert!((found.model.loss - loss / scored).abs() < 1e-5, "{}, not {}", found.model.loss, loss / scored);
+        let kl_mean = found.model.divergence.unwrap().kl_mean;
+        assert!((kl_mean - kl / scored).abs() < 1e-5, "{kl_mean}, not {}", kl / scored);
     }
 }

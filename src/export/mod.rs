@@ -3,6 +3,7 @@
 //! what the stages have left, measures it, and puts it in its place.
 
 mod hugging_face;
+mod in_type;
 mod narrow;
 mod native;
 

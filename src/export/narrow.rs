@@ -1,46 +1,60 @@
 //! What is not quantised ships in 16 bits, where these hold it.
 
-use crate::checkpoint::{Bytes, DenseTensor, FloatType};
+use super::in_type::InType;
+use crate::checkpoint::{DenseTensor, FloatType};
 use crate::error::Result;
 use crate::model::ParameterKind;
-use crate::quant::{Assembled, Weight, WeightStore};
+use crate::quant::{Weight, WeightStore};
 use half::{bf16, f16};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// A model as it ships.
-pub fn model(store: &dyn WeightStore) -> Result<Assembled> {
-    let spec = store.spec();
-    let weight = |p: crate::model::Parameter| Ok((p.name.clone(), kept(store.weight(&p.name)?, p.kind)));
-    Ok(Assembled::new(spec.clone(), spec.parameters().into_iter().map(weight).collect::<Result<Vec<_>>>()?))
+/// A model as it ships. Matrices are narrowed when they are touched, and not kept.
+pub fn model(store: Arc<dyn WeightStore>) -> Result<InType> {
+    let mut types = BTreeMap::new();
+    for parameter in store.spec().parameters() {
+        if let Weight::Dense(tensor) = store.weight(&parameter.name)?
+            && let Some(float_type) = narrower(&tensor, parameter.kind)
+        {
+            types.insert(parameter.name, float_type);
+        }
+    }
+    Ok(InType::with(store, types))
 }
 
 /// What is not quantised: vectors as they are, matrices in 16 bits where these hold them.
 pub fn kept(weight: Weight, kind: ParameterKind) -> Weight {
-    match weight {
-        Weight::Dense(tensor) if kind != ParameterKind::Vector && tensor.float_type == FloatType::F32 => Weight::Dense(narrowed(&tensor)),
-        other => other,
+    match &weight {
+        Weight::Dense(tensor) => match narrower(tensor, kind) {
+            Some(float_type) => Weight::Dense(tensor.to_type(float_type)),
+            None => weight,
+        },
+        Weight::Packed(_) => weight,
     }
 }
 
-/// In f16 where no row loses more than f16's own precision, relative to the row's greatest
-/// magnitude; otherwise in bf16 where that loses nothing, and in f32 where it would.
-fn narrowed(tensor: &DenseTensor) -> DenseTensor {
+/// Number format of a matrix in f32 that ships in 16 bits: f16 where no row loses more than f16's
+/// own precision, relative to the row's greatest magnitude; otherwise bf16 where that loses
+/// nothing. `None` where it ships as it is.
+fn narrower(tensor: &DenseTensor, kind: ParameterKind) -> Option<FloatType> {
+    if kind == ParameterKind::Vector || tensor.float_type != FloatType::F32 {
+        return None;
+    }
     let values = tensor.to_f32();
     let columns = tensor.shape.last().map_or(1, |&columns| columns.max(1));
-    let float_type = match () {
-        () if values.chunks(columns).all(suits_f16) => FloatType::F16,
-        () if values.iter().all(|&value| bf16::from_f32(value).to_f32() == value) => FloatType::Bf16,
-        () => return tensor.clone(),
-    };
-    let bits = |v: &f32| if float_type == FloatType::F16 { f16::from_f32(*v).to_bits() } else { bf16::from_f32(*v).to_bits() };
-    let bytes: Vec<u8> = values.iter().flat_map(|v| bits(v).to_le_bytes()).collect();
-    DenseTensor { float_type, bytes: Bytes::from_vec(bytes), ..tensor.clone() }
+    match () {
+        () if values.par_chunks(columns).all(suits_f16) => Some(FloatType::F16),
+        () if values.par_iter().all(|&value| bf16::from_f32(value).to_f32() == value) => Some(FloatType::Bf16),
+        () => None,
+    }
 }
 
 /// True if f16 holds every row of a tensor.
 pub fn fits_f16(tensor: &DenseTensor) -> bool {
     let values = tensor.to_f32();
     let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
-    values.chunks(columns).all(suits_f16)
+    values.par_chunks(columns).all(suits_f16)
 }
 
 /// True if f16 holds a row: its greatest magnitude is a normal f16 number, so that the absolute

@@ -28,7 +28,7 @@ impl Format for Native {
     }
 
     fn shipped(&self, solved: Arc<dyn WeightStore>) -> Result<Arc<dyn WeightStore>> {
-        Ok(Arc::new(narrow::model(&*solved)?))
+        Ok(Arc::new(narrow::model(solved)?))
     }
 
     fn write(&self, shipped: &dyn WeightStore, notes: &Notes, dir: &Path) -> Result<Vec<String>> {

@@ -2,15 +2,18 @@
 
 use crate::error::{Error, Result};
 use crate::eval::Protocol;
-use crate::model::expect_finite;
+use crate::model::{ModelSpec, expect_finite};
 use crate::progress::{Progress, Unit};
 use crate::random::Random;
 use crate::recipe::{Calibration, Recipe};
 use crate::runtime::{Activations, Decoder, KvCache, Model, Sampler, Step};
+use crate::spec::Op;
 use crate::text::Text;
 
-/// Sequences sampled together.
+/// Most sequences sampled together …
 const BATCH: usize = 16;
+/// … and most bytes of their keys and values, unless one sequence has more.
+const CACHE_BYTES: usize = 256 << 20;
 /// Windows of held-out text that are sampled where the recipe names none.
 const SELF_WINDOWS: usize = 16;
 /// Streams of random numbers, so that no draw depends on another.
@@ -77,7 +80,8 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
     };
     let mut all: Vec<Vec<u32>> = (0..count).map(first).collect();
     progress.begin("sampling from the model", (count * length) as u64, Unit::one("tokens"));
-    for (batch, sequences) in all.chunks_mut(BATCH).enumerate() {
+    let at_a_time = batch(spec, length);
+    for (batch, sequences) in all.chunks_mut(at_a_time).enumerate() {
         let mut caches: Vec<_> = sequences.iter().map(|_| KvCache::new(spec)).collect();
         // Of several tokens that come first, the last one begins the loop.
         for (cache, sequence) in caches.iter_mut().zip(&*sequences).filter(|(_, sequence)| sequence.len() > 1) {
@@ -89,7 +93,7 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
             let logits = decoder.logits(&decoder.forward(&mut steps)?);
             for (i, (sequence, logits)) in sequences.iter_mut().zip(logits.chunks_exact(spec.vocab_size)).enumerate() {
                 expect_finite(logits, sequence.len() - 1)?;
-                let sampler = Sampler::new(1.0, 1.0, samples.bits((batch * BATCH + i) as u64));
+                let sampler = Sampler::new(1.0, 1.0, samples.bits((batch * at_a_time + i) as u64));
                 sequence.push(sampler.sample(logits, sequence.len() as u64));
             }
             progress.advance(sequences.len() as u64);
@@ -98,4 +102,15 @@ fn sample(model: &Model, count: usize, length: usize, seed: u64, threads: usize,
     }
     progress.end();
     Ok(all)
+}
+
+/// Sequences of a length that are sampled together: keys and values grow with every block.
+fn batch(spec: &ModelSpec, length: usize) -> usize {
+    let width = |op: &Op| match op {
+        Op::Attention(attention) => 2 * attention.kv_width(),
+        Op::Wkv(_) | Op::FeedForward(_) => 0,
+    };
+    let widths = spec.blocks.iter().flat_map(|block| &block.sub_layers).map(|sub_layer| width(&sub_layer.op));
+    let bytes = widths.sum::<usize>() * length * size_of::<f32>();
+    (CACHE_BYTES / bytes.max(1)).clamp(1, BATCH)
 }

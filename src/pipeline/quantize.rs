@@ -1,9 +1,9 @@
 //! A stage that quantises: embeddings and head are rounded, and each block's layers are
 //! solved on their calibrated inputs.
 
-use super::StageResult;
 use super::journal::PartResult;
 use super::walk::{BlockWork, Walk, own_groups};
+use super::{StageResult, round};
 use crate::compress::calibrate::{HiddenStates, InputStatistics, Statistics};
 use crate::compress::quantize::{self, TargetLayer};
 use crate::compress::rescale::{Channels, Reader, Rescaling, divided, rescaling};
@@ -20,6 +20,7 @@ use crate::recipe::Quantize;
 use crate::report::LayerReport;
 use crate::spec::LayerName;
 use ndarray::ArrayView2;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -33,14 +34,16 @@ const LARGE: usize = 64 << 20;
 
 /// Runs the stage.
 pub fn run(plan: &Quantize, walk: &Walk) -> Result<StageResult> {
-    walk.run(&Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress })
+    let work = Work { store: walk.store, plan, compute: walk.compute, progress: walk.progress };
+    if plan.reads_inputs() || plan.is_sequential() { walk.run(&work) } else { round::run(&work, walk) }
 }
 
-struct Work<'a> {
-    store: &'a dyn WeightStore,
-    plan: &'a Quantize,
-    compute: Compute,
-    progress: &'a dyn Progress,
+/// The stage's work in each place of the walk.
+pub(super) struct Work<'a> {
+    pub(super) store: &'a dyn WeightStore,
+    pub(super) plan: &'a Quantize,
+    pub(super) compute: Compute,
+    pub(super) progress: &'a dyn Progress,
 }
 
 impl BlockWork for Work<'_> {
@@ -57,7 +60,8 @@ impl BlockWork for Work<'_> {
         // A block is observed, once or for each group, and solved group by group.
         let groups = spec.blocks.first().map_or(0, |b| b.input_groups(spec.hidden_size).len() as u64);
         let rescales = self.plan.rescale.is_some();
-        let passes = if self.plan.is_sequential() { groups + u64::from(rescales) } else { 1 };
+        let on_the_way = self.plan.is_sequential() || !self.plan.reads_inputs();
+        let passes = if on_the_way { groups + u64::from(rescales) } else { 1 };
         passes * pass + groups + if rescales { groups } else { 0 }
     }
 
@@ -95,6 +99,10 @@ impl BlockWork for Work<'_> {
         let spec = self.store.spec();
         let block = &spec.blocks[index];
         let own = own_groups(spec, index);
+        let all = block.input_groups(spec.hidden_size);
+        if !self.plan.reads_inputs() && !self.plan.is_sequential() && !spec.shares_weights() {
+            return self.round(index, &own, hidden);
+        }
         let inputs: Vec<LayerName> = own.iter().map(|group| group.input).collect();
         let observe = |hidden: &HiddenStates, inputs: &[LayerName], changed: &Changed| {
             let parameters = Parameters::of_block(spec, index, |name| self.weight(name, changed), self.compute)?;
@@ -114,7 +122,6 @@ impl BlockWork for Work<'_> {
                 solved = Solved { weights: rescaled.weights, left: rescaled.left, layers: Vec::new() };
             }
         }
-        let all = block.input_groups(spec.hidden_size);
         let widest = all.iter().map(|group| group.linears[0].inputs.size()).max().unwrap_or(0);
         if sequential && own.len() == all.len() && hidden.bytes_of(widest) <= ABREAST {
             self.solve_on_the_way(index, &own, hidden, &mut later_uses, &mut solved)?;
@@ -297,16 +304,18 @@ struct Rescaled {
     left: BTreeMap<LayerName, &'static str>,
 }
 
-/// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole.
+/// ‖a − b‖ / ‖a‖, row by row: a vocabulary is not decoded as a whole. Rows are summed in one
+/// order, whatever the threads.
 fn distance(original: &[f32], packed: &Weight) -> f64 {
     let columns = packed.shape()[1];
-    let mut decoded = vec![0.0; columns];
-    let (mut difference, mut whole) = (0.0f64, 0.0f64);
-    for (i, row) in original.chunks_exact(columns).enumerate() {
+    let of_row = |(i, row): (usize, &[f32])| {
+        let mut decoded = vec![0.0; columns];
         packed.row(i, &mut decoded);
-        difference += row.iter().zip(&decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-        whole += row.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
-    }
+        let difference = row.iter().zip(&decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        (difference, row.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>())
+    };
+    let rows: Vec<(f64, f64)> = original.par_chunks_exact(columns).enumerate().map(of_row).collect();
+    let (difference, whole) = rows.iter().fold((0.0, 0.0), |sums, row| (sums.0 + row.0, sums.1 + row.1));
     if whole == 0.0 { 0.0 } else { (difference / whole).sqrt() }
 }
 

@@ -11,7 +11,8 @@
 //! Kernels know nothing of it: a product is multiplied by the power behind them.
 
 use super::{Code, Scheme};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
 
 /// Divided rows have their greatest magnitude from 2^this to below twice that, so that scales of
 /// other groups of the row stay normal f16 numbers down to 2^-23 of the greatest.
@@ -68,6 +69,12 @@ pub fn power(exponent: i8) -> f32 {
 /// Greatest magnitude of some values.
 pub fn greatest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |greatest, value| value.abs().max(greatest))
+}
+
+/// Greatest magnitude of each row of a weight `[out, in]`.
+pub fn greatest_of_rows(weight: ArrayView2<f32>) -> Vec<f32> {
+    let of_row = |row: usize| weight.row(row).iter().fold(0.0f32, |greatest, value| value.abs().max(greatest));
+    (0..weight.nrows()).into_par_iter().map(of_row).collect()
 }
 
 /// Divides the rows of a weight `[out, in]` by their powers.

@@ -114,7 +114,14 @@ impl QuantParams {
 
     /// The nearest code of integers.
     pub fn encode<T: Real>(&self, scheme: Scheme, value: T) -> i8 {
-        (self.steps(scheme)(value) + T::from_i32(self.zero_point.into())).to_i32() as i8
+        self.encodes(scheme)(value)
+    }
+
+    /// To the nearest code of integers. Its constants are computed once for all values.
+    #[inline]
+    pub fn encodes<T: Real>(&self, scheme: Scheme) -> impl Fn(T) -> i8 + use<T> {
+        let (steps, zero_point) = (self.steps(scheme), T::from_i32(self.zero_point.into()));
+        move |value| (steps(value) + zero_point).to_i32() as i8
     }
 
     /// To the nearest value.
@@ -144,7 +151,17 @@ impl QuantParams {
         T::from_f16(self.scale) * T::from_i32(i32::from(code) - i32::from(self.zero_point))
     }
 
-    /// Index of the nearest number of a codebook.
+    /// The values of codes of one group, of a codebook where there is one.
+    pub fn decode_all(&self, codebook: Option<&Codebook>, codes: &[i8], values: &mut [f32]) {
+        let (scale, offset, zero_point) = (self.scale.to_f32(), self.offset.to_f32(), i32::from(self.zero_point));
+        let each = values.iter_mut().zip(codes);
+        match codebook {
+            None => each.for_each(|(value, &code)| *value = scale * (i32::from(code) - zero_point) as f32),
+            Some(codebook) => each.for_each(|(value, &code)| *value = scale * codebook.value(code) + offset),
+        }
+    }
+
+    /// The place of the nearest number of a codebook.
     pub fn encode_by<T: Real>(&self, codebook: &Codebook, value: T) -> i8 {
         codebook.nearest(((value - T::from_f16(self.offset)) / T::from_f16(self.scale)).to_f64())
     }

@@ -79,6 +79,18 @@ impl Rounding {
         }
     }
 
+    /// The nearest codes of a group.
+    fn encode_all<T: Real>(&self, params: QuantParams, values: &[T], codes: &mut [i8]) {
+        let each = codes.iter_mut().zip(values);
+        match &self.codebook {
+            None => {
+                let encode = params.encodes(self.scheme);
+                each.for_each(|(code, &value)| *code = encode(value));
+            }
+            Some(codebook) => each.for_each(|(code, &value)| *code = params.encode_by(codebook, value)),
+        }
+    }
+
     /// The value of a code.
     pub fn decode<T: Real>(&self, params: QuantParams, code: i8) -> T {
         params.decode_by(self.codebook.as_deref(), code)
@@ -145,8 +157,9 @@ pub fn round_to_nearest(weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTen
 /// Rounds to nearest by quantisation parameters of any choice; `importance` is one number a column. Rows that f16 scales cannot
 /// hold get [`exponents`].
 pub fn round_by(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, importance: Option<&[f64]>) -> QuantizedTensor {
-    let greatest: Vec<f32> = weight.rows().into_iter().map(|row| row.fold(0.0, |greatest, value| value.abs().max(greatest))).collect();
-    let Some(exponents) = exponents::of_rows(&greatest, scheme, false) else { return round_rows(weight, scheme, choice, importance) };
+    let Some(exponents) = exponents::of_rows(&exponents::greatest_of_rows(weight), scheme, false) else {
+        return round_rows(weight, scheme, choice, importance);
+    };
     let mut divided = weight.as_standard_layout().into_owned();
     exponents::divide(&mut divided, &exponents);
     QuantizedTensor { exponents: Some(exponents), ..round_rows(divided.view(), scheme, choice, importance) }
@@ -164,7 +177,7 @@ fn round_rows(weight: ArrayView2<f32>, scheme: Scheme, choice: GridChoice, impor
         let groups = values.chunks(width).zip(codes.chunks_mut(width)).enumerate();
         let params = groups.map(|(group, (values, codes))| {
             let params = rounding.quant_params(values, importance.map(|all| &all[group * width..group * width + values.len()]));
-            codes.iter_mut().zip(values).for_each(|(code, &value)| *code = rounding.encode(params, value));
+            rounding.encode_all(params, values, codes);
             params
         });
         params.collect()

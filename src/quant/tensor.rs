@@ -93,10 +93,15 @@ impl QuantizedTensor {
         let rows = numbers.par_chunks_mut(columns.max(1)).zip(codes.par_chunks(columns.max(1))).enumerate();
         rows.for_each(|(row, (numbers, codes))| {
             for (group, codes) in codes.chunks(width).enumerate() {
-                let params = self.quant_params(row, group);
-                for (stored, &code) in (group * width..).zip(codes) {
-                    let place = self.permutation.as_ref().map_or(stored, |p| p.order[stored] as usize);
-                    numbers[place] = params.decode_by(self.codebook.as_deref(), code);
+                let (params, first) = (self.quant_params(row, group), group * width);
+                match &self.permutation {
+                    None => params.decode_all(self.codebook.as_deref(), codes, &mut numbers[first..first + codes.len()]),
+                    Some(permutation) => {
+                        let places = &permutation.order[first..first + codes.len()];
+                        places.iter().zip(codes).for_each(|(&place, &code)| {
+                            numbers[place as usize] = params.decode_by(self.codebook.as_deref(), code);
+                        });
+                    }
                 }
             }
         });

@@ -239,11 +239,12 @@ impl Stage {
         }
     }
 
-    /// Whether it looks at the calibration's sequences.
-    pub fn needs_calibration(&self) -> bool {
+    /// How much of the calibration it reads.
+    pub fn calibration_use(&self) -> CalibrationUse {
         match self {
-            Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) | Stage::Sparsify(_) => true,
-            Stage::Student(_) | Stage::Distil(_) => false,
+            Stage::Quantize(plan) if plan.mixed_precision.is_none() && plan.qat.is_none() && !plan.reads_inputs() => CalibrationUse::Sample,
+            Stage::Quantize(_) | Stage::PruneDepth(_) | Stage::PruneWidth(_) | Stage::Sparsify(_) => CalibrationUse::All,
+            Stage::Student(_) | Stage::Distil(_) => CalibrationUse::Nothing,
         }
     }
 
@@ -267,6 +268,36 @@ impl Stage {
             Stage::Student(shape) => shape.apply(&spec).expect("it was checked"),
             Stage::PruneDepth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
             Stage::PruneWidth(plan) => plan.stand_in(&spec).apply(&spec).expect("it was checked"),
+        }
+    }
+}
+
+/// How much of the calibration a stage reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CalibrationUse {
+    /// Nothing.
+    Nothing,
+    /// [`CalibrationUse::SAMPLE_TOKENS`] tokens, on which the errors of layers are measured.
+    Sample,
+    /// All sequences.
+    All,
+}
+
+impl CalibrationUse {
+    /// Tokens that the relative error of a layer is measured on where no method reads
+    /// statistics: the first of the calibration. An error is a ratio of sums over tokens and
+    /// outputs, so that few tokens tell it to within some percent.
+    pub const SAMPLE_TOKENS: usize = 128;
+
+    /// Sequences, and their length, of a calibration of so many of this length.
+    pub fn shape(self, sequences: usize, length: usize) -> (usize, usize) {
+        match self {
+            Self::Nothing => (0, 0),
+            Self::Sample => {
+                let length = length.min(Self::SAMPLE_TOKENS);
+                (sequences.min(Self::SAMPLE_TOKENS.div_ceil(length.max(1))), length)
+            }
+            Self::All => (sequences, length),
         }
     }
 }
@@ -312,6 +343,14 @@ impl Quantize {
             }
             (method, _) => method,
         }
+    }
+
+    /// True if what layers become depends on statistics of their inputs. Beside ternary layers,
+    /// those of other schemes are GPTQ's.
+    pub fn reads_inputs(&self) -> bool {
+        let is_ternary = matches!(self.method, Method::Ternary(_));
+        let has_others = || self.schemes.iter().any(|(name, scheme)| name.starts_with("blocks.") && !scheme.code.is_ternary());
+        self.method.reads_inputs() || self.rescale.is_some() || is_ternary && has_others()
     }
 
     /// Whether the layers of a block are solved one input after the other. Those that were

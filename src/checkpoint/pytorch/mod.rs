@@ -43,8 +43,8 @@ pub(super) fn add_file(checkpoint: &mut Checkpoint, path: &Path) -> Result<Vec<S
     let fail = |error: FileError| Error::broken(path, error);
     let bytes = Bytes::map(path)?;
     let archive = Archive::open(&bytes).map_err(|error| fail(error.into()))?;
-    let (values, root) = pickle::read(&bytes[archive.pickle.clone()]).map_err(|error| fail(error.into()))?;
-    let tensors = state_dict::tensors(&values, root).map_err(|error| fail(error.into()))?;
+    let (values, root) = pickle::read(&bytes[archive.pickle.clone()]).map_err(fail)?;
+    let tensors = state_dict::tensors(&values, root).map_err(fail)?;
     // Gathered tensors take memory: together no more than the file has bytes, for
     // a few bytes may claim to be any number of numbers.
     let mut budget = bytes.len();

@@ -13,6 +13,7 @@ use crate::checkpoint::{Bytes, header_bytes, open_exclusive, part_of};
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Recording, run};
 use crate::error::{Error, Result};
+use crate::model::rows_at_a_time;
 use crate::progress::{Progress, Unit};
 use crate::text::corpus::{Piece, Pieces};
 use half::f16;
@@ -203,9 +204,11 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
     let hidden = run(teacher, &sequences, Recording::whole(teacher), &mut |_, _| ());
     let head = teacher.lm_head();
     let mut bytes = Vec::with_capacity(pieces.len() * contents.length * contents.record_bytes());
-    // A sequence at a time: of a large vocabulary no more is held.
-    for i in 0..pieces.len() as i64 {
-        let logits = first(&head.forward(&hidden.get(i)), contents.vocab_size as i64).to_kind(Kind::Float);
+    let flat = hidden.flatten(0, 1);
+    let (tokens, at_a_time) = (flat.size()[0], rows_at_a_time(teacher.spec()) as i64);
+    for start in (0..tokens).step_by(at_a_time as usize) {
+        let some = flat.narrow(0, start, at_a_time.min(tokens - start));
+        let logits = first(&head.forward(&some), contents.vocab_size as i64).to_kind(Kind::Float);
         let log_p = (logits / contents.temperature).log_softmax(-1, None);
         let (top, ids) = log_p.topk(contents.top_k as i64, -1, true, true);
         let rests = to_vec(&log_of_rest(&top));
@@ -216,4 +219,41 @@ fn records(contents: &Contents, teacher: &Network, pieces: &[Piece]) -> Vec<u8> 
         }
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::Compute;
+    use crate::compress::train::Trained;
+    use crate::model::DenseModel;
+
+    /// Records that are made in chunks of rows are those of all rows at once.
+    #[test]
+    fn records_are_those_of_all_logits() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fixtures/llama-gqa-tied");
+        let store = DenseModel::open_hugging_face(&dir).unwrap();
+        let teacher = Network::trained(&store, Compute::CPU, &Trained::Parameters(Vec::new())).unwrap();
+        let (vocab_size, length) = (teacher.spec().vocab_size, 20);
+        let ids = |first: usize| (0..=length).map(|i| ((first + 7 * i) % vocab_size) as u32).collect();
+        let pieces: Vec<Piece> = (0..4).map(|i| Piece { ids: ids(i), scored: vec![true; length] }).collect();
+        assert!(pieces.len() * length > 2 * rows_at_a_time(teacher.spec()), "several chunks");
+        let contents = Contents { key: String::new(), training: 4, held_out: 0, length, top_k: 3, vocab_size, temperature: 2.0 };
+        let found = records(&contents, &teacher, &pieces);
+
+        let _no_grad = tch::no_grad_guard();
+        let sequences: Vec<&[u32]> = pieces.iter().map(|piece| &piece.ids[..length]).collect();
+        let hidden = run(&teacher, &sequences, Recording::whole(&teacher), &mut |_, _| ());
+        let (top, ids) = (teacher.lm_head().forward(&hidden).flatten(0, 1) / 2.0).log_softmax(-1, None::<Kind>).topk(3, -1, true, true);
+        for (i, record) in found.chunks_exact(contents.record_bytes()).enumerate() {
+            for k in 0..3 {
+                let id = u16::from_le_bytes([record[2 * k], record[2 * k + 1]]);
+                let value = f16::from_le_bytes([record[6 + 2 * k], record[7 + 2 * k]]).to_f64();
+                let place = [i as i64, k as i64];
+                assert_eq!(i64::from(id), ids.int64_value(&place), "token {i}, place {k}");
+                assert!((value - top.double_value(&place)).abs() < 4e-3, "token {i}, place {k}");
+            }
+        }
+        assert_eq!(found.len(), pieces.len() * length * contents.record_bytes());
+    }
 }

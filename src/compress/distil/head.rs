@@ -149,6 +149,7 @@ mod tests {
             let weights = Tensor::rand([tokens], numbers);
 
             let (parts, gradient) = predict(&ours, &hidden, true, &mut |start, count, logits| {
+                assert!(logits.size()[0] == count && count <= rows_at_a_time(spec) as i64, "{fixture}: {count} rows at once");
                 let slope = cross_entropy(logits, &next.narrow(0, start, count));
                 vec![Weighted { name: "hard", slope, weights: weights.narrow(0, start, count) }]
             });

@@ -3,7 +3,7 @@
 
 pub mod cache;
 pub mod divergence;
-mod head;
+pub mod head;
 mod matching;
 mod on_policy;
 mod teacher;

@@ -15,6 +15,7 @@ use crate::compress::tensors::wide;
 use crate::compress::to_vec;
 use crate::compress::train::{Batch, Network, Objective, Part, Recording, Tape, run};
 use crate::error::Result;
+use crate::model::rows_at_a_time;
 use crate::random::Random;
 use crate::recipe::{Distil, Divergence, OnPolicy, OnPolicyMethod};
 use crate::runtime::Decoder;
@@ -108,12 +109,12 @@ impl<'a> OnPolicyDistillation<'a> {
     fn returns(&self, network: &Network, own: &Tensor, its: &Tensor, batch: &Batch, next: &Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let (tokens, vocabulary) = (batch.pieces[0].scored.len(), self.vocabulary(network));
+        let rows = rows_at_a_time(network.spec()).min(rows_at_a_time(self.teacher.spec())) as i64;
         let mut ratios = Vec::new();
-        for i in 0..batch.pieces.len() as i64 {
-            let (start, count) = (i * tokens as i64, tokens as i64);
-            let next = next.narrow(0, start, count);
+        for start in (0..next.size()[0]).step_by(rows as usize) {
+            let count = rows.min(next.size()[0] - start);
             let loss = |network: &Network, hidden: &Tensor| {
-                cross_entropy(&first(&logits(network, hidden, start, count), vocabulary), &next).values
+                cross_entropy(&first(&logits(network, hidden, start, count), vocabulary), &next.narrow(0, start, count)).values
             };
             ratios.extend(to_vec(&(loss(network, own) - loss(self.teacher, its))));
         }

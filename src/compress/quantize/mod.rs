@@ -17,10 +17,12 @@ use super::calibrate::InputStatistics;
 use super::solve::relative_error::quadratic_form;
 use super::tensors::{from_array, to_vec};
 use crate::error::Result;
+use crate::quant::rounding::round_by;
 use crate::quant::ternary::Share;
 use crate::quant::{QuantizedTensor, Scheme, exponents};
-use crate::recipe::{GptqOptions, Method};
+use crate::recipe::{GptqOptions, Method, TernarySolver};
 use crate::report::UnseenInputs;
+use ndarray::ArrayView2;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
@@ -121,6 +123,16 @@ fn solve(method: Method, layers: &[TargetLayer], input: InputStatistics) -> Resu
     outcomes.extend(Gptq { options }.compress(&others, input)?);
     let mut by_name: BTreeMap<String, LayerResult> = own.into_iter().chain(others).map(|layer| layer.name).zip(outcomes).collect();
     Ok(layers.iter().map(|layer| by_name.remove(&layer.name).expect("one a layer")).collect())
+}
+
+/// Rounds a weight `[out, in]` by a method that reads no statistics of its input. The tensor is
+/// that of [`compress`].
+pub fn round(method: Method, weight: ArrayView2<f32>, scheme: Scheme) -> QuantizedTensor {
+    match method {
+        Method::Rtn(options) if !options.importance => round_by(weight, scheme, options.grid, None),
+        Method::Ternary(options) if options.solver == TernarySolver::Absmean => ternary::absmean(weight, scheme, options.scale),
+        _ => unreachable!("{} reads statistics", method.name()),
+    }
 }
 
 /// What carries a method out.

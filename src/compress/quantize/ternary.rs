@@ -13,12 +13,12 @@ use crate::compress::solve::optimal_brain::{BLOCK, Number, compensate, numbers};
 use crate::compress::solve::relative_error::quadratic_form;
 use crate::compress::tensors::to_array;
 use crate::error::Result;
-use crate::quant::QuantizedTensor;
 use crate::quant::quant_params::{QuantParams, storable};
 use crate::quant::ternary::{Share, mean_magnitudes, round};
+use crate::quant::{QuantizedTensor, Scheme, exponents};
 use crate::recipe::{ActOrder, TernaryOptions, TernarySolver};
 use half::f16;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use tch::{Kind, Tensor};
 
 /// The method.
@@ -32,7 +32,7 @@ impl LayerMethod for Ternary {
         let share = self.options.scale;
         match self.options.solver {
             TernarySolver::Absmean => {
-                let measured = |layer: &TargetLayer| LayerResult::measured(layer, absmean(layer, share), &input.hessian, Vec::new());
+                let measured = |layer: &TargetLayer| LayerResult::measured(layer, absmean_of(layer, share), &input.hessian, Vec::new());
                 Ok(layers.iter().map(measured).collect())
             }
             TernarySolver::Gptq { damp_percent, rounds } => in_turn::<f32>(layers, &input.hessian, share, damp_percent, rounds),
@@ -40,10 +40,21 @@ impl LayerMethod for Ternary {
     }
 }
 
-fn absmean(layer: &TargetLayer, share: Share) -> QuantizedTensor {
+fn absmean_of(layer: &TargetLayer, share: Share) -> QuantizedTensor {
     let weight = to_array(&layer.weight);
-    let scales = mean_magnitudes(weight.view(), share);
-    round(weight.view(), layer.scheme, scales)
+    round(weight.view(), layer.scheme, mean_magnitudes(weight.view(), share))
+}
+
+/// Codes of a weight `[out, in]` on scales that are mean magnitudes. Rows that f16 scales cannot
+/// hold get [`exponents`].
+pub fn absmean(weight: ArrayView2<f32>, scheme: Scheme, share: Share) -> QuantizedTensor {
+    let on_scales = |weight: ArrayView2<f32>| round(weight, scheme, mean_magnitudes(weight, share));
+    let Some(exponents) = exponents::of_rows(&exponents::greatest_of_rows(weight), scheme, share == Share::Tensor) else {
+        return on_scales(weight);
+    };
+    let mut divided = weight.as_standard_layout().into_owned();
+    exponents::divide(&mut divided, &exponents);
+    QuantizedTensor { exponents: Some(exponents), ..on_scales(divided.view()) }
 }
 
 /// All layers of one input, with one factorisation, in the precision of `T`: `rounds` times
@@ -64,7 +75,7 @@ pub fn in_turn<T: Number>(
         let target = weight.matmul(&hessian);
         let quadratic_form = (&target * &weight).sum(Kind::Double).double_value(&[]);
         let solver = Solver { weight, target, quadratic_form, hessian: &hessian, columns: &columns, share };
-        let (error, tensor) = solver.run::<T>(absmean(layer, share), rounds);
+        let (error, tensor) = solver.run::<T>(absmean_of(layer, share), rounds);
         let squared_error = error * solver.quadratic_form;
         LayerResult { tensor, squared_error, remarks: columns.factor.damping.raised_from(damp_percent).into_iter().collect() }
     };

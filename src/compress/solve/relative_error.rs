@@ -17,7 +17,21 @@ pub fn relative(lost: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { (lost / whole).sqrt() }
 }
 
-/// Quadratic form tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's. In f32, but for a power of two
+/// ‖(W − Ŵ)X‖ / ‖WX‖ from inputs `[tokens, in]` themselves, which few tokens make cheaper than a
+/// Hessian; weights `[out, in]`, all in f32.
+pub fn relative_error_on(x: &Tensor, weight: &Tensor, compressed: &Tensor) -> f64 {
+    let energy = |x: &Tensor, weight: &Tensor| x.matmul(&weight.tr()).to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
+    let whole = energy(x, weight);
+    if whole.is_finite() && whole > 0.0 {
+        return relative(energy(x, &(weight - compressed)), whole);
+    }
+    // Outputs beyond f32, or below it. The ratio is that of numbers divided by powers of two.
+    let (of_x, of_weight) = (far_power(&x.abs()), far_power(&weight.abs()));
+    let (x, weight, compressed) = (x / of_x, weight / of_weight, compressed / of_weight);
+    relative(energy(&x, &(&weight - compressed)), energy(&x, &weight))
+}
+
+/// tr(W H Wᵀ) of a weight `[out, in]`: half of H is the other half's. In f32, but for a power of two
 /// that is taken off numbers whose squares f32 cannot hold.
 pub fn quadratic_form(weight: &Tensor, hessian: &Tensor) -> f64 {
     let (power, square) = (far_power(&weight.abs()), far_power(&hessian.diag(0)));
@@ -45,7 +59,9 @@ fn in_range(weight: &Tensor, hessian: &Tensor) -> f64 {
 /// The same as Σ (WᵀW) ∘ H, where W is one whose numbers bf16 holds, as those of most
 /// checkpoints are: nothing is rounded for it, and it takes half of the time.
 fn by_moments(weight: &Tensor, hessian: &Tensor, kernel: gram::Kernel) -> Option<f64> {
-    let (numbers, hessian) = (lent_f32(weight)?, lent_f32(hessian)?);
+    // SAFETY: both tensors are only read in here, and callers hold the only handles by which
+    // they could be written.
+    let (numbers, hessian) = unsafe { (lent_f32(weight)?, lent_f32(hessian)?) };
     if !numbers.par_iter().all(|&number| bf16::from_f32(number).to_f32() == number) {
         return None;
     }
@@ -77,6 +93,25 @@ fn by_panels(weight: &Tensor, hessian: &Tensor) -> f64 {
 mod tests {
     use super::*;
     use tch::Device;
+
+    /// On inputs themselves the error is that of their Hessian, whatever range they have.
+    #[test]
+    fn errors_on_inputs_are_those_of_their_hessian() {
+        tch::manual_seed(3);
+        let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (x, weight) = (random([50, 24]), random([17, 24]));
+        let compressed = &weight + random([17, 24]) * 0.05;
+        let wide = |t: &Tensor| t.to_kind(Kind::Double);
+        let norm = |weight: &Tensor| wide(&x).matmul(&wide(weight).tr()).norm().double_value(&[]);
+        let expected = norm(&(&weight - &compressed)) / norm(&weight);
+        for (of_x, of_weight) in
+            [(1.0, 1.0), (30f64.exp2(), 110f64.exp2()), ((-60f64).exp2(), (-60f64).exp2()), (1.0, (-149f64 + 40.0).exp2())]
+        {
+            let found = relative_error_on(&(&x * of_x), &(&weight * of_weight), &(&compressed * of_weight));
+            assert!((found / expected - 1.0).abs() < 1e-4, "{of_x}, {of_weight}: {found}, not {expected}");
+        }
+        assert_eq!(relative_error_on(&x.zeros_like(), &weight, &compressed), 0.0);
+    }
 
     #[test]
     fn it_is_that_of_the_outputs() {

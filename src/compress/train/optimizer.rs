@@ -34,7 +34,10 @@ impl Adam {
     fn step(&self, variable: &mut Tensor, gradient: &mut Tensor, means: &mut [Tensor]) -> bool {
         const TOGETHER: usize = 1 << 14;
         let [mean, square] = means else { return false };
-        let all = (in_place(variable), in_place(gradient), in_place(mean), in_place(square));
+        // SAFETY: a variable, its gradient and the optimiser's two means have a storage each.
+        // Other handles of a variable or of its gradient are in the network and in libtorch's
+        // graph, which no thread runs between the backward pass and the next forward.
+        let all = unsafe { (in_place(variable), in_place(gradient), in_place(mean), in_place(square)) };
         let (Some(x), Some(g), Some(m), Some(v)) = all else { return false };
         let Self { kept, first, second, rate, scale, epsilon } = *self;
         let chunks = x.par_chunks_mut(TOGETHER).zip(g.par_chunks(TOGETHER));

@@ -3,14 +3,14 @@
 //!
 //! The tensors are named and laid out as the source's are ([`FileLayout`]), and the
 //! configuration is the source's with the new widths in it (`config.rs`). Each tensor has the number
-//! format that it has in the source (`in_type.rs`).
+//! format that it has in the source (`export/in_type.rs`).
 
 mod beside;
 mod config;
-mod in_type;
 mod rules;
 
 use super::Format;
+use super::in_type::{FloatTypes, InType};
 use crate::checkpoint::safetensors::SINGLE;
 use crate::checkpoint::{DenseTensor, Entry, FloatType, write_atomically, write_tensors};
 use crate::error::{Error, Result};
@@ -22,7 +22,6 @@ use crate::quant::{Weight, WeightStore};
 use crate::runtime::Model;
 use beside::Beside;
 use config::{Configuration, set_type};
-use in_type::{FloatTypes, InType};
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;

@@ -298,10 +298,16 @@ impl PackedTensor {
         let mut codes = vec![0i8; self.tiling.columns];
         self.tiling.get(tile, r, &mut codes);
         for (group, codes) in codes.chunks(width).enumerate() {
-            let params = self.quant_params(row, group);
-            for (column, &code) in (group * width..).zip(codes) {
-                let place = self.permutation.as_ref().map_or(column, |p| p.order[column] as usize);
-                out[place] = params.decode_by(self.codebook.as_deref(), code);
+            let (params, first) = (self.quant_params(row, group), group * width);
+            match &self.permutation {
+                None => params.decode_all(self.codebook.as_deref(), codes, &mut out[first..first + codes.len()]),
+                Some(permutation) => {
+                    let places = &permutation.order[first..first + codes.len()];
+                    places
+                        .iter()
+                        .zip(codes)
+                        .for_each(|(&place, &code)| out[place as usize] = params.decode_by(self.codebook.as_deref(), code));
+                }
             }
         }
         if let Some(outliers) = &self.outliers {

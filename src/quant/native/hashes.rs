@@ -21,12 +21,13 @@ pub const HEADER: &str = "__metadata__";
 /// Number format and shape of a tensor, as they are hashed.
 type Stated<'a> = BTreeMap<&'a str, (Dtype, &'a [usize])>;
 
-/// The hashes of a file that is about to be written, as text for its metadata.
-pub fn of_entries(entries: &[Entry<&[u8]>], metadata: &Map<String, Value>) -> String {
+/// The hashes of a file that is about to be written, as text for its metadata: those of its
+/// tensors, and that of its header.
+pub fn of_entries(entries: &[Entry<Bytes>], tensors: &BTreeMap<String, String>, metadata: &Map<String, Value>) -> String {
     let texts = metadata.iter().map(|(key, text)| (key.as_str(), text.as_str().expect("metadata are texts"))).collect();
     let stated: Stated = entries.iter().map(|entry| (entry.name.as_str(), (entry.dtype, &entry.shape[..]))).collect();
     let mut hashes = Map::from_iter([(HEADER.to_owned(), of_header(&texts, &stated).into())]);
-    hashes.extend(entries.iter().map(|entry| (entry.name.clone(), of_bytes(entry.bytes).into())));
+    hashes.extend(entries.iter().map(|entry| (entry.name.clone(), tensors[&entry.name].clone().into())));
     Value::Object(hashes).to_string()
 }
 
@@ -50,7 +51,8 @@ pub fn differing(bytes: &Bytes, path: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(names.into_iter().filter(|name| found(name).as_ref() != hashes.get(*name)).map(str::to_owned).collect()))
 }
 
-fn of_bytes(bytes: &[u8]) -> String {
+/// BLAKE3 of a tensor's bytes, in hexadecimal.
+pub fn of_bytes(bytes: &[u8]) -> String {
     blake3::Hasher::new().update_rayon(bytes).finalize().to_hex().to_string()
 }
 

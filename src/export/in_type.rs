@@ -59,9 +59,7 @@ fn role(parameter: &Parameter) -> String {
     }
 }
 
-/// Weights of a store in the source's number formats, each converted when it is touched, and not
-/// kept. A weight that its stages have left as it was, and one whose format the source does not
-/// tell, is as it is.
+/// Weights of a store in other number formats, each converted when it is touched, and not kept.
 pub struct InType {
     store: Arc<dyn WeightStore>,
     /// By canonical name.
@@ -69,7 +67,13 @@ pub struct InType {
 }
 
 impl InType {
-    /// Weights of a store in the formats of its source.
+    /// Those that are named in the format given for them, the others as they are.
+    pub fn with(store: Arc<dyn WeightStore>, types: BTreeMap<String, FloatType>) -> Self {
+        Self { store, types }
+    }
+
+    /// Weights of a store in the formats of its source. A weight whose format the source does not
+    /// tell is as it is.
     pub fn new(store: Arc<dyn WeightStore>, types: &FloatTypes) -> Self {
         let spec = store.spec();
         let wanted = |p: Parameter| Some((p.name.clone(), types.wanted(&p, spec.blocks.len())?));
