@@ -98,17 +98,26 @@ fn methods_do_not_use_each_other() {
     }
 }
 
-/// Unsafe code stays in kernels, in the map of files, in how the program ends, and at
-/// libtorch's blobs.
+/// Unsafe code stays in kernels, in the map of files, in the end of the program, and where numbers
+/// of libtorch's tensors are borrowed.
 #[test]
-fn unsafe_code_stays_in_its_rooms() {
-    let rooms = ["src/kernels/", "src/checkpoint/mapped.rs", "src/allocator.rs", "src/exit.rs", "src/compress/tensors.rs"];
+fn unsafe_code_stays_where_it_is_allowed() {
+    let allowed = [
+        "src/kernels/",
+        "src/checkpoint/mapped.rs",
+        "src/allocator.rs",
+        "src/exit.rs",
+        "src/compress/tensors.rs",
+        "src/compress/calibrate.rs",
+        "src/compress/solve/relative_error.rs",
+        "src/compress/train/optimizer.rs",
+    ];
     let mut all = Vec::new();
     files(&source(), &mut all);
     for file in all {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(&file).unwrap();
         let has = text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains("unsafe"));
-        assert!(!has || rooms.iter().any(|room| name.contains(room)), "{name} has unsafe code");
+        assert!(!has || allowed.iter().any(|place| name.contains(place)), "{name} has unsafe code");
     }
 }

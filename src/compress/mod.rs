@@ -18,5 +18,5 @@ pub mod train;
 mod unseen;
 
 pub use logits::TorchLogits;
-pub use tensors::{Compute, MallocTuning, Parameter, Parameters, dense, from_array, give_back, lent_f32, to_vec};
+pub use tensors::{Compute, MallocTuning, Parameter, Parameters, dense, from_array, give_back, to_vec};
 pub use unseen::{Marks, Unseen};

@@ -9,7 +9,7 @@ use super::walk::{Sample, Walk};
 use crate::compress::calibrate::HiddenStates;
 use crate::compress::quantize;
 use crate::compress::solve::relative_error::relative_error_on;
-use crate::compress::{Compute, Parameter, Parameters, from_array, lent_f32};
+use crate::compress::{Parameter, Parameters, from_array};
 use crate::error::{Error, Result};
 use crate::export::kept;
 use crate::forward::trace::InputGroup;
@@ -84,15 +84,14 @@ impl Work<'_> {
 
     /// Rounds a layer, and measures it on inputs `[tokens, in]`.
     fn rounded(&self, name: &str, scheme: Scheme, sample: &Tensor) -> Result<Rounded> {
-        let weight = Parameter::load(self.store.weight(name)?, Compute::CPU);
-        let (rows, columns) = weight.tensor().size2().expect("[out, in]");
-        // SAFETY: a loaded weight is never written to, and is not used while it is rounded.
-        let numbers = unsafe { lent_f32(weight.tensor()) }.expect("f32 on the CPU");
-        let matrix = ArrayView2::from_shape((rows as usize, columns as usize), numbers).expect("the sizes agree");
+        let weight = self.store.weight(name)?;
+        let (shape, numbers) = (weight.shape(), weight.to_f32());
+        let matrix = ArrayView2::from_shape((shape[0], shape[1]), &numbers).expect("the sizes agree");
         let tensor = quantize::round(self.plan.method, matrix, scheme);
         let compressed = from_array(&tensor.dequantize()).to_device(self.compute.device);
+        let original = Tensor::from_slice(&numbers).view([shape[0] as i64, shape[1] as i64]).to_device(self.compute.device);
         let report = LayerReport {
-            relative_error: relative_error_on(sample, &weight.tensor().to_device(self.compute.device), &compressed),
+            relative_error: relative_error_on(sample, &original, &compressed),
             bits: tensor.bits_per_weight(),
             unseen_inputs: None,
             name: name.to_owned(),
