@@ -115,6 +115,7 @@ fn joined(x: &[Tensor], tokens: &[Option<Tensor>]) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compress::Compute;
     use crate::compress::calibrate::Statistics;
     use crate::compress::libtorch::EmbeddingLayer;
     use crate::compress::quantize::{TargetLayer, compress};
@@ -126,7 +127,7 @@ mod tests {
     use std::path::Path;
 
     /// Codes are those of the method with statistics, errors those of the Hessian of the same
-    /// tokens, equal ones and weighted ones, and the stream is where the rounded block moves it.
+    /// tokens, equal ones and weighted ones, and the hidden states are where the rounded block moves them.
     #[test]
     fn rounding_by_weights_alone_is_the_method_and_its_errors() {
         let stages = [
@@ -144,18 +145,18 @@ mod tests {
             let sequences: Vec<Vec<u32>> = (0..20).map(|s| (0..16).map(|i| (7 * i + 11 * s) % 90).collect()).collect();
             let sequences = sample(Sample { sequences: &sequences, importance });
             assert_eq!((sequences.len(), sequences[0].len()), (8, 16));
-            let entrance = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
-            let stream = HiddenStates::start(&sequences, &entrance, importance);
+            let embedding = EmbeddingLayer::load(spec, |name| store.weight(name), Compute::CPU).unwrap();
+            let hidden = HiddenStates::start(&sequences, &embedding, importance);
             let work = Work { store, plan, compute: Compute::CPU, progress: &Silent };
-            let mut moved = stream.again();
+            let mut moved = hidden.again();
             let groups = spec.blocks[0].input_groups(spec.hidden_size);
-            let made = work.round(0, &groups, &mut moved).unwrap();
-            let find = |name: &str| made.weights.iter().find(|(other, _)| other == name).unwrap().1.clone();
+            let result = work.round(0, &groups, &mut moved).unwrap();
+            let find = |name: &str| result.weights.iter().find(|(other, _)| other == name).unwrap().1.clone();
             let rounded = Parameters::of_block(spec, 0, |name| Ok(find(name)), Compute::CPU).unwrap();
             let original = Parameters::block(store, 0, Compute::CPU).unwrap();
-            let mut errors = made.layers.iter();
+            let mut errors = result.layers.iter();
             for group in &groups {
-                let mut statistics: Statistics = stream.observe(&spec.blocks[0], &rounded, &[group.input], &Silent);
+                let mut statistics: Statistics = hidden.observe(&spec.blocks[0], &rounded, &[group.input], &Silent);
                 let input = statistics.take(group.input);
                 for linear in &group.linears {
                     let (weight, name) = (original.get(&linear.name.to_string()), spec.block_name(0, linear.name));
@@ -169,7 +170,7 @@ mod tests {
                     assert!(packed.unpack() == outcomes[0].tensor, "{name}: other codes");
                 }
             }
-            let mut advanced = stream.again();
+            let mut advanced = hidden.again();
             advanced.advance(&spec.blocks[0], &rounded, &Silent);
             assert!(advanced.batches().iter().zip(moved.batches()).all(|(a, b)| a.equal(b)), "{stage}: another place");
         }
