@@ -116,6 +116,9 @@ pub struct Recorded {
     pub is_linear: bool,
     /// The norm that it is the weight or the bias of.
     pub norm: Option<Norm>,
+    /// False for the weight of a norm that has none: its dimensions are known, for a smaller
+    /// model's norm may need one.
+    pub is_stored: bool,
 }
 
 impl Recorded {
@@ -131,7 +134,7 @@ impl Recorded {
 
 impl Recorder {
     fn record(&mut self, name: String, shape: Vec<Dim>) {
-        self.parameters.push(Recorded { name, shape, is_linear: false, norm: None });
+        self.parameters.push(Recorded { name, shape, is_linear: false, norm: None, is_stored: true });
     }
 
     /// Counts a product and records its bias.
@@ -150,19 +153,18 @@ impl Provider for Recorder {
     fn linear(&mut self, linear: Linear) -> Result<Linear, Infallible> {
         self.product(&linear);
         let shape = vec![linear.outputs.clone(), linear.inputs.clone()];
-        self.parameters.push(Recorded { name: linear.name.to_string(), shape, is_linear: true, norm: None });
+        self.parameters.push(Recorded { name: linear.name.to_string(), shape, is_linear: true, norm: None, is_stored: true });
         Ok(linear)
     }
 
     fn norm(&mut self, norm: NormLayer) -> Result<NormLayer, Infallible> {
-        let mut record = |name| {
-            self.parameters.push(Recorded { name, shape: norm.shape.clone(), is_linear: false, norm: Some(norm.norm.clone()) });
+        let mut record = |name, is_stored| {
+            let (shape, norm) = (norm.shape.clone(), Some(norm.norm.clone()));
+            self.parameters.push(Recorded { name, shape, is_linear: false, norm, is_stored });
         };
-        if norm.norm.weight != NormWeight::None {
-            record(norm.name.to_string());
-        }
+        record(norm.name.to_string(), norm.norm.weight != NormWeight::None);
         if norm.norm.bias {
-            record(format!("{}.bias", norm.name));
+            record(format!("{}.bias", norm.name), true);
         }
         Ok(norm)
     }

@@ -124,7 +124,7 @@ impl ModelSpec {
 
     /// The parameters of one part; those that another block owns are that one's.
     pub fn parameters_of(&self, part: Part) -> impl Iterator<Item = Parameter> {
-        let declared = self.declared(part).into_iter().filter(move |parameter| match part {
+        let declared = self.stored(part).filter(move |parameter| match part {
             Part::Block(block) => self.owner(block, &parameter.name) == block,
             Part::Start | Part::End => true,
         });
@@ -140,6 +140,12 @@ impl ModelSpec {
 
     fn prefixed(&self, part: Part, name: String) -> String {
         format!("{part}.{name}")
+    }
+
+    /// The parameters that the forward of a part declares and files hold, by name inside the
+    /// part.
+    fn stored(&self, part: Part) -> impl Iterator<Item = Recorded> {
+        self.declared(part).into_iter().filter(|parameter| parameter.is_stored)
     }
 
     /// The parameters that the forward of a part declares, be they shared or not, by name
@@ -170,7 +176,7 @@ impl ModelSpec {
     pub fn roles(&self, block: usize) -> Vec<(String, Vec<usize>, ParameterKind)> {
         let kind = |is_linear| if is_linear { ParameterKind::Linear } else { ParameterKind::Vector };
         let role = |Recorded { name, shape, is_linear, .. }: Recorded| (name, shape.iter().map(Dim::size).collect(), kind(is_linear));
-        self.declared(Part::Block(block)).into_iter().map(role).collect()
+        self.stored(Part::Block(block)).map(role).collect()
     }
 
     /// The norm that a parameter is the weight or the bias of.
