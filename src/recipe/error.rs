@@ -2,6 +2,7 @@
 //! or a stage, is wrapped around it.
 
 use crate::error::Error;
+use crate::model::SpecError;
 use crate::model::student::LayersError;
 use std::fmt::Display;
 
@@ -285,14 +286,8 @@ pub enum RecipeError {
     #[error(transparent)]
     Layers(#[from] LayersError),
     /// A model that cannot be made so.
-    #[error("{0}")]
-    Model(String),
-}
-
-impl From<String> for RecipeError {
-    fn from(reason: String) -> Self {
-        Self::Model(reason)
-    }
+    #[error(transparent)]
+    Model(#[from] SpecError),
 }
 
 impl RecipeError {
