@@ -31,10 +31,12 @@ pub enum RecipeError {
         range: String,
     },
     /// A share outside of its range.
-    #[error("{key} is a share of {of}, {range}")]
+    #[error("{key}{} is a share of {of}, {range}", value.map_or(String::new(), |value| format!(" {value}")))]
     NoShare {
         /// The key.
         key: &'static str,
+        /// The value, where messages repeat it.
+        value: Option<f64>,
         /// What it is a share of.
         of: &'static str,
         /// The shares that are allowed.
