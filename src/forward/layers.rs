@@ -54,9 +54,9 @@ pub struct Vector {
 }
 
 /// Layers that are their own declarations.
-pub struct Described;
+pub struct Declared;
 
-impl Layers for Described {
+impl Layers for Declared {
     type Linear = Linear;
     type Norm = NormLayer;
     type Vector = Vector;
@@ -64,11 +64,11 @@ impl Layers for Described {
     type Rotary = (Rotary, usize);
 }
 
-/// Gives out declarations.
-pub struct Names;
+/// Hands declarations back as layers.
+pub struct Declare;
 
-impl Provider for Names {
-    type Layers = Described;
+impl Provider for Declare {
+    type Layers = Declared;
     type Error = Infallible;
 
     fn linear(&mut self, linear: Linear) -> Result<Linear, Infallible> {
@@ -144,7 +144,7 @@ impl Recorder {
 }
 
 impl Provider for Recorder {
-    type Layers = Described;
+    type Layers = Declared;
     type Error = Infallible;
 
     fn linear(&mut self, linear: Linear) -> Result<Linear, Infallible> {

@@ -28,5 +28,5 @@ pub use dim::{Along, Dim, Inner};
 pub use embedding::EmbeddingLayers;
 pub use feed_forward::FeedForwardLayers;
 pub use head::HeadLayers;
-pub use layers::{Described, Linear, Names, NormLayer, Recorded, Recorder, Vector};
+pub use layers::{Declare, Declared, Linear, NormLayer, Recorded, Recorder, Vector};
 pub use wkv::WkvLayers;

@@ -1,7 +1,7 @@
 //! A block traced on names and shapes alone: which linear layers share an input, and what
 //! produces each input.
 
-use super::{Along, Backend, Binary, BlockLayers, Described, Dim, Linear, Names, NormLayer, Unary, Vector};
+use super::{Along, Backend, Binary, BlockLayers, Declare, Declared, Dim, Linear, NormLayer, Unary, Vector};
 use crate::spec::{Activation, Attention, Block, LayerName, NormWeight, QueryGrowth, Rotary};
 use std::convert::Infallible;
 
@@ -65,7 +65,7 @@ pub struct Trace {
 impl Trace {
     /// Runs a block on shapes.
     pub fn of(block: &Block, hidden_size: usize) -> Self {
-        let Ok(layers) = BlockLayers::new(block, hidden_size, &mut Names);
+        let Ok(layers) = BlockLayers::new(block, hidden_size, &mut Declare);
         let mut tracer = Tracer::default();
         let dim = Dim::of(Along::Hidden, hidden_size);
         let x = tracer.flow(dim, Producer::Nothing("it reads the residual stream itself"));
@@ -116,7 +116,7 @@ impl Tracer {
 }
 
 impl Backend for Tracer {
-    type Layers = Described;
+    type Layers = Declared;
     type X = Flow;
     type Stop = Infallible;
 

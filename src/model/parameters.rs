@@ -6,7 +6,7 @@
 //! them.
 
 use crate::error::{Error, Result};
-use crate::forward::{BlockLayers, Dim, EmbeddingLayers, HeadLayers, Names, Recorded, Recorder};
+use crate::forward::{BlockLayers, Declare, Dim, EmbeddingLayers, HeadLayers, Recorded, Recorder};
 use crate::spec::{ModelSpec, Norm, Positions};
 use std::fmt::Display;
 
@@ -159,7 +159,7 @@ impl ModelSpec {
                 let Ok(_) = BlockLayers::new(&self.blocks[block], self.hidden_size, &mut recorder);
             }
             Part::End => {
-                let Ok(embedding) = EmbeddingLayers::new(self, &mut Names);
+                let Ok(embedding) = EmbeddingLayers::new(self, &mut Declare);
                 let Ok(_) = HeadLayers::new(self, embedding.tokens(), &mut recorder);
             }
         }

@@ -3,7 +3,7 @@
 use super::LibTorch;
 use crate::compress::tensors::{Compute, Parameters};
 use crate::error::Result;
-use crate::forward::{Described, EmbeddingLayers, HeadLayers, Names};
+use crate::forward::{Declare, Declared, EmbeddingLayers, HeadLayers};
 use crate::model::parameters::{EMBEDDINGS, POSITIONS};
 use crate::model::{ModelSpec, Part};
 use crate::quant::Weight;
@@ -15,7 +15,7 @@ use tch::Tensor;
 
 /// The layers before the blocks.
 pub struct EmbeddingLayer {
-    layers: EmbeddingLayers<Described>,
+    layers: EmbeddingLayers<Declared>,
     tables: Tables,
     others: Parameters,
     compute: Compute,
@@ -62,7 +62,7 @@ impl EmbeddingLayer {
     }
 
     fn new(spec: &ModelSpec, tables: Tables, others: Parameters, compute: Compute) -> Self {
-        let Ok(layers) = EmbeddingLayers::new(spec, &mut Names);
+        let Ok(layers) = EmbeddingLayers::new(spec, &mut Declare);
         Self { layers, tables, others, compute }
     }
 
@@ -136,7 +136,7 @@ fn rows(matrix: &Weight, which: &[usize]) -> Vec<f32> {
 
 /// The layers behind the blocks.
 pub struct LmHead {
-    layers: HeadLayers<Described>,
+    layers: HeadLayers<Declared>,
     parameters: Parameters,
 }
 
@@ -154,8 +154,8 @@ impl LmHead {
     }
 
     fn new(spec: &ModelSpec, parameters: Parameters) -> Self {
-        let Ok(embedding) = EmbeddingLayers::new(spec, &mut Names);
-        let Ok(layers) = HeadLayers::new(spec, embedding.tokens(), &mut Names);
+        let Ok(embedding) = EmbeddingLayers::new(spec, &mut Declare);
+        let Ok(layers) = HeadLayers::new(spec, embedding.tokens(), &mut Declare);
         Self { layers, parameters }
     }
 
@@ -163,7 +163,7 @@ impl LmHead {
         spec.parameters_of(Part::End).map(|p| p.name).chain(spec.tied.then(|| EMBEDDINGS.to_owned()))
     }
 
-    fn run(&self, x: &Tensor, f: impl FnOnce(&HeadLayers<Described>, &mut LibTorch, Vec<Tensor>) -> Vec<Tensor>) -> Tensor {
+    fn run(&self, x: &Tensor, f: impl FnOnce(&HeadLayers<Declared>, &mut LibTorch, Vec<Tensor>) -> Vec<Tensor>) -> Tensor {
         let mut backend = LibTorch { weights: &self.parameters, batch: None, observer: &mut ignore };
         f(&self.layers, &mut backend, vec![x.shallow_clone()]).remove(0)
     }

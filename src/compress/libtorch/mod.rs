@@ -11,7 +11,7 @@ pub use ends::{EmbeddingLayer, LmHead};
 
 use super::straight_through::{int8, straight};
 use super::tensors::Parameters;
-use crate::forward::{Backend, Binary, BlockLayers, Described, Linear, Names, NormLayer, Unary, Vector};
+use crate::forward::{Backend, Binary, BlockLayers, Declare, Declared, Linear, NormLayer, Unary, Vector};
 use crate::spec::{Activation, Attention, Block, LayerName, Positions, QueryGrowth, Rotary};
 use ends::{Batch, to_compute};
 use std::cell::OnceCell;
@@ -40,7 +40,7 @@ pub fn block_forward(spec: &Block, weights: &Parameters, x: &Tensor, observe: &m
 /// of a batch are freed as soon as nothing reads them any more.
 pub fn block_until(spec: &Block, weights: &Parameters, x: Vec<Tensor>, observer: &mut Observer) -> Option<Vec<Tensor>> {
     let hidden_size = x.first().map_or(0, |x| x.size()[2] as usize);
-    let Ok(layers) = BlockLayers::new(spec, hidden_size, &mut Names);
+    let Ok(layers) = BlockLayers::new(spec, hidden_size, &mut Declare);
     layers.forward(&mut LibTorch { weights, batch: None, observer }, x).ok()
 }
 
@@ -66,7 +66,7 @@ impl LibTorch<'_, '_> {
 }
 
 impl Backend for LibTorch<'_, '_> {
-    type Layers = Described;
+    type Layers = Declared;
     /// Batches abreast.
     type X = Vec<Tensor>;
     type Stop = Stopped;
