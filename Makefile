@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Property tests draw the same cases each time; PROPTEST_RNG_SEED=… draws others.
 export PROPTEST_RNG_SEED ?= 1
 
-.PHONY: setup setup-cuda cuda-binary check-gpu demo test test-all check test-device test-torch device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures wild tokenizations pairs compat compat-tasks clean
+.PHONY: setup setup-cuda cuda-binary check-gpu demo test test-all check test-device test-torch test-times device-binary bench bench-quality bench-frontier bench-distillation bench-pruning bench-ternary bench-data-types bench-speed bench-memory bench-kernels fixtures wild tokenizations pairs compat compat-tasks clean
 
 ifeq ($(origin LIBTORCH),undefined)
 setup: .venv/libtorch
@@ -58,7 +58,7 @@ demo: setup
 	$(THIMBLE) run demo-output --prompt 'Once upon a time' --max-tokens 80 --seed 1
 
 # Tests run side by side, one a core: one thread of libtorch is enough for each.
-test-device test-torch: export OMP_NUM_THREADS ?= 1
+test-device test-torch test-times: export OMP_NUM_THREADS ?= 1
 
 test: check test-device test-torch device-binary
 
@@ -78,6 +78,12 @@ test-device:
 
 test-torch: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test --features torch --lib --bins --tests
+
+# The ten slowest tests, by cargo-nextest (cargo install cargo-nextest --locked), which runs each in
+# a process of its own; tests/README.md has the last table.
+test-times: setup
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) nextest run --features torch --lib --bins --tests --no-fail-fast --status-level all 2>&1 | \
+	  sed -nE 's/^ *(PASS|FAIL) \[ *([0-9.]+)s\] +(\([^)]*\) +)?(.*)/\2 s  \4/p' | sort -rn | uniq | head -n 10
 
 # The binary that goes to devices: small, and without libtorch.
 device-binary: setup

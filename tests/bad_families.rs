@@ -185,7 +185,7 @@ fn senseless_specs_are_refused() {
         sound.check().unwrap_or_else(|reason| panic!("{fixture}: {reason}"));
         edit(&mut value);
         let broken: ModelSpec = serde_json::from_value(value).unwrap_or_else(|e| panic!("{fixture}: {e}"));
-        let reason = broken.check().expect_err(fixture);
+        let reason = broken.check().expect_err(fixture).to_string();
         assert!(reason.contains(says), "{fixture}: {says:?} is not in {reason}");
     }
 }

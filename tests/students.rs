@@ -295,7 +295,7 @@ fn drawn_weights_do_not_depend_on_the_order_of_calls() {
 
 #[track_caller]
 fn refused(fixture: &str, shape: &StudentShape, says: &[&str]) {
-    let error = shape.apply(teacher(fixture).spec()).unwrap_err();
+    let error = shape.apply(teacher(fixture).spec()).unwrap_err().to_string();
     let missing: Vec<_> = says.iter().filter(|part| !error.contains(**part)).collect();
     assert!(missing.is_empty(), "{fixture}: {missing:?} not in: {error}");
 }

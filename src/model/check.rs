@@ -2,7 +2,7 @@
 //! headers that anyone may have written; what passes here cannot overflow a size
 //! or divide by zero further up.
 
-use super::ModelSpec;
+use super::{ModelSpec, SpecError};
 use crate::spec::{
     Attention, Block, Embedding, FeedForward, Gate, Head, Mask, Norm, Op, Positions, Rotary, RotaryScaling, SubLayer, SubLayerInput,
 };
@@ -14,7 +14,7 @@ pub const MAX_BLOCKS: usize = 1 << 12;
 /// in f32 still counts its bytes in 64 bits.
 pub const MAX_WIDTH: usize = 1 << 24;
 
-type Checked = Result<(), String>;
+type Checked = Result<(), SpecError>;
 
 impl ModelSpec {
     /// Fails with the reason where no such model can be.
@@ -25,7 +25,7 @@ impl ModelSpec {
         size("context", self.context, u32::MAX as usize)?;
         size("the number of blocks", self.blocks.len(), MAX_BLOCKS)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            block.check().and_then(|()| self.check_sharing(i)).map_err(|reason| format!("block {i}: {reason}"))?;
+            block.check().and_then(|()| self.check_sharing(i)).map_err(SpecError::at(format!("block {i}")))?;
         }
         // All of them are named, so that one that is added cannot be forgotten here.
         let Embedding { width: _, scale, positions, norm: embedding_norm } = &self.embedding;
@@ -37,22 +37,20 @@ impl ModelSpec {
         let turning_points: BTreeSet<usize> =
             self.attentions().filter_map(|attention| attention.rotary.as_ref()?.scaling.turning_point()).collect();
         if turning_points.len() > 1 {
-            return Err(format!("blocks must turn by other angles from the same length on, not from {turning_points:?}"));
+            return Err(SpecError::TurningPoints(turning_points));
         }
         match *positions {
             Positions::Learned => size("the table of positions", self.context, MAX_WIDTH)?,
             Positions::Sinusoidal { first } => {
                 size("the first position", first.saturating_add(1), MAX_WIDTH)?;
                 if self.hidden_size < 4 {
-                    return Err(format!("sinusoidal positions need a hidden_size of 4 or more, not {}", self.hidden_size));
+                    return Err(SpecError::SinusoidalWidth(self.hidden_size));
                 }
             }
             Positions::None => (),
         }
         match self.special.bos {
-            Some(bos) if bos as usize >= self.vocab_size => {
-                Err(format!("the beginning-of-text token is {bos}, but the vocabulary has {} tokens", self.vocab_size))
-            }
+            Some(bos) if bos as usize >= self.vocab_size => Err(SpecError::Bos { bos, vocab_size: self.vocab_size }),
             _ => Ok(()),
         }
     }
@@ -64,7 +62,7 @@ impl ModelSpec {
         let shared_ffn = |block: &Block| block.feed_forward().and_then(|ffn| ffn.weights_of);
         let owner = |j: usize| match self.blocks.get(j).filter(|_| j < i) {
             Some(owner) if owner.weights_of.is_none() && shared_ffn(owner).is_none() => Ok(owner),
-            _ => Err(format!("it cannot share the weights of block {j}, which must be an earlier one that has its own")),
+            _ => Err(SpecError::Owner(j)),
         };
         let own_ffn = block.feed_forward().map(|ffn| FeedForward { weights_of: None, ..ffn.clone() });
         let alike = match (block.weights_of, shared_ffn(block)) {
@@ -73,14 +71,14 @@ impl ModelSpec {
             (None, Some(j)) => own_ffn.as_ref() == owner(j)?.feed_forward(),
             (Some(_), Some(_)) => false,
         };
-        if alike { Ok(()) } else { Err("it shares the weights of a block that is not like it".into()) }
+        if alike { Ok(()) } else { Err(SpecError::Rule("it shares the weights of a block that is not like it")) }
     }
 }
 
 impl Block {
     fn check(&self) -> Checked {
         if self.sub_layers.is_empty() {
-            return Err("it has no sub-layers".into());
+            return Err(SpecError::Rule("it has no sub-layers"));
         }
         for (i, sub_layer) in self.sub_layers.iter().enumerate() {
             // Every field is named, so that none that is added can be forgotten here.
@@ -91,18 +89,18 @@ impl Block {
                 Op::FeedForward(ffn) => ffn.check()?,
             }
             if *input == SubLayerInput::SharedNorm && input_norm.is_some() {
-                return Err("a feed-forward that reads through the mixer's norm has none of its own".into());
+                return Err(SpecError::Rule("a feed-forward that reads through the mixer's norm has none of its own"));
             }
             let looks_back = matches!(op, Op::FeedForward(ffn) if ffn.gate == Gate::Receptance);
             let before = &self.sub_layers[..i];
             if *input != SubLayerInput::HiddenStates && (i == 0 || before.iter().any(|other| other.sum_norm.is_some()) || looks_back) {
-                return Err("mixer and feed-forward side by side leave no place for a norm or a token between them".into());
+                return Err(SpecError::Rule("mixer and feed-forward side by side leave no place for a norm or a token between them"));
             }
             [input_norm, output_norm, sum_norm].into_iter().try_for_each(|n| norm("a norm", n))?;
         }
         match self.sub_layers.iter().filter(|sub_layer| matches!(sub_layer.op, Op::FeedForward(_))).count() {
             2.. if self.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()) => {
-                Err("it has several feed-forwards and shares one with another block".into())
+                Err(SpecError::Rule("it has several feed-forwards and shares one with another block"))
             }
             _ => Ok(()),
         }
@@ -140,19 +138,19 @@ impl Attention {
         size("the number of kv heads", n_kv_heads, MAX_WIDTH)?;
         size("head_dim", head_dim, MAX_WIDTH)?;
         if !n_heads.is_multiple_of(n_kv_heads) {
-            return Err(format!("{n_heads} heads cannot share {n_kv_heads} kv heads: the first must be a multiple of the second"));
+            return Err(SpecError::KvHeads { n_heads, n_kv_heads });
         }
         if n_heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
-            return Err(format!("{n_heads} heads of {head_dim} are wider than {MAX_WIDTH}"));
+            return Err(SpecError::WideHeads { n_heads, head_dim, max: MAX_WIDTH });
         }
         if *mask == Mask::Window(0) {
-            return Err("a window of 0 tokens sees nothing".into());
+            return Err(SpecError::Rule("a window of 0 tokens sees nothing"));
         }
         if !alibi.is_empty() && alibi.len() != n_heads {
-            return Err(format!("{} ALiBi slopes do not fit {n_heads} heads", alibi.len()));
+            return Err(SpecError::AlibiSlopes { slopes: alibi.len(), n_heads });
         }
         if alibi.iter().any(|slope| !slope.is_finite()) {
-            return Err("an ALiBi slope is not a number".into());
+            return Err(SpecError::Rule("an ALiBi slope is not a number"));
         }
         positive("the scale of attention", f64::from(*scale))?;
         optional("the clip of q, k and v", *qkv_clip)?;
@@ -173,13 +171,13 @@ impl Rotary {
     fn check(&self, head_dim: usize) -> Checked {
         positive("rope theta", self.theta)?;
         if self.steps == Some(0) {
-            return Err("rotary tables cannot be rounded to 0 steps".into());
+            return Err(SpecError::Rule("rotary tables cannot be rounded to 0 steps"));
         }
         let dims = self.dims(head_dim);
         if !dims.is_multiple_of(2) || dims == 0 || dims > head_dim {
             return Err(match self.dims {
-                None => format!("head_dim is {head_dim}; rotary positions turn pairs, so it must be even"),
-                Some(_) => format!("{dims} of {head_dim} dimensions are to be turned; it must be an even number from 2 to {head_dim}"),
+                None => SpecError::OddHeadDim(head_dim),
+                Some(_) => SpecError::RotaryDims { dims, head_dim },
             });
         }
         match &self.scaling {
@@ -193,7 +191,7 @@ impl Rotary {
                 if low_freq_factor < high_freq_factor {
                     return Ok(());
                 }
-                Err(format!("rope low_freq_factor {low_freq_factor} must be below high_freq_factor {high_freq_factor}"))
+                Err(SpecError::RopeFrequencies { low: *low_freq_factor, high: *high_freq_factor })
             }
             RotaryScaling::Yarn { factor, ramp_start, ramp_end, amplitude } => {
                 positive("rope factor", *factor)?;
@@ -201,14 +199,14 @@ impl Rotary {
                 if ramp_start.is_finite() && ramp_end.is_finite() && ramp_start < ramp_end {
                     return Ok(());
                 }
-                Err(format!("the ramp of rope frequencies must rise: it goes from {ramp_start} to {ramp_end}"))
+                Err(SpecError::RopeRamp { start: *ramp_start, end: *ramp_end })
             }
             RotaryScaling::LongRope { short, long, original_context, amplitude } => {
                 size("rope original context", *original_context, u32::MAX as usize)?;
                 positive("rope amplitude", *amplitude)?;
                 for (name, factors) in [("short_factor", short), ("long_factor", long)] {
                     if factors.len() != dims / 2 {
-                        return Err(format!("rope {name} has {} numbers; {dims} dimensions have {} pairs", factors.len(), dims / 2));
+                        return Err(SpecError::RopeFactors { name, found: factors.len(), dims });
                     }
                     factors.iter().try_for_each(|&f| positive(&format!("rope {name}"), f))?;
                 }
@@ -225,11 +223,11 @@ impl Norm {
 }
 
 fn norm(what: &str, norm: &Option<Norm>) -> Checked {
-    norm.as_ref().map_or(Ok(()), |norm| norm.check().map_err(|reason| format!("{what}: {reason}")))
+    norm.as_ref().map_or(Ok(()), |norm| norm.check().map_err(SpecError::at(what)))
 }
 
-fn size(what: &str, value: usize, greatest: usize) -> Checked {
-    if (1..=greatest).contains(&value) { Ok(()) } else { Err(format!("{what} is {value}; it must be from 1 to {greatest}")) }
+fn size(what: &'static str, value: usize, max: usize) -> Checked {
+    if (1..=max).contains(&value) { Ok(()) } else { Err(SpecError::Size { what, value, max }) }
 }
 
 fn optional(what: &str, value: Option<f32>) -> Checked {
@@ -237,5 +235,5 @@ fn optional(what: &str, value: Option<f32>) -> Checked {
 }
 
 fn positive(what: &str, value: f64) -> Checked {
-    if value > 0.0 && value.is_finite() { Ok(()) } else { Err(format!("{what} is {value}; it must be a positive number")) }
+    if value > 0.0 && value.is_finite() { Ok(()) } else { Err(SpecError::NotPositive { what: what.to_owned(), value }) }
 }

@@ -73,7 +73,7 @@ impl DenseModel {
         }
         tying::settle(&mut spec, &mut checkpoint, family.names)?;
         uneven::settle(&mut spec, &checkpoint, family.names);
-        spec.check().map_err(|reason| Error::format(&config, reason))?;
+        spec.check().map_err(|error| Error::format(&config, error.to_string()))?;
         let mut model = Self::new(spec, checkpoint, family.names)?;
         if let Some(bitnet) = bitnet {
             model.hold(&bitnet, &ternary).map_err(|reason| says.error(format!("\"quantization_config\": {reason}")))?;
@@ -112,7 +112,7 @@ impl DenseModel {
     pub fn open_llama2c(path: &Path) -> Result<Self> {
         let (header, checkpoint) = llama2c::open(path)?;
         let spec = llama2c_family::spec(&header);
-        spec.check().map_err(|reason| Error::format(path, reason))?;
+        spec.check().map_err(|error| Error::format(path, error.to_string()))?;
         Self::new(spec, checkpoint, &llama2c_family::NAMES)
     }
 

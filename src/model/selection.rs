@@ -7,7 +7,7 @@
 //! deviate from what a norm centres on, which is zero for RMS norms and the mean of the
 //! channels that stay for layer norms.
 
-use super::{Axis, Kept, ModelSpec, Parameter, Part, gather};
+use super::{Axis, Kept, ModelSpec, Parameter, Part, SpecError, gather};
 use crate::error::Result;
 use crate::forward::Inner;
 use crate::spec::{Attention, Block, Gate, Norm, NormKind, NormWeight, Op, Positions, QkNorm, QkSpan, SubLayer};
@@ -88,7 +88,7 @@ impl Selection {
     }
 
     /// The smaller model; fails with the reason where there cannot be one.
-    pub fn apply(&self, spec: &ModelSpec) -> std::result::Result<ModelSpec, String> {
+    pub fn apply(&self, spec: &ModelSpec) -> std::result::Result<ModelSpec, SpecError> {
         self.check(spec)?;
         let mut smaller = spec.clone();
         smaller.blocks = self.layers.iter().map(|&layer| self.block(layer, spec)).collect::<std::result::Result<_, _>>()?;
@@ -102,16 +102,12 @@ impl Selection {
         Ok(smaller)
     }
 
-    fn check(&self, spec: &ModelSpec) -> std::result::Result<(), String> {
+    fn check(&self, spec: &ModelSpec) -> std::result::Result<(), SpecError> {
         if self.layers.is_empty() {
-            return Err("no layer is left: keep one at least".into());
+            return Err(SpecError::Rule("no layer is left: keep one at least"));
         }
         if spec.shares_weights() {
-            return Err(format!(
-                "blocks of this {} model share their weights, and what is taken out of one is taken out of all: \
-                 make a smaller one with [stage.student] instead",
-                spec.family
-            ));
+            return Err(SpecError::SharedWeights { family: spec.family.clone() });
         }
         if self.cuts(Axis::Hidden) {
             check_hidden(spec)?;
@@ -119,7 +115,7 @@ impl Selection {
         Ok(())
     }
 
-    fn block(&self, layer: usize, spec: &ModelSpec) -> std::result::Result<Block, String> {
+    fn block(&self, layer: usize, spec: &ModelSpec) -> std::result::Result<Block, SpecError> {
         let axis = |inner| Axis::Block(layer, inner);
         let kept = |inner| self.of(axis(inner), spec).indices;
         let mut block = spec.blocks[layer].clone();
@@ -127,7 +123,7 @@ impl Selection {
             match &mut sub_layer.op {
                 Op::Attention(attention) if self.cuts(axis(Inner::QueryHeads)) => {
                     let heads = (kept(Inner::QueryHeads), kept(Inner::KvHeads));
-                    keep_heads(attention, heads).map_err(|reason| format!("block {layer}: {reason}"))?;
+                    keep_heads(attention, heads).map_err(SpecError::at(format!("block {layer}")))?;
                 }
                 Op::Attention(_) => (),
                 Op::Wkv(wkv) => wkv.width = kept(Inner::State).len(),
@@ -139,13 +135,13 @@ impl Selection {
     }
 
     /// Norms over something that is cut.
-    fn narrow_norms(&self, layer: usize, block: &mut Block, spec: &ModelSpec) -> std::result::Result<(), String> {
+    fn narrow_norms(&self, layer: usize, block: &mut Block, spec: &ModelSpec) -> std::result::Result<(), SpecError> {
         let share = |axis: Axis| if self.cuts(axis) { self.share(&[axis], spec) } else { 1.0 };
         let inner = |inner| share(Axis::Block(layer, inner));
         let inside = |norm: &mut Norm, share: f64| match norm.kind {
-            NormKind::Layer if share < 1.0 => {
-                Err(format!("block {layer}: a layer norm runs over all heads or channels, and is centred on all of them: none can go"))
-            }
+            NormKind::Layer if share < 1.0 => Err(SpecError::at(format!("block {layer}"))(SpecError::Rule(
+                "a layer norm runs over all heads or channels, and is centred on all of them: none can go",
+            ))),
             NormKind::Layer | NormKind::Rms => {
                 norm.narrow(share);
                 Ok(())
@@ -160,10 +156,9 @@ impl Selection {
                     attention.context_norm.iter_mut().try_for_each(|norm| inside(norm, queries))?;
                     if let Some(QkNorm { norm, span: QkSpan::All }) = &mut attention.qk_norm {
                         if queries != keys {
-                            return Err(format!(
-                                "block {layer}: one norm each runs over all queries and all keys, which must be cut alike: take out \
-                                 whole key-value heads"
-                            ));
+                            return Err(SpecError::at(format!("block {layer}"))(SpecError::Rule(
+                                "one norm each runs over all queries and all keys, which must be cut alike: take out whole key-value heads",
+                            )));
                         }
                         inside(norm, queries)?;
                     }
@@ -216,14 +211,12 @@ impl Selection {
 }
 
 /// Keeps some query and key-value heads of an attention.
-fn keep_heads(attention: &mut Attention, (queries, keys): (Vec<usize>, Vec<usize>)) -> std::result::Result<(), String> {
+fn keep_heads(attention: &mut Attention, (queries, keys): (Vec<usize>, Vec<usize>)) -> std::result::Result<(), SpecError> {
     let shared_by = attention.n_heads / attention.n_kv_heads;
     let on = |key: &usize| queries.iter().filter(|&&query| query / shared_by == *key).count();
     let counts: Vec<usize> = keys.iter().map(on).collect();
     if counts.iter().any(|count| *count == 0 || *count != counts[0]) || counts.iter().sum::<usize>() != queries.len() {
-        return Err(format!(
-            "query heads can go with their key-value head, or as many from each of those that stay, but these would be {counts:?}"
-        ));
+        return Err(SpecError::UnevenHeads(counts));
     }
     (attention.n_heads, attention.n_kv_heads) = (queries.len(), keys.len());
     if !attention.alibi.is_empty() {
@@ -233,9 +226,9 @@ fn keep_heads(attention: &mut Attention, (queries, keys): (Vec<usize>, Vec<usize
 }
 
 /// Channels of the residual stream can go where norms alone know how many there are.
-fn check_hidden(spec: &ModelSpec) -> std::result::Result<(), String> {
+fn check_hidden(spec: &ModelSpec) -> std::result::Result<(), SpecError> {
     if matches!(spec.embedding.positions, Positions::Sinusoidal { .. }) {
-        return Err("channels of the residual stream carry this model's positions by their number: none can go".into());
+        return Err(SpecError::Rule("channels of the residual stream carry this model's positions by their number: none can go"));
     }
     // What a layer norm or a gate writes has no mean that is kept when channels go.
     let sub_layers = || spec.blocks.iter().flat_map(|block| &block.sub_layers);
@@ -245,7 +238,9 @@ fn check_hidden(spec: &ModelSpec) -> std::result::Result<(), String> {
     let is_gated = |sub_layer: &SubLayer| matches!(&sub_layer.op, Op::FeedForward(ffn) if ffn.gate == Gate::Receptance);
     let gated = sub_layers().any(is_gated) && spec.final_norm.as_ref().is_some_and(is_layer);
     if gated || writers.into_iter().any(is_layer) {
-        return Err("layer norms and gates write this model's residual stream, centred on all of its channels: none can go".into());
+        return Err(SpecError::Rule(
+            "layer norms and gates write this model's residual stream, centred on all of its channels: none can go",
+        ));
     }
     Ok(())
 }

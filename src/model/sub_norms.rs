@@ -1,7 +1,7 @@
 //! Norms that BitNet has and others have not: one of the contexts before `attn.o`, one of
 //! the feed-forward's hidden numbers before `ffn.down`.
 
-use super::ModelSpec;
+use super::{ModelSpec, SpecError};
 use crate::forward::names::{attn, ffn};
 use crate::spec::{Norm, Op};
 
@@ -11,14 +11,14 @@ const EPSILON: f64 = 1e-5;
 impl ModelSpec {
     /// The same with those norms before linear layers, by canonical name, that are wanted to
     /// have one; where there is one already, it stays.
-    pub fn with_sub_norms(&self, wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
+    pub fn with_sub_norms(&self, wanted: impl Fn(&str) -> bool) -> Result<Self, SpecError> {
         let mut spec = self.clone();
         for (i, block) in spec.blocks.iter_mut().enumerate() {
             if block.attention().is_none() {
-                return Err(format!("sub_norms: block {i} has no attention to insert a norm into; leave it out"));
+                return Err(SpecError::SubNormWithoutAttention(i));
             }
             if block.weights_of.is_some() || block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()) {
-                return Err(format!("sub_norms: block {i} shares weights with another; leave it out"));
+                return Err(SpecError::SubNormOfShared(i));
             }
             for sub_layer in &mut block.sub_layers {
                 let (before, norm) = match &mut sub_layer.op {

@@ -78,7 +78,7 @@ impl Pruning<'_> {
     }
 
     fn applied(&self, selection: &Selection) -> Result<ModelSpec> {
-        selection.apply(self.walk.store.spec()).map_err(Error::Usage)
+        selection.apply(self.walk.store.spec()).map_err(|error| Error::Usage(error.to_string()))
     }
 
     fn done(

@@ -230,7 +230,7 @@ impl Distil {
         let matched = self.hidden.is_some_and(|hidden| hidden.loss != HiddenLoss::LastCosine) || self.attention.is_some();
         match () {
             () if !(0.0..=1.0).contains(&self.progressive) => {
-                return fail(RecipeError::NoShare { key: "progressive", of: "the tokens", range: "from 0 to 1" });
+                return fail(RecipeError::NoShare { key: "progressive", value: None, of: "the tokens", range: "from 0 to 1" });
             }
             () if self.progressive > 0.0 && !matched => {
                 return fail(RecipeError::conflict(

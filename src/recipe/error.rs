@@ -2,6 +2,7 @@
 //! or a stage, is wrapped around it.
 
 use crate::error::Error;
+use crate::model::SpecError;
 use crate::model::student::LayersError;
 use std::fmt::Display;
 
@@ -30,10 +31,12 @@ pub enum RecipeError {
         range: String,
     },
     /// A share outside of its range.
-    #[error("{key} is a share of {of}, {range}")]
+    #[error("{key}{} is a share of {of}, {range}", value.map_or(String::new(), |value| format!(" {value}")))]
     NoShare {
         /// The key.
         key: &'static str,
+        /// The value, where messages repeat it.
+        value: Option<f64>,
         /// What it is a share of.
         of: &'static str,
         /// The shares that are allowed.
@@ -285,14 +288,8 @@ pub enum RecipeError {
     #[error(transparent)]
     Layers(#[from] LayersError),
     /// A model that cannot be made so.
-    #[error("{0}")]
-    Model(String),
-}
-
-impl From<String> for RecipeError {
-    fn from(reason: String) -> Self {
-        Self::Model(reason)
-    }
+    #[error(transparent)]
+    Model(#[from] SpecError),
 }
 
 impl RecipeError {

@@ -189,7 +189,9 @@ impl RawTernary {
         let student = if sub_norms { plan.with_sub_norms(spec)? } else { spec.clone() };
         let distil = distil.checked(&student, folder)?;
         match () {
-            () if !(0.0..=1.0).contains(&blend) => Err(RecipeError::NoShare { key: "blend", of: "the steps", range: "from 0 to 1" }),
+            () if !(0.0..=1.0).contains(&blend) => {
+                Err(RecipeError::NoShare { key: "blend", value: Some(blend), of: "the steps", range: "from 0 to 1" })
+            }
             () if distil.progressive > 0.0 => Err(RecipeError::conflict(
                 &["distil.progressive"],
                 "distil: progressive trains blocks alone, which are rounded together; leave it out",

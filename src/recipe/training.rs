@@ -207,9 +207,11 @@ impl Training {
                 return fail(RecipeError::must_be("betas, momentum and ema_decay", "from 0 to below 1"));
             }
             () if !positive(self.epsilon) => return fail(RecipeError::must_be("epsilon", "a positive number, such as 1e-8")),
-            () if !share(self.warmup) => return fail(RecipeError::NoShare { key: "warmup", of: "the steps", range: "from 0 to below 1" }),
+            () if !share(self.warmup) => {
+                return fail(RecipeError::NoShare { key: "warmup", value: None, of: "the steps", range: "from 0 to below 1" });
+            }
             () if !(0.0..=1.0).contains(&self.min_lr_ratio) => {
-                return fail(RecipeError::NoShare { key: "min_lr_ratio", of: "the learning rate", range: "from 0 to 1" });
+                return fail(RecipeError::NoShare { key: "min_lr_ratio", value: None, of: "the learning rate", range: "from 0 to 1" });
             }
             () if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) => {
                 return fail(RecipeError::must_be("weight_decay", "0 or more"));

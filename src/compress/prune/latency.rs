@@ -56,7 +56,7 @@ impl Latency {
         let mut clock = Clock { activations, threads, drawn: BTreeMap::new() };
         let mut time = |selection: &Selection| {
             progress.may_go_on()?;
-            let smaller = selection.apply(spec).map_err(Error::Usage)?;
+            let smaller = selection.apply(spec).map_err(|error| Error::Usage(error.to_string()))?;
             let milliseconds = clock.milliseconds(&smaller)?;
             progress.advance(1);
             Ok::<_, Error>(milliseconds)

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 ///
 /// `cost` is asked where the spec alone does not tell.
 pub fn search(plan: &PruneWidth, scores: &Scores, spec: &ModelSpec, cost: &dyn Fn(&ModelSpec) -> f64) -> Result<Selection> {
-    let refuse = |reason: String| Error::Usage(format!("prune_width: {reason}"));
+    let refuse = |reason: &dyn std::fmt::Display| Error::Usage(format!("prune_width: {reason}"));
     let cut = |counts: &Counts| {
         let mut selection = Selection::whole(spec);
         for (&axis, &count) in counts {
             selection.keep(axis, &best(axis, count, scores, plan, spec), spec);
         }
-        let smaller = selection.apply(spec).map_err(refuse)?;
+        let smaller = selection.apply(spec).map_err(|error| refuse(&error))?;
         Ok::<_, Error>((selection, smaller))
     };
     let Some(target) = plan.target(spec) else {
@@ -35,7 +35,7 @@ pub fn search(plan: &PruneWidth, scores: &Scores, spec: &ModelSpec, cost: &dyn F
     let (mut above, mut within) = (0, steps.count());
     if !fits(&steps.counts(within))? {
         let least = costs(&cut(&steps.counts(within))?.1);
-        return Err(refuse(format!("{target} cannot be reached: the least that can be left costs {least}")));
+        return Err(refuse(&format_args!("{target} cannot be reached: the least that can be left costs {least}")));
     }
     while above + 1 < within {
         let middle = above.midpoint(within);

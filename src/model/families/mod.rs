@@ -110,7 +110,7 @@ pub fn read(config: &Config) -> Result<(ModelSpec, &'static Family)> {
     quantized(config)?;
     let mut spec = (family.spec)(config)?;
     config.check_special_tokens(&mut spec.special, spec.vocab_size)?;
-    spec.check().map_err(|reason| config.error(reason))?;
+    spec.check().map_err(|error| config.error(error.to_string()))?;
     foreign_keys::refuse(config, &spec)?;
     Ok((spec, family))
 }

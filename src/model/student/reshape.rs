@@ -2,21 +2,17 @@
 
 use super::select::{Heads, query_heads};
 use super::{Initialise, StudentShape};
-use crate::model::{MAX_BLOCKS, MAX_WIDTH, ModelSpec};
+use crate::model::{MAX_BLOCKS, MAX_WIDTH, ModelSpec, SpecError};
 use crate::spec::{Attention, Block, FeedForward, Op, alibi_slopes};
 use std::iter;
 
-type Checked<T> = Result<T, String>;
-
-/// What else can be done where a teacher has too little to select from.
-const OR_DRAWN: &str = "or set initialise = \"random\"";
+type Checked<T> = Result<T, SpecError>;
 
 impl StudentShape {
     /// The student of a teacher; fails with the reason where there cannot be one.
     pub fn apply(&self, teacher: &ModelSpec) -> Checked<ModelSpec> {
         self.check(teacher)?;
-        let block =
-            |&layer: &usize| self.block(&teacher.blocks[layer]).map_err(|reason| format!("from the teacher's layer {layer}: {reason}"));
+        let block = |&layer: &usize| self.block(&teacher.blocks[layer]).map_err(SpecError::at(format!("from the teacher's layer {layer}")));
         let mut own = self.layers.iter().map(block).collect::<Checked<Vec<_>>>()?;
         if self.shared_ffn {
             let first = own[0].feed_forward().map(|ffn| FeedForward { weights_of: Some(0), ..ffn.clone() });
@@ -42,25 +38,25 @@ impl StudentShape {
         let Self { layers, hidden_size, intermediate_size, n_heads, n_kv_heads, repeat, shared_ffn, initialise: _, seed: _ } = self;
         let of = teacher.blocks.len();
         if layers.is_empty() {
-            return Err("it has no layers: name one of the teacher's at least".into());
+            return Err(SpecError::Rule("it has no layers: name one of the teacher's at least"));
         }
         if let Some(layer) = layers.iter().find(|&&layer| layer >= of) {
-            return Err(format!("there is no layer {layer}: the teacher's {of} are counted from 0 to {}", of - 1));
+            return Err(SpecError::NoLayer { layer: *layer, of });
         }
         if *repeat == 0 {
-            return Err("repeat = 0 runs no layer; 1 runs each once".into());
+            return Err(SpecError::Rule("repeat = 0 runs no layer; 1 runs each once"));
         }
         if layers.len().checked_mul(*repeat).is_none_or(|blocks| blocks > MAX_BLOCKS) {
-            return Err(format!("{} layers run {repeat} times each are more than {MAX_BLOCKS} blocks; lower repeat", layers.len()));
+            return Err(SpecError::TooManyBlocks { layers: layers.len(), repeat: *repeat, max: MAX_BLOCKS });
         }
         if *repeat > 1 && *shared_ffn {
-            return Err(format!("repeat = {repeat} shares all of a layer and shared_ffn a part of it: leave one of them out"));
+            return Err(SpecError::RepeatAndSharedFfn { repeat: *repeat });
         }
         let widths =
             [("hidden_size", hidden_size), ("intermediate_size", intermediate_size), ("n_heads", n_heads), ("n_kv_heads", n_kv_heads)];
-        for (what, width) in widths {
+        for (key, width) in widths {
             if let Some(width) = width.filter(|width| !(1..=MAX_WIDTH).contains(width)) {
-                return Err(format!("{what} = {width} must be from 1 to {MAX_WIDTH}"));
+                return Err(SpecError::StudentWidth { key, width, max: MAX_WIDTH });
             }
         }
         layers.iter().try_for_each(|&layer| self.check_sharing(layer, &teacher.blocks[layer]))
@@ -69,12 +65,8 @@ impl StudentShape {
     /// A student shares what it is told to, and not by the way what its teacher does.
     fn check_sharing(&self, layer: usize, teacher: &Block) -> Checked<()> {
         match (teacher.weights_of, teacher.feed_forward().and_then(|ffn| ffn.weights_of)) {
-            (Some(owner), _) => Err(format!(
-                "the teacher's layer {layer} has the weights of its layer {owner}: name that one, and set repeat to run each more than once"
-            )),
-            (None, Some(owner)) if !self.shared_ffn => Err(format!(
-                "the teacher's layer {layer} has the feed-forward of its layer {owner}: set shared_ffn = true, and the student's share theirs too"
-            )),
+            (Some(owner), _) => Err(SpecError::TeacherShares { layer, owner }),
+            (None, Some(owner)) if !self.shared_ffn => Err(SpecError::TeacherSharesFfn { layer, owner }),
             (None, _) => Ok(()),
         }
     }
@@ -85,7 +77,7 @@ impl StudentShape {
             match &mut sub_layer.op {
                 Op::Attention(attention) => *attention = self.attention(attention)?,
                 Op::Wkv(_) if self.n_heads.or(self.n_kv_heads).is_some() => {
-                    return Err("its mixer has no heads: leave n_heads and n_kv_heads out".into());
+                    return Err(SpecError::Rule("its mixer has no heads: leave n_heads and n_kv_heads out"));
                 }
                 Op::Wkv(_) => (),
                 Op::FeedForward(ffn) => {
@@ -132,23 +124,19 @@ impl StudentShape {
         let fewest = || (n_heads.div_ceil(on_each)..n_heads).find(|kv_heads| n_heads.is_multiple_of(*kv_heads)).unwrap_or(n_heads);
         let n_kv_heads = self.n_kv_heads.unwrap_or_else(fewest);
         if !n_heads.is_multiple_of(n_kv_heads) {
-            return Err(format!("n_heads = {n_heads} must be a multiple of n_kv_heads = {n_kv_heads}, which serve as many each"));
+            return Err(SpecError::StudentHeads { n_heads, n_kv_heads });
         }
         if self.initialise == Initialise::Teacher && (n_kv_heads > teacher.n_kv_heads || n_heads / n_kv_heads > on_each) {
-            return Err(format!(
-                "n_heads = {n_heads} on n_kv_heads = {n_kv_heads} cannot be selected from {} on {}: ask for at most {} \
-                 key-value heads with at most {on_each} query heads each, {OR_DRAWN}",
-                teacher.n_heads, teacher.n_kv_heads, teacher.n_kv_heads
-            ));
+            return Err(SpecError::SelectedHeads { n_heads, n_kv_heads, of: teacher.n_heads, kv_of: teacher.n_kv_heads });
         }
         Ok((n_heads, n_kv_heads))
     }
 
     /// A width as it is asked for, or else the teacher's.
-    fn width(&self, what: &str, asked: Option<usize>, teacher: usize) -> Checked<usize> {
+    fn width(&self, key: &'static str, asked: Option<usize>, teacher: usize) -> Checked<usize> {
         match asked {
             Some(width) if width > teacher && self.initialise == Initialise::Teacher => {
-                Err(format!("{what} = {width} cannot be selected from the teacher's {teacher}: ask for {teacher} at most, {OR_DRAWN}"))
+                Err(SpecError::SelectedWidth { key, width, of: teacher })
             }
             _ => Ok(asked.unwrap_or(teacher)),
         }
