@@ -109,7 +109,8 @@ mod tests {
         let found = Gradients::of(&store, (names.clone(), false), std::slice::from_ref(&sequence), double, &Silent).unwrap();
 
         let network = Network::trained(&store, double, &Trained::Parameters(names)).unwrap();
-        let tape = Tape::record(&network, &[&sequence], Recording::whole(&network));
+        let sequences = [&sequence[..]];
+        let tape = Tape::record(&network, &sequences, Recording::whole(&network));
         let hidden = tape.hidden().detach().set_requires_grad(true);
         let logits = wide(&network.lm_head().forward(&hidden)).squeeze_dim(0);
         let next: Vec<i64> = sequence[1..].iter().map(|&id| id.into()).collect();
