@@ -23,7 +23,7 @@ const GROWTH: f64 = 1.25;
 const STAGES: [(&str, &str); 6] = [
     ("rtn", "[stage.rtn]\nbits = 4\ngroup_size = 64"),
     ("gptq", "[stage.gptq]\nbits = 4\ngroup_size = 64"),
-    ("awq", "[stage.awq]\nbits = 4\ngroup_size = 64"),
+    ("awq", "[stage.awq]\nbits = 4\ngroup_size = 64\npoints = 4"),
     ("ternary", "[stage.ternary]\nrounds = 1"),
     ("prune_depth", "[stage.prune_depth]\nlayers = 1"),
     ("prune_width", "[stage.prune_width]\nratio = 0.25"),
