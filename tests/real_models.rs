@@ -55,7 +55,8 @@ fn losses_of_the_torch_decoder() {
     use thimble::compress::{Compute, TorchLogits};
     let Some(data) = data::shared("losses_of_the_torch_decoder") else { return };
     let torch = |model: &runtime::Model| Box::new(TorchLogits::new(model.store.clone(), Compute::CPU)) as Box<dyn LogitSource>;
-    WHOLE.iter().chain([&HOUSE]).for_each(|case| check(case, &data, "libtorch", &torch));
+    // The weights of the .bin are those of the directory behind it.
+    WHOLE[1..].iter().chain([&HOUSE]).for_each(|case| check(case, &data, "libtorch", &torch));
 }
 
 const ONCE: &str = "Once upon a time";
