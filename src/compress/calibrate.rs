@@ -92,6 +92,10 @@ impl InputStatistics {
     }
 }
 
+/// Hears an input of linear layers: `[batch, tokens, in]` and the weights of its tokens
+/// `[batch · tokens]`, of each batch.
+pub type OnInput<'a> = dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()> + 'a;
+
 impl HiddenStates {
     /// The embedded sequences, all of one length, and how much their tokens count.
     pub fn start(sequences: &[Vec<u32>], embedding: &EmbeddingLayer, importance: TokenImportance) -> Self {
@@ -201,8 +205,7 @@ impl HiddenStates {
         })
     }
 
-    /// The same where `solve` is given the input itself: `[batch, tokens, in]` and the weights of
-    /// its tokens `[batch · tokens]`, of each batch.
+    /// The same where `solve` is given the input itself.
     pub fn advance_abreast(
         &mut self,
         spec: &Block,
@@ -210,7 +213,7 @@ impl HiddenStates {
         inputs: &[LayerName],
         is_read: bool,
         progress: &dyn Progress,
-        solve: &mut dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()>,
+        solve: &mut OnInput,
     ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let steps = self.len();
