@@ -92,7 +92,7 @@ impl InputStatistics {
     }
 }
 
-/// Hears an input of linear layers: `[batch, tokens, in]` and the weights of its tokens
+/// Observer of an input of linear layers: `[batch, tokens, in]` and the weights of its tokens
 /// `[batch · tokens]`, of each batch.
 pub type OnInput<'a> = dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()> + 'a;
 
