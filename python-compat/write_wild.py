@@ -57,6 +57,8 @@ def rotary_changes(family: str, defaults: Config) -> list[flips.Change]:
     head_dim = defaults.get("head_dim") or defaults["hidden_size"] // defaults["num_attention_heads"]
     kinds = flips.rotary_kinds(int(head_dim * (share or 1.0)))
     changes: list[flips.Change] = []
+    if "full_attention" in inside:
+        return [{"rope_parameters": rope} for rope in rotary_by_kind(inside, kinds)]
     for kind in kinds:
         if not new:
             changes.append({"rope_scaling": kind})
@@ -83,6 +85,16 @@ def rotary_changes(family: str, defaults: Config) -> list[flips.Change]:
     key = "rope_parameters" if new else "rope_scaling"
     changes.append({key: {**inside, **dynamic} if new else dynamic, "max_position_embeddings": 12})
     return changes
+
+
+def rotary_by_kind(inside: Config, kinds: list[Config]) -> list[Config]:
+    """Rotary parameters where each kind of block has an object of its own."""
+    changes = [{**inside, "full_attention": {**inside["full_attention"], **kind}} for kind in kinds]
+    for kind, parameters in inside.items():
+        others = {key: value for key, value in inside.items() if key != kind}
+        changes += [{**inside, kind: {**parameters, **change}} for change in (kinds[0], {"rope_theta": 500.0})]
+        changes += [others, {**inside, kind: None}, {**inside, kind: {"rope_type": "default"}}]
+    return [*changes, {"rope_type": "default", "rope_theta": 500.0}, kinds[0]]
 
 
 def values_of(family: str, key: str, default: Any) -> list[Any]:

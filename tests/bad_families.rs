@@ -44,6 +44,23 @@ fn settings_of_other_mathematics_are_refused_by_name() {
     config_refused("openlm-arguments", json!({ "attn_name": "custom_attn" }), &["custom_attn"]);
     config_refused("phonelm-tied", json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }), &["rope_scaling"]);
     config_refused("gemma2-layer-types", json!({ "layer_types": ["full_attention"] }), &["layer_types"]);
+    let bidirectional = json!({ "use_bidirectional_attention": true });
+    config_refused("gemma3_text-layer-types", bidirectional, &["use_bidirectional_attention"]);
+    config_refused("gemma3_text-layer-types", json!({ "attn_logit_softcapping": 50.0 }), &["attn_logit_softcapping = 50.0"]);
+    let flat = json!({ "rope_parameters": { "rope_type": "linear", "factor": 8.0 } });
+    config_refused("gemma3_text-layer-types", flat, &["rope_parameters", "full_attention and sliding_attention"]);
+    let both = json!({ "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
+    config_refused("gemma3_text-layer-types", both, &["rope_scaling", "rope_parameters"]);
+    let old_kind = json!({ "rope_scaling": { "type": "linear", "factor": 8.0 } });
+    config_refused("gemma3_text-scaled-global", old_kind, &["rope_scaling", "rope_type"]);
+    let unread = json!({ "rope_parameters": { "full_attention": { "rope_type": "default", "mrope_section": [2, 1, 1] } } });
+    config_refused("gemma3_text-layer-types", unread, &["rope_parameters.mrope_section"]);
+    let original = json!({ "original_max_position_embeddings": 64 });
+    config_refused("gemma3_text-scaled-global", original, &["original_max_position_embeddings"]);
+    config_refused("smollm3-window", json!({ "no_rope_layers": [1, 1, 0] }), &["no_rope_layers", "3", "4"]);
+    config_refused("smollm3-window", json!({ "no_rope_layers": [1, 1, 1, 2] }), &["no_rope_layers", "0 and 1"]);
+    let switched_off = json!({ "use_sliding_window": false, "layer_types": vec!["sliding_attention"; 4] });
+    config_refused("smollm3-window", switched_off, &["sliding_window"]);
     config_refused("gpt_neo-window", json!({ "attention_types": [[["global"], 1]] }), &["1", "2"]);
     config_refused("openelm-shared-head", json!({ "ffn_multipliers": [1.0, 2.0, 3.0, 4.0] }), &["ffn_multipliers", "4", "3"]);
     let longrope = json!({ "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.0] } });
@@ -71,11 +88,12 @@ fn unknown_families_name_the_nearest() {
         "max_position_embeddings": 8192, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "attention_dropout": 0.0,
     });
     let cases = [
-        ("smollm3", json!({ "no_rope_layers": [1, 1, 1, 0] }), "the nearest is llama", "it does not read no_rope_layers"),
+        ("pebble", json!({ "logit_scale": 0.0625 }), "the nearest is llama", "it does not read logit_scale"),
         ("quartz", json!({ "embedding_multiplier": 12.0, "residual_multiplier": 0.22 }), "the nearest is llama", "embedding_multiplier"),
         ("gemma9", json!({ "head_dim": 64, "hidden_activation": "gelu" }), "the nearest is gemma", "what differs"),
         ("bert", json!({ "type_vocab_size": 2 }), "the nearest is", "it is an encoder"),
         ("t5", json!({ "is_encoder_decoder": true }), "the nearest is", "it has an encoder"),
+        ("gemma3", json!({ "text_config": { "model_type": "gemma3_text" } }), "its text model is gemma3_text", "save that by itself"),
         ("mistral3", json!({ "text_config": { "model_type": "ministral3" } }), "its text model is ministral3", "save that by itself"),
     ];
     for (name, more, nearest, differs) in cases {

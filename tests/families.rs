@@ -181,8 +181,8 @@ macro_rules! families {
 }
 
 families! {
-    bitnet bloom gemma gemma2 gpt2 gpt_neo gpt_neox llama ministral ministral3 mistral mobilellm mobillama
-    olmo olmo2 openelm openlm opt phi phi3 phonelm qwen2 qwen3 rwkv stablelm xglm
+    bitnet bloom gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox llama ministral ministral3 mistral mobilellm mobillama
+    olmo olmo2 openelm openlm opt phi phi3 phonelm qwen2 qwen3 rwkv smollm3 stablelm xglm
 }
 
 #[test]

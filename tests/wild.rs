@@ -24,7 +24,7 @@ const UNTIED: &str = "tie_word_embeddings=false";
 
 /// Files that the two versions read differently, and that we read as the newer does, with a
 /// warning: the case of the older version, and the case whose logits are right.
-const AS_THE_NEWER: [(&str, &str, &str); 8] = [
+const AS_THE_NEWER: [(&str, &str, &str); 10] = [
     // What Gemma's first releases call gelu is the tanh approximation, says transformers 5.
     ("gemma-v4", "hidden_act=\"gelu\"", "default"),
     // transformers 4 writes a tied head beside the embedding for TorchScript, and overwrites it when it
@@ -32,9 +32,11 @@ const AS_THE_NEWER: [(&str, &str, &str); 8] = [
     ("bloom-v4", TORCHSCRIPT, UNTIED),
     ("gemma-v4", TORCHSCRIPT, UNTIED),
     ("gemma2-v4", TORCHSCRIPT, UNTIED),
+    ("gemma3_text-v4", TORCHSCRIPT, UNTIED),
     ("gpt2-v4", TORCHSCRIPT, UNTIED),
     ("gpt_neo-v4", TORCHSCRIPT, UNTIED),
     ("opt-v4", TORCHSCRIPT, UNTIED),
+    ("smollm3-v4", TORCHSCRIPT, UNTIED),
     ("xglm-v4", TORCHSCRIPT, UNTIED),
 ];
 

@@ -21,6 +21,8 @@ FAMILIES: dict[str, Change] = {
     "bloom": {},
     "gemma": dict(num_key_value_heads=4, head_dim=16),
     "gemma2": dict(num_key_value_heads=2, head_dim=16, sliding_window=6),
+    # Without the pattern, two blocks would both be local.
+    "gemma3_text": dict(num_key_value_heads=2, head_dim=16, sliding_window=6, sliding_window_pattern=2),
     "gpt2": TOKENS,
     "gpt_neo": dict(num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=6, **TOKENS),
     "gpt_neox": {},
@@ -36,6 +38,7 @@ FAMILIES: dict[str, Change] = {
     "qwen2": dict(num_key_value_heads=4),
     "qwen3": dict(num_key_value_heads=4, head_dim=16),
     "rwkv": {},
+    "smollm3": dict(num_key_value_heads=2, no_rope_layer_interval=2, pad_token_id=None, **TOKENS),
     "stablelm": dict(num_key_value_heads=4, hidden_size=64),
     "xglm": dict(ffn_dim=40),
 }
@@ -89,6 +92,9 @@ VALUES: dict[str, list[Any]] = {
     "sliding_window": [1, 5, 64, None],
     "window_size": [1, 5],
     "max_window_layers": [0, 1],
+    "sliding_window_pattern": [1, 3],
+    "no_rope_layers": [[1, 1], [0, 1], [0, 1, 0]],
+    "no_rope_layer_interval": [1, 4],
     "query_pre_attn_scalar": [16, 2.5],
     "attn_logit_softcapping": [2.0, None],
     "final_logit_softcapping": [1.0, None],
@@ -96,6 +102,7 @@ VALUES: dict[str, list[Any]] = {
     "rescale_every": [0, 1],
     "original_max_position_embeddings": [8],
     "rope_theta": [500.0, 1000000],
+    "rope_local_base_freq": [500.0],
     "rotary_emb_base": [500.0],
     "rotary_pct": [0.5, 1.0],
     "partial_rotary_factor": [0.25, 0.5, 1.0],
@@ -159,6 +166,11 @@ WITH: dict[tuple[str, str], Change] = {
     ("qwen3", "use_sliding_window"): dict(sliding_window=5, max_window_layers=1),
     ("qwen2", "layer_types"): dict(use_sliding_window=True, sliding_window=5),
     ("qwen3", "layer_types"): dict(use_sliding_window=True, sliding_window=5),
+    ("smollm3", "sliding_window"): dict(use_sliding_window=True),
+    ("smollm3", "use_sliding_window"): dict(sliding_window=5),
+    ("smollm3", "layer_types"): dict(use_sliding_window=True, sliding_window=5),
+    ("smollm3", "no_rope_layers"): dict(use_sliding_window=True, sliding_window=5),
+    ("smollm3", "no_rope_layer_interval"): dict(use_sliding_window=True, sliding_window=5, no_rope_layers=None),
 }
 # Sizes that are never taken out of a file: the class's defaults make a large model.
 SIZE_KEYS = {

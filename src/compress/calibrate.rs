@@ -26,10 +26,6 @@ fn batch(device: Device) -> usize {
     }
 }
 
-/// Is given an input `[batch, tokens, in]` and the weights of its tokens `[batch · tokens]`, of each
-/// batch.
-pub type SolveInput<'a> = dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()> + 'a;
-
 /// Hidden states of all calibration sequences between two blocks.
 pub struct HiddenStates {
     /// `[batch, tokens, hidden]` each.
@@ -95,6 +91,10 @@ impl InputStatistics {
         }
     }
 }
+
+/// Observer of an input of linear layers: `[batch, tokens, in]` and the weights of its tokens
+/// `[batch · tokens]`, of each batch.
+pub type OnInput<'a> = dyn FnMut(LayerName, &[Tensor], &[Option<Tensor>]) -> Result<()> + 'a;
 
 impl HiddenStates {
     /// The embedded sequences, all of one length, and how much their tokens count.
@@ -205,8 +205,7 @@ impl HiddenStates {
         })
     }
 
-    /// The same where `solve` is given the input itself: `[batch, tokens, in]` and the weights of
-    /// its tokens `[batch · tokens]`, of each batch.
+    /// The same where `solve` is given the input itself.
     pub fn advance_abreast(
         &mut self,
         spec: &Block,
@@ -214,7 +213,7 @@ impl HiddenStates {
         inputs: &[LayerName],
         is_read: bool,
         progress: &dyn Progress,
-        solve: &mut SolveInput,
+        solve: &mut OnInput,
     ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let steps = self.len();

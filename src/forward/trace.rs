@@ -68,9 +68,10 @@ impl Trace {
         let Ok(layers) = BlockLayers::new(block, hidden_size, &mut Declare);
         let mut tracer = Tracer::default();
         let dim = Dim::of(Along::Hidden, hidden_size);
-        let x = tracer.flow(dim, Producer::Nothing("it reads the residual stream itself"));
-        let Ok(_) = layers.forward(&mut tracer, x);
-        tracer.trace
+        let x = tracer.flow(dim, Producer::Nothing(RESIDUAL));
+        let Ok(x) = layers.forward(&mut tracer, x);
+        tracer.used.push(x.id);
+        tracer.finish()
     }
 }
 
@@ -92,12 +93,17 @@ struct Flow {
     channels: Vec<usize>,
 }
 
+/// Why an input that the residual connection reads too cannot be divided.
+const RESIDUAL: &str = "it reads the residual stream itself";
+
 #[derive(Default)]
 struct Tracer {
     trace: Trace,
     /// ScaleMigration of each flow's `id` that linear layers have read.
     read: Vec<(usize, usize)>,
     flows: usize,
+    /// `id` of each flow that something else than a linear layer has read.
+    used: Vec<usize>,
     /// What was observed last.
     observed: Option<LayerName>,
 }
@@ -108,8 +114,18 @@ impl Tracer {
         Flow { id: self.flows, channels: (0..dim.size()).collect(), dim, producer }
     }
 
+    /// The trace. An input that is read by more than linear layers has no producer that could be
+    /// divided.
+    fn finish(mut self) -> Trace {
+        for &(_, migration) in self.read.iter().filter(|(id, _)| self.used.contains(id)) {
+            self.trace.migrations[migration].producer = Producer::Nothing(RESIDUAL);
+        }
+        self.trace
+    }
+
     /// The same channels under another producer.
     fn changed(&mut self, x: Flow, producer: Producer) -> Flow {
+        self.used.push(x.id);
         self.flows += 1;
         Flow { id: self.flows, producer, ..x }
     }
@@ -146,6 +162,7 @@ impl Backend for Tracer {
     }
 
     fn norm(&mut self, norm: &NormLayer, x: Flow) -> Flow {
+        self.used.push(x.id);
         let producer = match norm.norm.weight {
             NormWeight::None => Producer::Nothing("the norm before it has no weights"),
             weight => Producer::Norm { name: norm.name, weight, bias: norm.norm.bias },
@@ -183,8 +200,9 @@ impl Backend for Tracer {
 
     fn binary(&mut self, operation: Binary, x: Flow, y: Flow) -> Flow {
         assert_eq!(x.dim, y.dim, "{operation:?}");
+        self.used.extend([x.id, y.id]);
         match operation {
-            Binary::Add => self.flow(x.dim, Producer::Nothing("it reads the residual stream itself")),
+            Binary::Add => self.flow(x.dim, Producer::Nothing(RESIDUAL)),
             Binary::Multiply => {
                 let producer = y.producer.clone();
                 self.changed(y, producer)
@@ -205,6 +223,7 @@ impl Backend for Tracer {
     }
 
     fn grow(&mut self, _: &QueryGrowth, heads: Flow) -> Flow {
+        self.used.push(heads.id);
         heads
     }
 
@@ -213,6 +232,7 @@ impl Backend for Tracer {
         let shared_by = n_heads / n_kv_heads;
         let of_values = |i: usize| i / head_dim / shared_by * head_dim + i % head_dim;
         let channels = (0..n_heads * head_dim).map(|i| v.channels[of_values(i)]).collect();
+        self.used.extend([q.id, v.id]);
         self.flows += 1;
         Flow { id: self.flows, dim: q.dim, producer: v.producer, channels }
     }
@@ -282,6 +302,15 @@ mod tests {
         let migrations = Trace::of(&block, 5).migrations;
         assert_eq!(names(&migrations[0]), ["attn.input", "ffn.input"]);
         assert!(matches!(migrations[2].producer, Producer::Nothing(why) if why.contains("nonlinearity")));
+    }
+
+    #[test]
+    fn what_the_residual_connection_reads_too_is_not_divided() {
+        let mut block = Block::pre_norm(Norm::layer(1e-5), Op::Attention(Attention::new(2, 2, 3)), FeedForward::plain(7, Activation::Relu));
+        block.sub_layers.iter_mut().for_each(|sub_layer| sub_layer.sum_norm = sub_layer.norm.take());
+        let migrations = Trace::of(&block, 5).migrations;
+        let nothing = |i: usize| migrations[i].producer == Producer::Nothing(RESIDUAL);
+        assert!(nothing(0) && !nothing(1) && nothing(2) && !nothing(3), "{migrations:?}");
     }
 
     #[test]

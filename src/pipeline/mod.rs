@@ -17,7 +17,7 @@ mod verify;
 mod walk;
 
 use crate::checkpoint::{FolderLock, check_unchanged};
-use crate::compress::{Compute, TorchLogits};
+use crate::compress::{Compute, MallocTuning, TorchLogits};
 use crate::error::{Error, Result};
 use crate::eval::tasks::{self, Accuracy, Ask, Subject, Task};
 use crate::eval::{Evaluation, Footprint, Measured, evaluate, speed, tokens_needed, windows};
@@ -267,6 +267,8 @@ impl Run<'_> {
     /// activations.
     fn measure(&self, written: &Path, windows: &[Window]) -> Result<Measured> {
         let e = &self.recipe.evaluate;
+        // Every block asks for the memory that the one before it has freed.
+        let _tuning = MallocTuning::begin();
         let written = runtime::open_weights(written)?;
         let mut written = NativeLogits::new(Decoder::new(&*written.store, e.activations, self.options.threads)?);
         // The reference is never less than single precision, whatever calibration runs in.

@@ -6,6 +6,7 @@ use super::StageResult;
 use super::journal::PartResult;
 use super::quantize::Work;
 use super::walk::{Sample, Walk};
+use crate::compress::MallocTuning;
 use crate::compress::calibrate::HiddenStates;
 use crate::compress::quantize;
 use crate::compress::solve::relative_error::relative_error_on;
@@ -30,6 +31,8 @@ pub(super) fn sample(all: Sample) -> Vec<Vec<u32>> {
 
 /// Runs a walk on them.
 pub(super) fn run(work: &Work, walk: &Walk) -> Result<StageResult> {
+    // Every layer asks for the memory that the one before it has freed.
+    let _tuning = MallocTuning::begin();
     let sequences = sample(walk.sample);
     Walk { sample: Sample { sequences: &sequences, ..walk.sample }, ..*walk }.run(work)
 }

@@ -2,7 +2,7 @@
 //! logits.
 
 use super::Options;
-use crate::compress::{Compute, TorchLogits};
+use crate::compress::{Compute, MallocTuning, TorchLogits};
 use crate::error::{Error, Result};
 use crate::model::{LogitSource, ModelSpec};
 use crate::quant::WeightStore;
@@ -27,6 +27,8 @@ pub fn read_back(written: &dyn WeightStore, ids: &[u32], solved: Arc<dyn WeightS
     let ids = &ids[..ids.len().min(POSITIONS)];
     // bf16 forwards round far more than the comparison may.
     let compute = Compute { kind: tch::Kind::Float, ..options.compute };
+    // Every block asks for the memory that the one before it has freed.
+    let _tuning = MallocTuning::begin();
     let mut solved = TorchLogits::new(solved, compute);
     solved.run_window(ids)?;
     let solved = solved.logits(0..ids.len())?;

@@ -83,7 +83,7 @@ impl LinearLayer {
                 self.tile_product(task * per_task + i, x, out, device.kernels);
             }
         });
-        let mut y = gather_rows(&by_tile, tokens, self.outputs);
+        let mut y = gather_rows(by_tile, tokens, self.outputs);
         if let Weight::Packed(packed) = &self.weight
             && let Some(powers) = packed.powers()
         {
@@ -122,7 +122,11 @@ impl LinearLayer {
 }
 
 /// From `[tiles, tokens, 16]` to `[tokens, outputs]`, padding rows left out.
-fn gather_rows(by_tile: &[f32], tokens: usize, outputs: usize) -> Vec<f32> {
+fn gather_rows(mut by_tile: Vec<f32>, tokens: usize, outputs: usize) -> Vec<f32> {
+    if tokens == 1 {
+        by_tile.truncate(outputs);
+        return by_tile;
+    }
     let mut rows = Vec::with_capacity(by_tile.len());
     for token in 0..tokens {
         for tile in by_tile.chunks_exact(tokens * TILE_ROWS) {

@@ -17,7 +17,7 @@ use std::path::Path;
 type Meaning = fn(&ModelSpec) -> Option<Value>;
 
 /// What families call widths and lists of blocks.
-const KEYS: [(&[&str], Meaning); 21] = [
+const KEYS: [(&[&str], Meaning); 22] = [
     (&["vocab_size"], |spec| Some(json!(spec.vocab_size))),
     (&["hidden_size", "n_embd", "n_embed", "d_model", "dim", "hidden_dim", "model_dim"], |spec| Some(json!(spec.hidden_size))),
     (&["word_embed_proj_dim"], |spec| Some(json!(spec.embedding_width()))),
@@ -33,6 +33,8 @@ const KEYS: [(&[&str], Meaning); 21] = [
     // RWKV.
     (&["attention_hidden_size"], |spec| Some(json!(spec.blocks.first()?.wkv()?.width))),
     (&["layer_types"], |spec| kinds(spec, ["full_attention", "sliding_attention"])),
+    // SmolLM3: 1 for blocks with rotary positions.
+    (&["no_rope_layers"], |spec| Some(attentions(spec)?.iter().map(|attention| u8::from(attention.rotary.is_some())).collect())),
     // The first that slides, and with it all behind it.
     (&["max_window_layers"], |spec| {
         Some(json!(attentions(spec)?.iter().position(|attention| attention.mask != Mask::Causal).unwrap_or(spec.blocks.len())))

@@ -15,12 +15,12 @@ struct Rule {
 
 const UNEVEN_HEADS: &str = "heads that together are not as wide as the hidden size, which its code takes for granted";
 
-/// Source: transformers 5.23, `validate_architecture` of `configuration_llama.py` and
-/// `configuration_gemma2.py`, `modeling_*.py` and `modeling_rope_utils.py`; the published
+/// Source: transformers 5.23, `validate_architecture` of `configuration_llama.py`,
+/// `configuration_gemma2.py` and `configuration_gemma3.py`, `modeling_*.py` and `modeling_rope_utils.py`; the published
 /// code of families that it does not have.
 const RULES: [Rule; 5] = [
     Rule {
-        model_types: &["llama", "gemma2"],
+        model_types: &["llama", "gemma2", "gemma3_text"],
         is_kept: |spec| first(spec).is_none_or(|attention| spec.hidden_size.is_multiple_of(attention.n_heads)),
         otherwise: "a number of heads that does not divide the hidden size: transformers refuses to load it",
     },

@@ -94,6 +94,17 @@ impl Config {
                 all.entry(key).or_insert(default);
             });
         }
+        self.of_value(value)
+    }
+
+    /// The same with another value for one key. What is read of it counts as read here.
+    pub fn replacing(&self, key: &str, value: Value) -> Self {
+        let mut all = self.value.clone();
+        all[key] = value;
+        self.of_value(all)
+    }
+
+    fn of_value(&self, value: Value) -> Self {
         Self {
             path: self.path.clone(),
             value,
@@ -123,11 +134,16 @@ impl Config {
         self.overridden.borrow().iter().cloned().collect()
     }
 
-    /// Keys of an object inside that were not asked for, where others of it were.
-    pub fn unread_inside(&self, key: &str) -> Vec<(&str, &Value)> {
+    /// Keys of an object inside that were not asked for, where others of it were; objects in it that
+    /// were asked for are taken apart.
+    pub fn unread_inside<'a>(&'a self, key: &str) -> Vec<(&'a str, &'a Value)> {
         let read = self.read_inside.borrow();
         let Some(read) = read.get(key).map(|read| read.borrow()).filter(|read| !read.is_empty()) else { return Vec::new() };
-        let all = self.value.get(key).and_then(Value::as_object).into_iter().flatten();
+        let taken_apart = |(key, value): (_, &'a Value)| match value {
+            Value::Object(inner) if read.contains::<String>(key) => inner.iter().collect::<Vec<_>>(),
+            _ => vec![(key, value)],
+        };
+        let all = self.value.get(key).and_then(Value::as_object).into_iter().flatten().flat_map(taken_apart);
         all.filter(|(key, _)| !read.contains(*key)).map(|(key, value)| (key.as_str(), value)).collect()
     }
 

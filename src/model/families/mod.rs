@@ -7,6 +7,7 @@ mod config;
 mod foreign_keys;
 mod gemma;
 mod gemma2;
+mod gemma3_text;
 mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
@@ -33,6 +34,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod rwkv;
+mod smollm3;
 mod stablelm;
 mod xglm;
 
@@ -69,6 +71,7 @@ pub static FAMILIES: &[Family] = &[
     bloom::FAMILY,
     gemma::FAMILY,
     gemma2::FAMILY,
+    gemma3_text::FAMILY,
     gpt2::FAMILY,
     gpt_neo::FAMILY,
     gpt_neox::FAMILY,
@@ -89,6 +92,7 @@ pub static FAMILIES: &[Family] = &[
     qwen2::FAMILY,
     qwen3::FAMILY,
     rwkv::FAMILY,
+    smollm3::FAMILY,
     stablelm::FAMILY,
     xglm::FAMILY,
 ];

@@ -17,6 +17,8 @@ const ORIGINAL: &str = "original_max_position_embeddings";
 /// Keys of the objects of rotary parameters, the older first.
 pub const SPELLINGS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 const SHARE: &str = "partial_rotary_factor";
+/// Kinds of blocks, as `layer_types` has them and as `rope_parameters` may have objects for.
+const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// Names of a family's rotary settings outside `rope_parameters`.
 #[derive(Clone, Copy)]
@@ -62,19 +64,59 @@ pub fn rotary(config: &Config, head_dim: usize, keys: &RotaryKeys) -> Result<Rot
 
 /// The object of rotary parameters. An empty one is none.
 pub fn parameters(config: &Config) -> Result<Option<RotaryParameters>> {
-    let [scaling, parameters] =
-        SPELLINGS.map(|key| config.object(key).map(|object| object.filter(|object| object.keys().next().is_some())));
-    let found = match (scaling?, parameters?) {
-        (Some(scaling), parameters) => {
+    let found = match objects(config)? {
+        [Some(scaling), parameters] => {
             parameters.iter().for_each(|unread| note_overridden(config, unread, &scaling));
             Some(RotaryParameters { object: scaling, is_old: true })
         }
-        (None, parameters) => parameters.map(|object| RotaryParameters { object, is_old: false }),
+        [None, parameters] => parameters.map(|object| RotaryParameters { object, is_old: false }),
     };
-    for kind in ["full_attention", "sliding_attention"] {
+    for kind in KINDS {
         found.as_ref().map_or(Ok(()), |p| p.object.forbid(kind, "rotary parameters by kind of block are not known"))?;
     }
     Ok(found)
+}
+
+/// The object of each of [`SPELLINGS`], where it is not empty.
+fn objects(config: &Config) -> Result<[Option<Config>; 2]> {
+    let [old, new] = SPELLINGS.map(|key| config.object(key).map(|object| object.filter(|object| object.keys().next().is_some())));
+    Ok([old?, new?])
+}
+
+/// Configurations of the blocks with full attention and of those with a window, in a family whose
+/// `rope_parameters` has an object for each kind; `rope_scaling` changes full attention alone.
+///
+/// Source: transformers 5.23, `convert_rope_params_to_dict` of `configuration_gemma3.py`; of
+/// what is refused, `_compute_yarn_parameters` and `standardize_rope_params`.
+pub fn by_kind(config: &Config) -> Result<[Config; 2]> {
+    config.forbid(ORIGINAL, "transformers does not read it here in this family; write it into the rotary parameters")?;
+    let [scaling, parameters] = SPELLINGS;
+    let replacing = |key, object: Option<&Config>| -> Result<Config> {
+        if object.map_or(Ok(true), |object| object.flag_or("truncate", true))? {
+            return Ok(config.replacing(key, object.map_or(Value::Null, |object| object.value().clone())));
+        }
+        Err(config.error(format!("\"{key}\": \"truncate\": false, which transformers 5 does not read in this family")))
+    };
+    match objects(config)? {
+        [Some(_), Some(_)] => {
+            Err(config.error("\"rope_scaling\" is beside \"rope_parameters\"; write its keys into the latter's full_attention"))
+        }
+        [Some(old), None] if old.mentions("type") && !old.mentions("rope_type") => {
+            Err(config
+                .error("\"rope_scaling\": transformers 4 reads \"type\" and 5 does not in this family; write \"rope_type\" or remove it"))
+        }
+        [Some(old), None] => Ok([replacing(scaling, Some(&old))?, replacing(scaling, None)?]),
+        [None, new] => {
+            if let Some(key) = new.iter().flat_map(Config::keys).find(|key| !KINDS.contains(key)) {
+                return Err(config.error(format!("\"rope_parameters\": \"{key}\" is in neither of {}", KINDS.join(" and "))));
+            }
+            let of_kind = |kind| -> Result<Config> {
+                let object = new.as_ref().map_or(Ok(None), |new| new.object(kind))?;
+                replacing(parameters, object.as_ref())
+            };
+            Ok([of_kind(KINDS[0])?, of_kind(KINDS[1])?])
+        }
+    }
 }
 
 /// Notes what `rope_parameters` says and `rope_scaling` does not.
