@@ -62,9 +62,10 @@ test-device test-torch test-times: export OMP_NUM_THREADS ?= 1
 
 test: check test-device test-torch device-binary
 
-# The same, and every configuration of tests/data/wild instead of a tenth.
+# The same, every configuration of tests/data/wild instead of a tenth, and losses over whole texts.
 test-all: test
 	THIMBLE_WILD=all $(CARGO) test --test wild
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test --features torch --test real_models -- --ignored
 
 check: setup
 	$(CARGO) fmt --check
@@ -72,9 +73,8 @@ check: setup
 	$(CARGO) clippy --all-targets --features torch -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --features torch
 
-# The losses over whole texts are left to the lane below, which runs them too.
 test-device:
-	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test -- --skip losses_of_the_device_decoder
+	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test
 
 test-torch: setup
 	THIMBLE_DATA=$(abspath $(DATA)) $(CARGO) test --features torch --lib --bins --tests
