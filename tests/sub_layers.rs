@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thimble::compress::{Compute, TorchLogits};
-use thimble::model::LogitSource;
+use thimble::model::{LogitSource, Selection};
 use thimble::quant::native::{NativeFile, Notes, write_model};
 use thimble::quant::{Assembled, Weight, WeightStore};
 use thimble::random::Random;
@@ -151,4 +151,29 @@ fn any_list_of_sub_layers_runs_on_both_backends_and_from_a_file() {
         let prefix = in_two.logits(0..4).unwrap();
         assert!(prefix.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4), "a prefix");
     }
+}
+
+/// Lists that make no sense, and methods that take none of them yet.
+#[test]
+fn lists_that_cannot_be_are_refused() {
+    let refused = |edit: &dyn Fn(&mut ModelSpec), says: &str| {
+        let mut spec = spec(true);
+        edit(&mut spec);
+        let error = spec.check().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    };
+    refused(&|s| s.blocks[0].sub_layers.clear(), "number of sub-layers is 0");
+    refused(&|s| s.blocks[0].sub_layers = vec![s.blocks[0].sub_layers[0].clone(); 65], "number of sub-layers is 65");
+    refused(&|s| s.blocks[1].sub_layers[0].input = SubLayerInput::BlockInput, "its first sub-layer reads the hidden states");
+    refused(&|s| s.blocks[1].sub_layers[1].norm = Some(Norm::rms(1e-5)), "has none of its own");
+    refused(&|s| s.blocks[1].sub_layers[1].sum_norm = Some(Norm::rms(1e-5)), "no place for a norm");
+    refused(
+        &|s| {
+            let Op::FeedForward(ffn) = &mut s.blocks[1].sub_layers[2].op else { panic!("a feed-forward") };
+            ffn.weights_of = Some(0);
+        },
+        "shares one with another block",
+    );
+    let whole = Selection::whole(&spec(true)).apply(&spec(true)).unwrap_err().to_string();
+    assert!(whole.contains("block 0 has several sub-layers of one kind"), "{whole}");
 }

@@ -1,4 +1,4 @@
-//! The differentiable decoder as a [`LogitSource`].
+//! The forward on libtorch as a [`LogitSource`].
 
 use super::libtorch::{EmbeddingLayer, LmHead, block_forward};
 use super::tensors::{Compute, Parameters, to_vec};

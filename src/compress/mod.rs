@@ -1,4 +1,4 @@
-//! Everything that touches libtorch: the differentiable decoder, calibration,
+//! Everything that touches libtorch: the forward on it, calibration,
 //! and the methods.
 
 pub mod calibrate;

@@ -79,7 +79,7 @@ fn view(dense: &DenseTensor, shape: &[i64]) -> Tensor {
 }
 
 /// The parameters of a part of a model, by name inside that part. One may be replaced while
-/// the part is computed, by what hears of its input.
+/// the part is computed, by an observer of its input.
 pub struct Parameters {
     by_role: RefCell<BTreeMap<String, Parameter>>,
     blend: Blend,

@@ -35,12 +35,13 @@ impl<L: Layers> BlockLayers<L> {
 
     /// x `[tokens, hidden]` → `[tokens, hidden]`
     pub fn forward<B: Backend<Layers = L>>(&self, b: &mut B, mut x: B::X) -> Result<B::X, B::Stop> {
-        let later_reads = |from: usize, input| self.sub_layers[from..].iter().any(|sub_layer| sub_layer.input == input);
-        let block_input = later_reads(0, SubLayerInput::BlockInput).then(|| b.keep(&x));
+        let last_reader = self.sub_layers.iter().rposition(|sub_layer| sub_layer.input == SubLayerInput::BlockInput);
+        let mut block_input = last_reader.map(|_| b.keep(&x));
         let mut shared = None;
         for (i, sub_layer) in self.sub_layers.iter().enumerate() {
             let input = match sub_layer.input {
                 SubLayerInput::HiddenStates => b.keep(&x),
+                SubLayerInput::BlockInput if last_reader == Some(i) => block_input.take().expect("kept above"),
                 SubLayerInput::BlockInput => b.keep(block_input.as_ref().expect("kept above")),
                 SubLayerInput::SharedNorm => shared.take().expect("there is a sub-layer before it"),
             };

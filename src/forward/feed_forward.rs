@@ -88,6 +88,7 @@ impl<L: Layers> FeedForwardLayers<L> {
                 let before = b.token_before(self.state, &x);
                 let up = mixed(b, (mix_up, ffn::MIX_UP.numbered(self.number)), &self.up, &x, &before)?;
                 let receptance = mixed(b, (mix_receptance, ffn::MIX_RECEPTANCE.numbered(self.number)), receptance, &x, &before)?;
+                drop((x, before));
                 let hidden = b.each(up, |b, up| {
                     let hidden = b.unary(activation, up);
                     Ok(norm_opt(b, &self.hidden_norm, hidden))

@@ -59,6 +59,7 @@ impl<L: Layers> WkvLayers<L> {
         let keys = read(b, &self.key, wkv::MIX_KEY)?;
         let values = read(b, &self.value, wkv::MIX_VALUE)?;
         let receptances = read(b, &self.receptance, wkv::MIX_RECEPTANCE)?;
+        drop((x, before));
         let means = b.wkv(self.state, &self.decay, &self.first, keys, values);
         let means = b.binary(Binary::MultiplySigmoid, means, receptances);
         b.observe(wkv::MIXED.numbered(self.number), &means)?;

@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 
 /// Blocks of a model at most, far above any there is.
 pub const MAX_BLOCKS: usize = 1 << 12;
+/// Sub-layers of a block at most.
+const MAX_SUB_LAYERS: usize = 64;
 /// Greatest vocabulary, and greatest width of anything: a matrix of this by this
 /// in f32 still counts its bytes in 64 bits.
 pub const MAX_WIDTH: usize = 1 << 24;
@@ -77,9 +79,7 @@ impl ModelSpec {
 
 impl Block {
     fn check(&self) -> Checked {
-        if self.sub_layers.is_empty() {
-            return Err(SpecError::Rule("it has no sub-layers"));
-        }
+        size("the number of sub-layers", self.sub_layers.len(), MAX_SUB_LAYERS)?;
         for (i, sub_layer) in self.sub_layers.iter().enumerate() {
             // Every field is named, so that none that is added can be forgotten here.
             let SubLayer { input, norm: input_norm, op, output_norm, sum_norm } = sub_layer;
@@ -89,21 +89,23 @@ impl Block {
                 Op::FeedForward(ffn) => ffn.check()?,
             }
             if *input == SubLayerInput::SharedNorm && input_norm.is_some() {
-                return Err(SpecError::Rule("a feed-forward that reads through the mixer's norm has none of its own"));
+                return Err(SpecError::Rule("a sub-layer that reads through the norm of the one before it has none of its own"));
+            }
+            if i == 0 && *input != SubLayerInput::HiddenStates {
+                return Err(SpecError::Rule("its first sub-layer reads the hidden states, for there is none before it"));
             }
             let looks_back = matches!(op, Op::FeedForward(ffn) if ffn.gate == Gate::Receptance);
-            let before = &self.sub_layers[..i];
-            if *input != SubLayerInput::HiddenStates && (i == 0 || before.iter().any(|other| other.sum_norm.is_some()) || looks_back) {
-                return Err(SpecError::Rule("mixer and feed-forward side by side leave no place for a norm or a token between them"));
+            let norms_before = self.sub_layers[..i].iter().any(|other| other.sum_norm.is_some());
+            if *input != SubLayerInput::HiddenStates && (norms_before || looks_back) {
+                return Err(SpecError::Rule("sub-layers side by side leave no place for a norm or a token between them"));
             }
             [input_norm, output_norm, sum_norm].into_iter().try_for_each(|n| norm("a norm", n))?;
         }
-        match self.sub_layers.iter().filter(|sub_layer| matches!(sub_layer.op, Op::FeedForward(_))).count() {
-            2.. if self.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()) => {
-                Err(SpecError::Rule("it has several feed-forwards and shares one with another block"))
-            }
-            _ => Ok(()),
+        let shares = |sub_layer: &SubLayer| matches!(&sub_layer.op, Op::FeedForward(ffn) if ffn.weights_of.is_some());
+        if self.repeats_a_kind() && self.sub_layers.iter().any(shares) {
+            return Err(SpecError::Rule("it has several sub-layers of a kind and shares one with another block"));
         }
+        Ok(())
     }
 }
 

@@ -129,6 +129,9 @@ pub enum SpecError {
     /// A block without attention, which has no place for a sub-norm.
     #[error("sub_norms: block {0} has no attention to insert a norm into; leave it out")]
     SubNormWithoutAttention(usize),
+    /// A block with several sub-layers of one kind, whose widths one number does not tell.
+    #[error("block {0} has several sub-layers of one kind: its widths and norms cannot be changed yet")]
+    RepeatedKind(usize),
     /// A block whose weights are another's too.
     #[error("sub_norms: block {0} shares weights with another; leave it out")]
     SubNormOfShared(usize),

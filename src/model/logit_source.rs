@@ -1,4 +1,4 @@
-//! Token ids to logits: what both decoders offer, so that perplexity, KL,
+//! Token ids to logits: what each backend of the forward offers, so that perplexity, KL,
 //! agreement and accuracy are written once.
 
 use super::ModelSpec;

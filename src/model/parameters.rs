@@ -5,9 +5,10 @@
 //! `final_norm`, `head`; a bias adds `.bias`. What blocks share has the name of the first of
 //! them.
 
+use super::SpecError;
 use crate::error::{Error, Result};
 use crate::forward::{BlockLayers, Declare, Dim, EmbeddingLayers, HeadLayers, Recorded, Recorder};
-use crate::spec::{ModelSpec, Norm, Positions};
+use crate::spec::{Block, ModelSpec, Norm, Positions};
 use std::fmt::Display;
 
 /// Canonical name of the token embedding.
@@ -99,6 +100,14 @@ impl ModelSpec {
     /// True where a block uses weights of another.
     pub fn shares_weights(&self) -> bool {
         self.blocks.iter().any(|block| block.weights_of.is_some() || block.feed_forward().is_some_and(|ffn| ffn.weights_of.is_some()))
+    }
+
+    /// Fails where a block has several sub-layers of one kind.
+    pub(super) fn check_one_of_a_kind(&self) -> std::result::Result<(), SpecError> {
+        match self.blocks.iter().position(Block::repeats_a_kind) {
+            Some(block) => Err(SpecError::RepeatedKind(block)),
+            None => Ok(()),
+        }
     }
 
     /// Canonical name of the matrix that makes logits.

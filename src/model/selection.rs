@@ -109,6 +109,7 @@ impl Selection {
         if spec.shares_weights() {
             return Err(SpecError::SharedWeights { family: spec.family.clone() });
         }
+        spec.check_one_of_a_kind()?;
         if self.cuts(Axis::Hidden) {
             check_hidden(spec)?;
         }
@@ -125,9 +126,9 @@ impl Selection {
                     let heads = (kept(Inner::QueryHeads), kept(Inner::KvHeads));
                     keep_heads(attention, heads).map_err(SpecError::at(format!("block {layer}")))?;
                 }
-                Op::Attention(_) => (),
-                Op::Wkv(wkv) => wkv.width = kept(Inner::State).len(),
-                Op::FeedForward(ffn) => ffn.width = kept(Inner::FeedForward).len(),
+                Op::Wkv(wkv) if self.cuts(axis(Inner::State)) => wkv.width = kept(Inner::State).len(),
+                Op::FeedForward(ffn) if self.cuts(axis(Inner::FeedForward)) => ffn.width = kept(Inner::FeedForward).len(),
+                Op::Attention(_) | Op::Wkv(_) | Op::FeedForward(_) => (),
             }
         }
         self.narrow_norms(layer, &mut block, spec)?;

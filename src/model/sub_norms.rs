@@ -13,6 +13,7 @@ impl ModelSpec {
     /// have one; where there is one already, it stays.
     pub fn with_sub_norms(&self, wanted: impl Fn(&str) -> bool) -> Result<Self, SpecError> {
         let mut spec = self.clone();
+        self.check_one_of_a_kind()?;
         for (i, block) in spec.blocks.iter_mut().enumerate() {
             if block.attention().is_none() {
                 return Err(SpecError::SubNormWithoutAttention(i));

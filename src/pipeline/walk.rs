@@ -48,7 +48,7 @@ pub trait BlockWork {
     fn block(&self, index: usize, hidden: &mut HiddenStates, later_uses: Option<Statistics>) -> Result<PartResult>;
 }
 
-/// What a walk goes over, and who hears of it.
+/// A walk over the parts of a model.
 pub struct Walk<'a> {
     /// The model as it is.
     pub store: &'a dyn WeightStore,

@@ -7,6 +7,7 @@ use super::elementwise;
 use super::linear::{Device, LinearLayer, apply_group};
 use super::norm::NormLayer;
 use crate::error::{Error, Result};
+use crate::forward::names::wkv;
 use crate::forward::{self, Backend, Binary, Layers, Provider, Unary};
 use crate::model::{ModelSpec, Part};
 use crate::quant::WeightStore;
@@ -70,7 +71,9 @@ impl Provider for Loader<'_> {
     }
 
     fn vector(&mut self, vector: forward::Vector) -> Result<Vec<f32>> {
-        self.numbers(vector.name)
+        let numbers = self.numbers(vector.name)?;
+        // The decay as the logarithm of what is left of a weight after a step.
+        Ok(if vector.name.is_a(wkv::DECAY) { numbers.into_iter().map(|w| -w.exp()).collect() } else { numbers })
     }
 
     fn table(&mut self, table: forward::Vector) -> Result<Arc<LinearLayer>> {
@@ -229,8 +232,6 @@ impl Backend for DeviceBackend<'_, '_> {
     }
 
     fn wkv(&mut self, state: usize, decay: &Vec<f32>, first: &Vec<f32>, keys: Vec<f32>, values: Vec<f32>) -> Vec<f32> {
-        // −exp(decay): the logarithm of what is left of a weight after a step.
-        let decay: Vec<f32> = decay.iter().map(|w| -w.exp()).collect();
         let width = decay.len();
         let mut means = Vec::with_capacity(keys.len());
         let mut all = keys.chunks_exact(width).zip(values.chunks_exact(width));

@@ -1,4 +1,4 @@
-//! The device's interpreter of a [`ModelSpec`].
+//! A model on the device: batches of sequences through the forward.
 
 use super::attention::Angles;
 use super::backend::{DeviceBackend, DeviceLayers, Loader};
@@ -89,6 +89,9 @@ impl Decoder {
     pub fn forward(&self, steps: &mut [Step]) -> Result<Vec<f32>> {
         let ids: Vec<u32> = steps.iter().flat_map(|s| s.ids.iter().copied()).collect();
         self.spec.check_ids(&ids)?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         for step in steps.iter_mut() {
             self.prepare(step.cache, step.ids.len())?;
         }
@@ -161,7 +164,7 @@ impl Decoder {
         self.head.logits(&mut backend, &x)
     }
 
-    /// Sequences longer than this turn by other angles than shorter ones.
+    /// Length beyond which LongRoPE uses its long factors, where the model has any.
     fn turning_point(&self) -> Option<usize> {
         self.rotary.iter().filter_map(|(rotary, _)| rotary.scaling.turning_point()).min()
     }

@@ -100,17 +100,6 @@ pub enum QkSpan {
     All,
 }
 
-impl QkSpan {
-    /// Shape of the weights for so many heads.
-    pub fn shape(self, n_heads: usize, head_dim: usize) -> Vec<usize> {
-        match self {
-            QkSpan::Head => vec![head_dim],
-            QkSpan::EachHead => vec![n_heads, head_dim],
-            QkSpan::All => vec![n_heads * head_dim],
-        }
-    }
-}
-
 /// Queries are multiplied by `1 + beta · ln(1 + ⌊position / every⌋)`.
 ///
 /// Source: transformers, `modeling_ministral3.py` (`get_llama_4_attn_scale`).

@@ -117,7 +117,14 @@ impl Block {
         })
     }
 
-    /// Each sub-layer with its number among those of its kind, from 0.
+    /// True where several sub-layers are of one kind. Models and files may have such blocks; no
+    /// method that changes widths or inserts norms takes them yet.
+    pub fn repeats_a_kind(&self) -> bool {
+        self.numbered().any(|(number, _)| number > 0)
+    }
+
+    /// Each sub-layer with its number among those of its kind, from 0: attention and time mixing
+    /// are one kind, feed-forwards the other.
     pub fn numbered(&self) -> impl Iterator<Item = (usize, &SubLayer)> {
         let kind = |sub_layer: &SubLayer| matches!(sub_layer.op, Op::FeedForward(_));
         let number = move |i: usize| self.sub_layers[..i].iter().filter(|other| kind(other) == kind(&self.sub_layers[i])).count();

@@ -158,9 +158,12 @@ impl SpecialTokens {
 }
 
 impl ModelSpec {
-    /// Every block's attention, where it has one.
+    /// Every attention of every block.
     pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut Attention> {
-        self.blocks.iter_mut().filter_map(Block::attention_mut)
+        self.sub_layers_mut().filter_map(|sub_layer| match &mut sub_layer.op {
+            Op::Attention(attention) => Some(attention),
+            Op::Wkv(_) | Op::FeedForward(_) => None,
+        })
     }
 
     /// Every sub-layer of every block.
@@ -168,14 +171,20 @@ impl ModelSpec {
         self.blocks.iter_mut().flat_map(|block| &mut block.sub_layers)
     }
 
-    /// Every block's feed-forward, where it has one.
+    /// Every feed-forward of every block.
     pub fn feed_forwards_mut(&mut self) -> impl Iterator<Item = &mut FeedForward> {
-        self.blocks.iter_mut().filter_map(Block::feed_forward_mut)
+        self.sub_layers_mut().filter_map(|sub_layer| match &mut sub_layer.op {
+            Op::FeedForward(ffn) => Some(ffn),
+            Op::Attention(_) | Op::Wkv(_) => None,
+        })
     }
 
-    /// Every block's attention, where it has one.
+    /// Every attention of every block.
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
-        self.blocks.iter().filter_map(Block::attention)
+        self.blocks.iter().flat_map(|block| &block.sub_layers).filter_map(|sub_layer| match &sub_layer.op {
+            Op::Attention(attention) => Some(attention),
+            Op::Wkv(_) | Op::FeedForward(_) => None,
+        })
     }
 }
 

@@ -136,7 +136,7 @@ impl RotaryScaling {
         }
     }
 
-    /// Sequences longer than this are turned by other angles than shorter ones.
+    /// Length beyond which LongRoPE uses its long factors.
     pub fn turning_point(&self) -> Option<usize> {
         match self {
             RotaryScaling::LongRope { original_context, .. } => Some(*original_context),

@@ -68,7 +68,13 @@ impl TryFrom<StoredBlock> for Block {
             weights_of,
         } = stored;
         if !sub_layers.is_empty() {
-            return Ok(Self { sub_layers, weights_of });
+            let norms = [mixer_norm, mixer_output_norm, mixer_sum_norm, ffn_norm, ffn_output_norm, ffn_sum_norm];
+            let others = mixer.is_some() || ffn.is_some() || residual != Residual::Sequential || norms.iter().any(Option::is_some);
+            return if others {
+                Err("`sub_layers` excludes the fields of a mixer and a feed-forward")
+            } else {
+                Ok(Self { sub_layers, weights_of })
+            };
         }
         let op = match mixer.ok_or("missing field `mixer`")? {
             Mixer::Attention(attention) => Op::Attention(attention),

@@ -40,6 +40,7 @@ impl StudentShape {
         if layers.is_empty() {
             return Err(SpecError::Rule("it has no layers: name one of the teacher's at least"));
         }
+        teacher.check_one_of_a_kind()?;
         if let Some(layer) = layers.iter().find(|&&layer| layer >= of) {
             return Err(SpecError::NoLayer { layer: *layer, of });
         }
