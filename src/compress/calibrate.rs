@@ -205,7 +205,7 @@ impl HiddenStates {
         })
     }
 
-    /// The same where `solve` is given the input itself.
+    /// Like [`Self::advance_solving`], but `solve` is given the input itself.
     pub fn advance_abreast(
         &mut self,
         spec: &Block,

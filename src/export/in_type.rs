@@ -67,7 +67,7 @@ pub struct InType {
 }
 
 impl InType {
-    /// Those that are named in the format given for them, the others as they are.
+    /// Converts the named weights to the formats given for them, and leaves the others as they are.
     pub fn with(store: Arc<dyn WeightStore>, types: BTreeMap<String, FloatType>) -> Self {
         Self { store, types }
     }

@@ -1,4 +1,4 @@
-//! What a forward pass asks of something that computes.
+//! The interface between the wiring of a model and a backend that computes it.
 
 use super::{Linear, NormLayer, Vector};
 use crate::spec::{Activation, Attention, LayerName, QueryGrowth, Rotary};
@@ -88,7 +88,7 @@ pub trait Backend {
     /// [`crate::spec::Positions::sinusoid`] of `first` + each of the batch's positions.
     fn sinusoids(&mut self, first: usize, width: usize) -> Self::X;
 
-    /// The same activations once more.
+    /// A second handle on the activations: a copy, or a shallow one where the backend has it.
     fn keep(&mut self, x: &Self::X) -> Self::X;
 
     /// Applies `f` to each batch by itself, where activations are several batches: no more

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is counted along a dimension.
+/// Units along a dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Along {
     /// Tokens of the vocabulary.
@@ -17,7 +17,7 @@ pub enum Along {
     Inner(Inner),
 }
 
-/// What is counted inside a block.
+/// Units inside a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Inner {

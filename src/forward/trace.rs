@@ -15,14 +15,14 @@ pub struct InputGroup {
     pub linears: Vec<Linear>,
 }
 
-/// What the input of linear layers is linear in.
+/// Producer of an input: the stored parameters that it is linear in.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Producer {
     /// A norm: its weight and bias can be divided.
     Norm {
         /// Name inside the block.
         name: LayerName,
-        /// How its weight is stored: never [`NormWeight::None`].
+        /// Form of its stored weight: never [`NormWeight::None`].
         weight: NormWeight,
         /// True where it has a bias.
         bias: bool,
@@ -46,14 +46,14 @@ pub enum Producer {
 pub struct ScaleMigration {
     /// Names of the inputs, all of one width.
     pub inputs: Vec<LayerName>,
-    /// What makes them.
+    /// Their producer.
     pub producer: Producer,
     /// The producer's channel that makes each channel of the inputs, `[in]`: query heads that
     /// share values have them from the same rows.
     pub channels: Vec<usize>,
 }
 
-/// What a block's forward has shown.
+/// Input groups and producers of a block, found by running its forward.
 #[derive(Default)]
 pub struct Trace {
     /// Groups in the order of evaluation.
@@ -104,7 +104,7 @@ struct Tracer {
     flows: usize,
     /// `id` of each flow that something else than a linear layer has read.
     used: Vec<usize>,
-    /// What was observed last.
+    /// Name of the activations observed last.
     observed: Option<LayerName>,
 }
 
@@ -123,7 +123,7 @@ impl Tracer {
         self.trace
     }
 
-    /// The same channels under another producer.
+    /// A new flow with the channels of x and another producer.
     fn changed(&mut self, x: Flow, producer: Producer) -> Flow {
         self.used.push(x.id);
         self.flows += 1;

@@ -193,7 +193,7 @@ impl ModelSpec {
         self.declaration(parameter).norm
     }
 
-    /// What the forward declares of a parameter.
+    /// The forward's declaration of a parameter.
     pub(super) fn declaration(&self, parameter: &Parameter) -> Recorded {
         let mut declared = self.declared(parameter.part).into_iter();
         declared.find(|declared| declared.name == parameter.role()).unwrap_or_else(|| panic!("{} is declared", parameter.name))
@@ -228,7 +228,7 @@ impl ModelSpec {
     }
 }
 
-/// What a parameter outside the blocks is for.
+/// Kind of a parameter outside the blocks.
 fn outside_kind(name: &str, shape: &[Dim]) -> ParameterKind {
     match (name, shape.len()) {
         (EMBEDDINGS, _) => ParameterKind::Embedding,

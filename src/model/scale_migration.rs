@@ -6,7 +6,7 @@ use super::ModelSpec;
 use crate::forward::trace::{Producer, ScaleMigration, Trace};
 
 impl ModelSpec {
-    /// How the inputs of a block can be scaled; each is in one of them.
+    /// Scale migrations of a block; each input is in one of them.
     pub fn scale_migrations(&self, block: usize) -> Vec<ScaleMigration> {
         let Trace { groups, mut migrations } = Trace::of(&self.blocks[block], self.hidden_size);
         for migration in &mut migrations {

@@ -41,7 +41,7 @@ pub(super) fn run(work: &Work, walk: &Walk) -> Result<StageResult> {
 struct Rounded {
     packed: Weight,
     report: LayerReport,
-    /// What the weight has become, in the number format of the forward.
+    /// The rounded weight, in the number format of the forward.
     parameter: Parameter,
 }
 

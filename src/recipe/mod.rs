@@ -239,7 +239,7 @@ impl Stage {
         }
     }
 
-    /// How much of the calibration it reads.
+    /// Share of the calibration that it reads.
     pub fn calibration_use(&self) -> CalibrationUse {
         match self {
             Stage::Quantize(plan) if plan.mixed_precision.is_none() && plan.qat.is_none() && !plan.reads_inputs() => CalibrationUse::Sample,
@@ -272,7 +272,7 @@ impl Stage {
     }
 }
 
-/// How much of the calibration a stage reads.
+/// Share of the calibration that a stage reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CalibrationUse {
     /// Nothing.

@@ -32,7 +32,7 @@ impl LinearLayer {
         Ok(Self { bias: bias.map(|b| b.to_f32().into_owned()), outputs: shape[0], inputs: shape[1], weight })
     }
 
-    /// The same matrix with another bias.
+    /// A layer of this matrix with another bias.
     pub fn with_bias(&self, bias: Option<Vec<f32>>) -> Self {
         Self { weight: self.weight.clone(), bias, outputs: self.outputs, inputs: self.inputs }
     }

@@ -37,7 +37,7 @@ fn repeated(spec: &Attention, x: &Tensor) -> Tensor {
     x.repeat_interleave_self_int((spec.n_heads / spec.n_kv_heads) as i64, 1, None)
 }
 
-/// What is added to scores `[…, tokens, tokens]`; `None` where that is no more than
+/// Bias of scores `[…, tokens, tokens]`: ALiBi and mask; `None` where that is no more than
 /// the causal mask.
 fn score_bias(spec: &Attention, like: &Tensor) -> Option<Tensor> {
     if spec.mask == Mask::Causal && spec.alibi.is_empty() {

@@ -79,7 +79,7 @@ pub fn gptq<T: Number>(layers: &[TargetLayer], hessian: Tensor, options: GptqOpt
 
 /// What becomes of the columns in the order they are solved in.
 struct Plan {
-    /// Whether scales and zero points are those of the weight before anything is rounded.
+    /// True if scales and zero points are those of the weight before anything is rounded (static groups).
     fixed: bool,
     /// Group of each.
     group: Vec<usize>,

@@ -12,7 +12,7 @@ use tch::Kind;
 
 /// The method.
 pub struct Rtn {
-    /// How scales and zero points are found.
+    /// Search for scales and zero points.
     pub options: RtnOptions,
 }
 

@@ -11,7 +11,7 @@ use crate::spec::LayerName;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// What a segment made: segment 0 is the embedding, segment i + 1 is block i.
+/// Output of a segment: segment 0 is the embedding, segment i + 1 is block i.
 pub struct Segment {
     /// Hidden states behind it, `[batch, tokens, hidden]`.
     pub output: Tensor,

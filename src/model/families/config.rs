@@ -97,7 +97,7 @@ impl Config {
         self.of_value(value)
     }
 
-    /// The same with another value for one key. What is read of it counts as read here.
+    /// A copy with another value for one key; keys that are read of the copy count as read here.
     pub fn replacing(&self, key: &str, value: Value) -> Self {
         let mut all = self.value.clone();
         all[key] = value;

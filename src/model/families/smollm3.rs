@@ -30,7 +30,7 @@ fn spec(config: &Config) -> Result<ModelSpec> {
     Ok(spec)
 }
 
-/// Whether each block has rotary positions: 1 in `no_rope_layers` means that it does. A list that
+/// For each block, true if it has rotary positions: 1 in `no_rope_layers` means that it does. A list that
 /// is too long is cut off, as in transformers.
 fn has_rotary(config: &Config, blocks: usize) -> Result<Vec<bool>> {
     let interval = config.size_or("no_rope_layer_interval", 4)?;
