@@ -1,5 +1,7 @@
 //! Errors in a recipe's values, in words of TOML instead of serde's Rust types.
 
+use super::set::RENAMED;
+
 /// The message of an error of serde's.
 pub(super) fn plain(message: &str) -> String {
     let mismatch = ["invalid type: ", "invalid value: "].iter().find_map(|start| message.strip_prefix(start));
@@ -15,6 +17,12 @@ pub(super) fn plain(message: &str) -> String {
             true => format!("there is no method {name}; there are {}", known.trim_start_matches("one of ")),
             false => format!("unknown value {name}, expected {known}"),
         };
+    }
+    // A recipe may have both names of a renamed key; serde tells the new one alone.
+    if let Some(name) = message.strip_prefix("duplicate field ")
+        && let Some((old, new)) = RENAMED.iter().find(|(_, new)| name.trim_matches('`') == *new)
+    {
+        return format!("{message}: `{old}` is the old name of `{new}`; keep one of them");
     }
     if let Some(name) = message.strip_prefix("missing field ") {
         return format!("{name} is missing");
@@ -70,6 +78,7 @@ mod tests {
     #[test]
     fn values_of_another_kind_are_told_in_words() {
         for (text, line, says) in [
+            ("[[stage]]\n[stage.distil]\nkd_weight = 1.0\nsoft = 0.5", 2, "`soft` is the old name of `kd_weight`; keep one of them"),
             ("[[stage]]\n[stage.gptq]\nbits = \"x\"", 3, "expected a whole number, 0 or more, found the text \"x\""),
             ("[[stage]]\n[stage.gptq]\nbits = -4", 3, "expected a whole number, 0 or more, found -4"),
             ("[[stage]]\n[stage.gptq]\nbits = 4.5", 3, "expected a whole number, 0 or more, found 4.5"),

@@ -60,7 +60,7 @@ pub fn apply(recipe: &mut Table, assignment: &str) -> Result<()> {
 }
 
 /// Keys that had another name: the old one, which recipes may still use, and the new one.
-const RENAMED: [(&str, &str); 5] =
+pub(super) const RENAMED: [(&str, &str); 5] =
     [("last", "min_lr_ratio"), ("soft", "kd_weight"), ("hard", "ce_weight"), ("average", "ema_decay"), ("trains", "trainable")];
 
 const SECTIONS: [&str; 4] = ["calibration", "evaluate", "gate", "output"];
